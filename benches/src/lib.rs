@@ -1,0 +1,1 @@
+//! Load, latency and throughput measurements; see docs/BENCHMARKS.md.

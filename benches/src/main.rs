@@ -1,0 +1,3 @@
+//! Load, latency and throughput measurements; see docs/BENCHMARKS.md.
+
+fn main() {}

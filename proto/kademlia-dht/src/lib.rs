@@ -1,0 +1,1 @@
+//! Kademlia over signed records: a sans-IO core and a thin driver.

@@ -1,0 +1,319 @@
+//! The life of a session on a pipeline: open, tokens, credit, samples, progress, end.
+//!
+//! Open goes downstream-first, so that every stage knows that its downstream is ready; each answer echoes the plan's
+//! digest. Afterwards every frame is one-way.
+
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+
+use crate::message::{control_message, encode_control};
+use crate::status::{CloseCode, MAX_DETAIL, Refusal};
+use crate::tensor::NumericsClass;
+use crate::{ContentHash, DecodeError, Generation, LayerSpan, ModelId, NodeId, Position, SessionId};
+
+/// Longest route.
+pub const MAX_STAGES: usize = 128;
+/// Most positions of a session; also bounds a prompt.
+pub const MAX_POSITIONS: u32 = 131_072;
+/// Most entries of a logit bias, as in the OpenAI API's practice.
+pub const MAX_LOGIT_BIAS: usize = 1024;
+/// Most end-of-sequence ids.
+pub const MAX_EOS: usize = 64;
+
+/// One stage of a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct PlanStage {
+    /// Who computes it.
+    pub node: NodeId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Which layers.
+    pub span: LayerSpan,
+}
+
+/// A route that is being opened: stages tile `[0, n_layers)` in order.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Plan {
+    /// The weights.
+    pub model: ModelId,
+    /// How every stage computes.
+    pub class: NumericsClass,
+    /// Layers of the model.
+    pub n_layers: u32,
+    /// The stages in order.
+    pub stages: Vec<PlanStage>,
+}
+
+impl Plan {
+    /// BLAKE3 of the encoded plan; every stage echoes it.
+    pub fn digest(&self) -> ContentHash {
+        ContentHash::of(&encode_control(self))
+    }
+
+    /// Whether the stages tile the model.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        if self.stages.is_empty() || self.stages.len() > MAX_STAGES {
+            return Err(DecodeError::field("stages", format!("{} stages", self.stages.len())));
+        }
+        if !LayerSpan::tile(self.stages.iter().map(|stage| stage.span), self.n_layers) {
+            return Err(DecodeError::field("stages", format!("spans do not tile 0..{}", self.n_layers)));
+        }
+        Ok(())
+    }
+}
+
+/// How the tail turns logits into a token. `Default` is greedy.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub struct SamplingParams {
+    /// 0 = greedy; otherwise logits are divided by it.
+    pub temperature: f32,
+    /// Keep the k most likely; 0 = all.
+    pub top_k: u32,
+    /// Keep the smallest set with at least this probability; 1 = all.
+    pub top_p: f32,
+    /// Drop tokens less likely than this times the most likely one; 0 = none.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen (Keskar et al. 2019); 1 = off.
+    pub repetition_penalty: f32,
+    /// Subtracted once from tokens generated (OpenAI API); 0 = off.
+    pub presence_penalty: f32,
+    /// Subtracted per occurrence from tokens generated (OpenAI API); 0 = off.
+    pub frequency_penalty: f32,
+    /// Added to single logits.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Seed of the Gumbel noise; with the position it determines the choice.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// What only the tail needs to know.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub struct TailTerms {
+    /// Prompt ids, for penalties; on resume the forced tokens as well.
+    pub history: Vec<u32>,
+    /// How many of `history` were generated (the rest is prompt).
+    pub generated: u32,
+    /// How to sample.
+    pub sampling: SamplingParams,
+    /// Ids that end the answer.
+    pub eos: Vec<u32>,
+    /// Tokens to generate at most, counted from the prompt's end.
+    pub max_tokens: u32,
+}
+
+/// Asks a stage to take part in a session.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub struct Open {
+    /// The session.
+    pub session: SessionId,
+    /// Its pipeline's number.
+    pub generation: Generation,
+    /// The route.
+    pub plan: Plan,
+    /// Which stage of the plan the receiver is.
+    pub stage: u16,
+    /// KV to reserve, in positions.
+    pub max_positions: u32,
+    /// The session ends when the router is silent for this long, milliseconds.
+    pub lease_ms: u32,
+    /// For the tail only.
+    pub tail: Option<TailTerms>,
+}
+control_message!(Open, Open, |open: &Open| {
+    open.plan.check()?;
+    let last = open.plan.stages.len() - 1;
+    if usize::from(open.stage) > last {
+        return Err(DecodeError::field("stage", format!("{} of {} stages", open.stage, last + 1)));
+    }
+    if (usize::from(open.stage) == last) != open.tail.is_some() {
+        return Err(DecodeError::field("tail", "exactly the last stage is told the tail's terms"));
+    }
+    if open.max_positions == 0 || open.max_positions > MAX_POSITIONS {
+        return Err(DecodeError::field("max_positions", format!("{}", open.max_positions)));
+    }
+    if let Some(tail) = &open.tail
+        && (tail.history.len() > MAX_POSITIONS as usize
+            || tail.generated as usize > tail.history.len()
+            || tail.sampling.logit_bias.len() > MAX_LOGIT_BIAS
+            || tail.eos.len() > MAX_EOS)
+    {
+        return Err(DecodeError::field("tail", "a list is too long"));
+    }
+    Ok(())
+});
+
+/// The stage takes part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Opened {
+    /// The session.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Digest of the plan as the stage understood it.
+    pub digest: ContentHash,
+}
+control_message!(Opened, Opened);
+
+/// The stage does not take part.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Refused {
+    /// The session.
+    pub session: SessionId,
+    /// Why.
+    pub refusal: Refusal,
+}
+control_message!(Refused, Refused, |refused: &Refused| if refused.refusal.detail.len() <= MAX_DETAIL {
+    Ok(())
+} else {
+    Err(DecodeError::field("detail", "too long"))
+});
+
+/// Tokens to prefill, router to stage 0; the last one is sampled from.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Tokens {
+    /// The session.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Position of the first token.
+    pub start: Position,
+    /// The ids.
+    pub tokens: Vec<u32>,
+}
+control_message!(Tokens, Tokens, |tokens: &Tokens| {
+    let count = tokens.tokens.len();
+    if count == 0 || count > MAX_POSITIONS as usize {
+        return Err(DecodeError::field("tokens", format!("{count} tokens")));
+    }
+    Ok(())
+});
+
+/// How far stage 0 may run ahead; to every stage it also renews the lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Credit {
+    /// The session.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: Generation,
+    /// No row at or beyond this position may be started.
+    pub run_until: Position,
+}
+control_message!(Credit, Credit);
+
+/// Ends a session on a stage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Close {
+    /// The session.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Why.
+    pub code: CloseCode,
+}
+control_message!(Close, Close);
+
+/// Whether a sampled token ends the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Finish {
+    /// The answer goes on.
+    No,
+    /// The token is an end-of-sequence id.
+    Eos,
+    /// `max_tokens` or the reserved positions are used up.
+    Length,
+}
+
+/// A token that the tail sampled: to stage 0, and a copy to the router.
+#[derive(Clone, Copy, PartialEq, Debug, Encode, Decode)]
+pub struct Sampled {
+    /// The session.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The token's own position.
+    pub position: Position,
+    /// The id.
+    pub token: u32,
+    /// Natural logarithm of its probability under the unmodified logits.
+    pub logprob: f32,
+    /// Largest minus second largest logit: below the class's error bound another machine may choose differently.
+    pub margin: f32,
+    /// Whether the answer ends here.
+    pub finish: Finish,
+}
+control_message!(Sampled, Sampled);
+
+/// Sent to the router every 100 ms while a session is open: the stage lives and computes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Progress {
+    /// The session.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Rows applied so far.
+    pub applied: Position,
+    /// Duration of the last step, microseconds.
+    pub step_us: u32,
+}
+control_message!(Progress, Progress);
+
+/// The stage can't go on with a session.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Failed {
+    /// The session.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Why.
+    pub code: CloseCode,
+    /// The node whose loss is reported, if any.
+    pub lost: Option<NodeId>,
+    /// For people.
+    pub detail: String,
+}
+control_message!(Failed, Failed, |failed: &Failed| if failed.detail.len() <= MAX_DETAIL {
+    Ok(())
+} else {
+    Err(DecodeError::field("detail", "too long"))
+});
+
+/// A stage's own account of a session that has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Ended {
+    /// The session.
+    pub session: SessionId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Decode steps that held a row of the session.
+    pub decode_steps: u32,
+    /// Prompt rows computed.
+    pub prefill_rows: u32,
+    /// Median compute time of a decode step, microseconds.
+    pub decode_us: u32,
+    /// Compute time of all prefill steps, microseconds.
+    pub prefill_us: u32,
+    /// Median time from the end of the upstream stage's compute to the beginning of this stage's, decode only,
+    /// microseconds. For stage 0: from the tail's sampling. Clock offset removed, see `docs/PROTOCOL.md`.
+    pub hop_us: u32,
+    /// Bytes sent downstream for decode rows.
+    pub decode_bytes: u64,
+    /// Rows computed that the router did not want in the end.
+    pub waste_rows: u32,
+}
+control_message!(Ended, Ended);

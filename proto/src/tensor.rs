@@ -1,0 +1,151 @@
+//! Element types of weights and activations.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// How a stored tensor's elements are laid out. Block formats are those of GGUF (ggml).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Blocks of 32: f16 scale, 16 bytes of nibbles; value = scale * (nibble - 8).
+    Q4_0,
+    /// Blocks of 32: f16 scale, f16 minimum, 16 bytes of nibbles; value = scale * nibble + minimum.
+    Q4_1,
+    /// Blocks of 32: f16 scale, 32 signed bytes.
+    Q8_0,
+}
+
+impl Dtype {
+    /// Elements of one block; 1 for plain types.
+    pub const fn block_elements(self) -> u64 {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 1,
+            Self::Q4_0 | Self::Q4_1 | Self::Q8_0 => 32,
+        }
+    }
+
+    /// Bytes of one block.
+    pub const fn block_bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q8_0 => 34,
+        }
+    }
+
+    /// Bytes of a tensor of this shape; `None` if a row is not whole blocks or the size overflows.
+    pub fn bytes(self, shape: &[u64]) -> Option<u64> {
+        let elements = shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim))?;
+        let row = shape.last().copied().unwrap_or(1);
+        if row % self.block_elements() != 0 {
+            return None;
+        }
+        (elements / self.block_elements()).checked_mul(self.block_bytes())
+    }
+
+    /// The name people know.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q8_0 => "Q8_0",
+        }
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a stage computes. A route never mixes classes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NumericsClass {
+    /// f32, one compute thread, results independent of batching, chunking and sharding, bit for bit.
+    Exact,
+    /// bf16 weights and activations, prepacked.
+    Bf16,
+}
+
+impl NumericsClass {
+    /// Element type of activations on the wire.
+    pub const fn wire_dtype(self) -> WireDtype {
+        match self {
+            Self::Exact => WireDtype::F32,
+            Self::Bf16 => WireDtype::Bf16,
+        }
+    }
+
+    /// The name in options and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl std::fmt::Display for NumericsClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A numerics class that does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a numerics class: use exact or bf16")]
+pub struct UnknownClass(String);
+
+impl std::str::FromStr for NumericsClass {
+    type Err = UnknownClass;
+
+    fn from_str(text: &str) -> Result<Self, UnknownClass> {
+        match text {
+            "exact" => Ok(Self::Exact),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(UnknownClass(text.chars().take(40).collect())),
+        }
+    }
+}
+
+/// Element type of activations on the wire; little-endian.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum WireDtype {
+    /// 32-bit float.
+    F32 = 1,
+    /// bfloat16.
+    Bf16 = 2,
+}
+
+impl WireDtype {
+    /// Bytes of an element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
+    /// The type with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::F32),
+            2 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Text around a model: tokenizer, chat template, incremental detokenise, stop strings.

@@ -1,0 +1,1 @@
+//! Authenticated QUIC: the only crate that names quinn and rustls.

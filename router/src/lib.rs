@@ -1,0 +1,1 @@
+//! Front door of the swarm: discovers, plans, drives, streams.

@@ -1,0 +1,3 @@
+//! Front door of the swarm: discovers, plans, drives, streams.
+
+fn main() {}

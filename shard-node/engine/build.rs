@@ -1,0 +1,37 @@
+//! Compiles the C++ shim and links libtorch by RUNPATH.
+
+use std::path::Path;
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rerun-if-changed=shim");
+    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys publishes where libtorch is");
+    let torch = Path::new(&lib).parent().expect("libtorch keeps its libraries in a folder of its own");
+    let include = torch.join("include");
+
+    // Next to the build tree's copy, look where an installed one lies: bin/ beside lib/libtorch/.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/libtorch");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .std("c++17")
+        .opt_level(2)
+        .warnings(false)
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .file("shim/torch.cc")
+        .compile("layerlane_torch_shim");
+
+    // No torch headers here; the loops want -O3.
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .std("c++17")
+        .opt_level(3)
+        .flag("-fno-math-errno")
+        .flag("-ffp-contract=off")
+        .file("shim/rows.cc")
+        .compile("layerlane_rows");
+}

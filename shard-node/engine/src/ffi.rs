@@ -1,0 +1,324 @@
+//! Every unsafe line of the workspace: the C++ shim, memory borrowed by tensors, pages handed
+//! back to the system, and `dlopen`.
+//!
+//! Each function here checks what its safety rests on and is safe to call. It knows nothing of
+//! models; what the pieces are for stands where they are used.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+
+use tch::{Device, Kind, Tensor};
+
+/// Something libtorch or the shim refused.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct TorchError(pub(crate) Box<str>);
+
+impl From<tch::TchError> for TorchError {
+    fn from(error: tch::TchError) -> Self {
+        let text = error.to_string();
+        // libtorch appends a C++ stack trace of dozens of lines; its first line says what is wrong.
+        let first = text.split("\nException raised from").next().unwrap_or(&text);
+        Self(first.trim().into())
+    }
+}
+
+/// Inference mode on the thread that made it, until it is dropped there.
+///
+/// Tensors made under it carry no version counter and no autograd state, which saves a tenth to a
+/// fifth of each small operator. Thread-local, so the guard is `!Send`.
+#[derive(Debug)]
+pub struct InferenceMode(*mut c_void);
+
+impl InferenceMode {
+    /// Enters inference mode on the calling thread.
+    #[expect(unsafe_code, reason = "calls the shim")]
+    pub fn enter() -> Result<Self, TorchError> {
+        // SAFETY: no arguments; null means an error.
+        let guard = unsafe { ll_inference_begin() };
+        if guard.is_null() { Err(last_error()) } else { Ok(Self(guard)) }
+    }
+}
+
+impl Drop for InferenceMode {
+    #[expect(unsafe_code, reason = "calls the shim")]
+    fn drop(&mut self) {
+        // SAFETY: made by ll_inference_begin on this thread (the type is !Send), freed once.
+        unsafe { ll_inference_end(self.0) }
+    }
+}
+
+/// The vector level of ATen's own CPU kernels: `DEFAULT`, `AVX2`, `AVX512`.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub fn cpu_capability() -> String {
+    // SAFETY: the shim returns a string that lives until this thread's next call of it.
+    unsafe { CStr::from_ptr(ll_cpu_capability()) }.to_string_lossy().into_owned()
+}
+
+/// Whether oneDNN has bf16 kernels on this CPU, as limited by `ONEDNN_MAX_CPU_ISA`.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub fn onednn_has_bf16() -> Result<bool, TorchError> {
+    // SAFETY: no arguments.
+    match unsafe { ll_onednn_bf16() } {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(last_error()),
+    }
+}
+
+/// Repacks a `[out, in]` weight into oneDNN's blocked layout.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn linear_pack(weight: &Tensor) -> Result<Tensor, TorchError> {
+    // SAFETY: `weight` is a live tensor; the result is null or a new tensor that we own.
+    unsafe { owned(ll_linear_pack(weight.as_ptr(), 0)) }
+}
+
+/// `x [rows, in]` times a packed weight.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn linear_packed(x: &Tensor, weight: &Tensor) -> Result<Tensor, TorchError> {
+    // SAFETY: live tensors, a null bias is allowed, the name is a C string.
+    unsafe { owned(ll_linear(x.as_ptr(), weight.as_ptr(), std::ptr::null(), c"none".as_ptr())) }
+}
+
+/// `x [rows, in]` times a packed weight, plus `residual [rows, out]`.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn linear_packed_add(x: &Tensor, weight: &Tensor, residual: &Tensor) -> Result<Tensor, TorchError> {
+    // SAFETY: live tensors, the name is a C string.
+    unsafe { owned(ll_linear_binary(x.as_ptr(), residual.as_ptr(), weight.as_ptr(), c"add".as_ptr())) }
+}
+
+/// Opens a shared library for the rest of the process, its symbols visible to all others.
+///
+/// The error is the dynamic loader's own sentence.
+#[expect(unsafe_code, reason = "dlopen")]
+pub(crate) fn open_library_globally(name: &str) -> Result<(), String> {
+    let name = CString::new(name).map_err(|_| "the name holds a zero byte".to_owned())?;
+    // SAFETY: a C string and flags; the handle is deliberately never closed.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if !handle.is_null() {
+        return Ok(());
+    }
+    // SAFETY: dlerror returns null or a string that lives until the next dl* call of this thread.
+    let reason = unsafe {
+        let text = libc::dlerror();
+        if text.is_null() { None } else { Some(CStr::from_ptr(text).to_string_lossy().into_owned()) }
+    };
+    Err(reason.unwrap_or_else(|| "no reason given".to_owned()))
+}
+
+/// Runs `f` on a CPU tensor that borrows `bytes` instead of copying them.
+///
+/// `f` must not keep the tensor or a view of it: it gets a reference only, and every operator
+/// that could return a view of its argument is followed by a copy where this is used.
+/// `None` when the bytes are not aligned for `kind` or not exactly `shape` values.
+#[expect(unsafe_code, reason = "a tensor over borrowed memory")]
+pub(crate) fn with_borrowed<R>(
+    bytes: &[u8],
+    shape: &[i64],
+    kind: Kind,
+    f: impl FnOnce(&Tensor) -> R,
+) -> Option<R> {
+    let values = shape.iter().try_fold(1i64, |n, &d| if d < 0 { None } else { n.checked_mul(d) })?;
+    let size = i64::try_from(kind.elt_size_in_bytes()).ok()?;
+    let fits = values.checked_mul(size) == i64::try_from(bytes.len()).ok();
+    if !fits || bytes.as_ptr().align_offset(kind.elt_size_in_bytes()) != 0 {
+        return None;
+    }
+    // SAFETY: length and alignment checked above; the borrow of `bytes` outlives `tensor`, which is
+    // dropped here; nothing writes through it because callers only read from it.
+    let tensor = unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &[], kind, Device::Cpu) }.ok()?;
+    Some(f(&tensor))
+}
+
+/// The bytes of a contiguous CPU tensor, or `None` for any other.
+#[expect(unsafe_code, reason = "reads a tensor's memory")]
+pub(crate) fn contiguous_bytes(tensor: &Tensor) -> Option<&[u8]> {
+    if tensor.device() != Device::Cpu || !tensor.is_contiguous() || tensor.is_mkldnn() {
+        return None;
+    }
+    let len = tensor.numel() * tensor.kind().elt_size_in_bytes();
+    if len == 0 {
+        return Some(&[]);
+    }
+    // SAFETY: a contiguous CPU tensor owns `len` initialised bytes from data_ptr on, alive while
+    // `tensor` is borrowed; this crate writes to a tensor only through `&mut` or before sharing it.
+    Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) })
+}
+
+/// Tells the system that the whole pages inside `bytes` will not be read again soon, so that a
+/// file mapping's clean pages stop counting as resident. Harmless for any memory: what is touched
+/// later is brought back unchanged.
+#[expect(unsafe_code, reason = "madvise")]
+pub(crate) fn release_pages(bytes: &[u8]) {
+    const PAGE: usize = 4096;
+    let start = (bytes.as_ptr() as usize).next_multiple_of(PAGE);
+    let end = (bytes.as_ptr() as usize + bytes.len()) / PAGE * PAGE;
+    if start < end {
+        // SAFETY: whole pages inside a live borrow; MADV_PAGEOUT reclaims and never discards.
+        let done = unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_PAGEOUT) };
+        if done != 0 {
+            tracing::debug!(error = %std::io::Error::last_os_error(), "the system kept the pages of a weight file");
+        }
+    }
+}
+
+/// How the row kernels read a tensor: dense rows on the CPU, f32 or bf16.
+fn row_format(tensor: &Tensor) -> Result<c_int, TorchError> {
+    let dense = tensor.device() == Device::Cpu && tensor.is_contiguous();
+    match tensor.kind() {
+        Kind::Float if dense => Ok(0),
+        Kind::BFloat16 if dense => Ok(1),
+        kind => Err(TorchError(format!("row kernels take dense f32 or bf16 on the CPU, not {kind:?}").into())),
+    }
+}
+
+fn check(holds: bool, what: &str) -> Result<(), TorchError> {
+    if holds { Ok(()) } else { Err(TorchError(format!("row kernel: {what}").into())) }
+}
+
+/// `x / rms(x) * weight` for each row; `x [rows, n]`, `weight` f32 `[n]`. CPU only.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor, TorchError> {
+    let bf16 = row_format(x)?;
+    let (rows, n) = x.size2()?;
+    check(row_format(weight)? == 0 && weight.size() == [n], "the norm's weight has another shape")?;
+    let out = x.f_empty_like()?;
+    check(row_format(&out)? == bf16, "no dense output")?;
+    // SAFETY: dense tensors of the sizes checked above; `out` is new, so nothing else sees it.
+    unsafe {
+        ll_rms_norm(x.data_ptr(), weight.data_ptr().cast(), out.data_ptr(), rows, n, eps, bf16);
+    }
+    Ok(out)
+}
+
+/// `silu(gate) * up` for `gate_up [rows, 2 n]`; gives `[rows, n]`. CPU only.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn silu_mul(gate_up: &Tensor) -> Result<Tensor, TorchError> {
+    let bf16 = row_format(gate_up)?;
+    let (rows, width) = gate_up.size2()?;
+    let out = Tensor::f_empty([rows, width / 2], (gate_up.kind(), Device::Cpu))?;
+    // SAFETY: dense tensors; the kernel reads rows * 2 * (width / 2) values and writes half of that.
+    unsafe { ll_silu_mul(gate_up.data_ptr(), out.data_ptr(), rows, width / 2, bf16) };
+    Ok(out)
+}
+
+/// Sizes of one attention layer and the place of a run of positions in a session's cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AppendAt {
+    pub(crate) heads: i64,
+    pub(crate) kv_heads: i64,
+    pub(crate) dim: i64,
+    /// Position of the first row; the others follow it.
+    pub(crate) start: i64,
+}
+
+/// Rotates the queries of `qkv [rows, (heads + 2 kv_heads) dim]` in place and appends its rotated
+/// keys and its values to `keys`, `values [kv_heads, capacity, dim]`. `cos`, `sin` are f32
+/// `[positions, dim / 2]`. CPU only.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn rope_append(
+    qkv: &mut Tensor,
+    (cos, sin): (&Tensor, &Tensor),
+    keys: &mut Tensor,
+    values: &mut Tensor,
+    at: AppendAt,
+) -> Result<(), TorchError> {
+    let bf16 = row_format(qkv)?;
+    let AppendAt { heads, kv_heads, dim, start } = at;
+    let (rows, width) = qkv.size2()?;
+    let (_, capacity, _) = keys.size3()?;
+    let (positions, half) = cos.size2()?;
+    check(width == (heads + 2 * kv_heads) * dim && heads > 0 && kv_heads > 0, "qkv has another width")?;
+    check(dim > 0 && dim <= MAX_HEAD_DIM && half * 2 == dim, "the rotary table has another width")?;
+    check(keys.size() == [kv_heads, capacity, dim] && values.size() == keys.size(), "the cache has another shape")?;
+    check(row_format(keys)? == bf16 && row_format(values)? == bf16, "the cache has another type")?;
+    check(row_format(cos)? == 0 && row_format(sin)? == 0 && sin.size() == cos.size(), "the rotary tables differ")?;
+    check(start >= 0 && start + rows <= capacity.min(positions), "a position beyond the cache")?;
+    // SAFETY: every index the kernel forms lies inside the sizes checked above; qkv and the caches
+    // are separate tensors, borrowed for writing here.
+    unsafe {
+        ll_rope_append(
+            qkv.data_ptr(),
+            cos.data_ptr().cast(),
+            sin.data_ptr().cast(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            rows,
+            heads,
+            kv_heads,
+            dim,
+            start,
+            capacity,
+            bf16,
+        );
+    }
+    Ok(())
+}
+
+/// The widest head the kernels hold on their stack; `kMaxDim` in `shim/rows.cc`.
+pub(crate) const MAX_HEAD_DIM: i64 = 512;
+
+/// The last refusal of the shim on this thread.
+#[expect(unsafe_code, reason = "calls the shim")]
+fn last_error() -> TorchError {
+    // SAFETY: the shim's thread-local string lives until this thread's next failing call.
+    TorchError(unsafe { CStr::from_ptr(ll_last_error()) }.to_string_lossy().into())
+}
+
+/// Takes ownership of a tensor made by the shim.
+///
+/// # Safety
+/// `tensor` is null or was made by `new at::Tensor` and is owned by nobody else.
+#[expect(unsafe_code, reason = "wraps a raw pointer")]
+unsafe fn owned(tensor: *mut torch_sys::C_tensor) -> Result<Tensor, TorchError> {
+    if tensor.is_null() {
+        return Err(last_error());
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { Tensor::from_ptr(tensor) })
+}
+
+#[expect(unsafe_code, reason = "declares the shim")]
+unsafe extern "C" {
+    fn ll_last_error() -> *const c_char;
+    fn ll_inference_begin() -> *mut c_void;
+    fn ll_inference_end(guard: *mut c_void);
+    fn ll_cpu_capability() -> *const c_char;
+    fn ll_onednn_bf16() -> c_int;
+    fn ll_linear_pack(weight: *const torch_sys::C_tensor, rows: i64) -> *mut torch_sys::C_tensor;
+    fn ll_linear(
+        x: *const torch_sys::C_tensor,
+        weight: *const torch_sys::C_tensor,
+        bias: *const torch_sys::C_tensor,
+        activation: *const c_char,
+    ) -> *mut torch_sys::C_tensor;
+    fn ll_linear_binary(
+        x: *const torch_sys::C_tensor,
+        other: *const torch_sys::C_tensor,
+        weight: *const torch_sys::C_tensor,
+        operation: *const c_char,
+    ) -> *mut torch_sys::C_tensor;
+    fn ll_rms_norm(
+        x: *const c_void,
+        weight: *const f32,
+        out: *mut c_void,
+        rows: i64,
+        n: i64,
+        eps: f32,
+        bf16: c_int,
+    );
+    fn ll_rope_append(
+        qkv: *mut c_void,
+        cos: *const f32,
+        sin: *const f32,
+        keys: *mut c_void,
+        values: *mut c_void,
+        rows: i64,
+        heads: i64,
+        kv_heads: i64,
+        dim: i64,
+        start: i64,
+        capacity: i64,
+        bf16: c_int,
+    );
+    fn ll_silu_mul(gate_up: *const c_void, out: *mut c_void, rows: i64, n: i64, bf16: c_int);
+}

@@ -1,0 +1,3 @@
+//! The only crate that links libtorch: kernels, families, the engine process.
+
+pub mod ffi;

@@ -1,0 +1,1 @@
+//! A node of the swarm: serves one shard of a model.

@@ -1,0 +1,3 @@
+//! A node of the swarm: serves one shard of a model.
+
+fn main() {}

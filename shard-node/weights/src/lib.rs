@@ -1,0 +1,1 @@
+//! Model files without a tensor library: safetensors, GGUF, dequantisation, manifests.

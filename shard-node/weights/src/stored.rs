@@ -1,0 +1,130 @@
+//! How the numbers of a tensor are stored in a file: the readable types ([`Dtype`]) under the names of
+//! both formats, and the names and sizes of the ones that are refused. It does not read any bytes.
+
+use proto::tensor::Dtype;
+
+/// What a file's header says about the type of one tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElementType {
+    /// A type that can be read.
+    Readable(Dtype),
+    /// A known type that cannot be read here, with its block geometry, so that the header's
+    /// sizes can still be checked.
+    Unreadable {
+        /// The type's usual name.
+        name: &'static str,
+        /// Values per block.
+        block_values: u64,
+        /// Bytes per block.
+        block_bytes: u64,
+    },
+}
+
+impl ElementType {
+    /// The type's usual name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Readable(ty) => ty.name(),
+            Self::Unreadable { name, .. } => name,
+        }
+    }
+
+    /// Bytes of a whole tensor of this shape (outermost dimension first); `None` when the
+    /// innermost dimension is not a whole number of blocks or a product overflows.
+    pub fn tensor_bytes(self, shape: &[u64]) -> Option<u64> {
+        let (block_values, block_bytes) = match self {
+            Self::Readable(ty) => (ty.block_elements(), ty.block_bytes()),
+            Self::Unreadable { block_values, block_bytes, .. } => (block_values, block_bytes),
+        };
+        let (columns, outer) = match shape.split_last() {
+            Some((&columns, outer)) => (columns, outer),
+            None => (1, shape),
+        };
+        if !columns.is_multiple_of(block_values) {
+            return None;
+        }
+        let row = (columns / block_values).checked_mul(block_bytes)?;
+        outer.iter().try_fold(row, |size, &dim| size.checked_mul(dim))
+    }
+
+    /// The element type of a GGML type number, as in `ggml.h` (`enum ggml_type`).
+    pub(crate) fn from_ggml(number: u32) -> Option<Self> {
+        let unreadable =
+            |name, block_values, block_bytes| Self::Unreadable { name, block_values, block_bytes };
+        Some(match number {
+            0 => Self::Readable(Dtype::F32),
+            1 => Self::Readable(Dtype::F16),
+            2 => Self::Readable(Dtype::Q4_0),
+            3 => Self::Readable(Dtype::Q4_1),
+            8 => Self::Readable(Dtype::Q8_0),
+            30 => Self::Readable(Dtype::Bf16),
+            6 => unreadable("Q5_0", 32, 22),
+            7 => unreadable("Q5_1", 32, 24),
+            9 => unreadable("Q8_1", 32, 40),
+            10 => unreadable("Q2_K", 256, 84),
+            11 => unreadable("Q3_K", 256, 110),
+            12 => unreadable("Q4_K", 256, 144),
+            13 => unreadable("Q5_K", 256, 176),
+            14 => unreadable("Q6_K", 256, 210),
+            15 => unreadable("Q8_K", 256, 292),
+            16 => unreadable("IQ2_XXS", 256, 66),
+            17 => unreadable("IQ2_XS", 256, 74),
+            18 => unreadable("IQ3_XXS", 256, 98),
+            19 => unreadable("IQ1_S", 256, 50),
+            20 => unreadable("IQ4_NL", 32, 18),
+            21 => unreadable("IQ3_S", 256, 110),
+            22 => unreadable("IQ2_S", 256, 82),
+            23 => unreadable("IQ4_XS", 256, 136),
+            24 => unreadable("I8", 1, 1),
+            25 => unreadable("I16", 1, 2),
+            26 => unreadable("I32", 1, 4),
+            27 => unreadable("I64", 1, 8),
+            28 => unreadable("F64", 1, 8),
+            29 => unreadable("IQ1_M", 256, 56),
+            34 => unreadable("TQ1_0", 256, 54),
+            35 => unreadable("TQ2_0", 256, 66),
+            39 => unreadable("MXFP4", 32, 17),
+            _ => return None,
+        })
+    }
+
+    /// The element type of a safetensors `dtype` string.
+    pub(crate) fn from_safetensors(dtype: &str) -> Option<Self> {
+        let unreadable = |name, block_bytes| Self::Unreadable { name, block_values: 1, block_bytes };
+        Some(match dtype {
+            "F32" => Self::Readable(Dtype::F32),
+            "F16" => Self::Readable(Dtype::F16),
+            "BF16" => Self::Readable(Dtype::Bf16),
+            "F64" => unreadable("F64", 8),
+            "I64" => unreadable("I64", 8),
+            "I32" => unreadable("I32", 4),
+            "I16" => unreadable("I16", 2),
+            "I8" => unreadable("I8", 1),
+            "U64" => unreadable("U64", 8),
+            "U32" => unreadable("U32", 4),
+            "U16" => unreadable("U16", 2),
+            "U8" => unreadable("U8", 1),
+            "BOOL" => unreadable("BOOL", 1),
+            "C64" => unreadable("C64", 8),
+            "F8_E5M2" => unreadable("F8_E5M2", 1),
+            "F8_E4M3" => unreadable("F8_E4M3", 1),
+            "F8_E8M0" => unreadable("F8_E8M0", 1),
+            "F8_E4M3FNUZ" => unreadable("F8_E4M3FNUZ", 1),
+            "F8_E5M2FNUZ" => unreadable("F8_E5M2FNUZ", 1),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_the_blocks_and_refuse_partial_ones() {
+        assert_eq!(ElementType::Readable(Dtype::Q8_0).tensor_bytes(&[49152, 576]), Some(30_081_024));
+        assert_eq!(ElementType::Readable(Dtype::Q8_0).tensor_bytes(&[33]), None);
+        assert_eq!(ElementType::Readable(Dtype::F32).tensor_bytes(&[]), Some(4));
+        assert_eq!(ElementType::Readable(Dtype::F32).tensor_bytes(&[u64::MAX, 2]), None);
+    }
+}

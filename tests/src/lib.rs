@@ -1,0 +1,1 @@
+//! In-process swarms, fault injection and real processes.

@@ -1,0 +1,3 @@
+//! Chores of the workspace: setup, demo, test, tidy, layers, verify-libraries.
+
+fn main() {}
