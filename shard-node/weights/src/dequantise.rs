@@ -41,12 +41,12 @@ pub trait Element: Copy + Default + sealed::Sealed {
 }
 
 impl Element for f32 {
-    #[inline(always)]
+    #[inline]
     fn from_f32(value: f32) -> Self {
         value
     }
 
-    #[inline(always)]
+    #[inline]
     fn from_bf16_bits(bits: u16) -> Self {
         Self::from_bits(u32::from(bits) << 16)
     }
@@ -58,7 +58,7 @@ impl Element for f32 {
 pub struct Bf16(pub u16);
 
 impl Element for Bf16 {
-    #[inline(always)]
+    #[inline]
     fn from_f32(value: f32) -> Self {
         let bits = value.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -67,7 +67,7 @@ impl Element for Bf16 {
         Self(if bits & 0x7fff_ffff > 0x7f80_0000 { quiet as u16 } else { rounded as u16 })
     }
 
-    #[inline(always)]
+    #[inline]
     fn from_bf16_bits(bits: u16) -> Self {
         Self(bits)
     }
@@ -126,7 +126,7 @@ fn convert_f16<T: Element>(bytes: &[u8], out: &mut [T]) {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn convert_blocks<const BYTES: usize, T: Element>(
     bytes: &[u8],
     out: &mut [T],
@@ -140,13 +140,13 @@ fn convert_blocks<const BYTES: usize, T: Element>(
     }
 }
 
-#[inline(always)]
+#[inline]
 fn scale(low: u8, high: u8) -> f32 {
     f16::from_bits(u16::from_le_bytes([low, high])).to_f32_const()
 }
 
 /// `dequantize_row_q4_0` in ggml-quants.c: low nibbles are values 0..16, high ones 16..32.
-#[inline(always)]
+#[inline]
 fn q4_0(block: &[u8; 18]) -> [f32; 32] {
     let d = scale(block[0], block[1]);
     let mut out = [0.0; 32];
@@ -159,7 +159,7 @@ fn q4_0(block: &[u8; 18]) -> [f32; 32] {
 }
 
 /// `dequantize_row_q4_1` in ggml-quants.c; a product and a sum, never fused.
-#[inline(always)]
+#[inline]
 fn q4_1(block: &[u8; 20]) -> [f32; 32] {
     let d = scale(block[0], block[1]);
     let m = scale(block[2], block[3]);
@@ -173,7 +173,7 @@ fn q4_1(block: &[u8; 20]) -> [f32; 32] {
 }
 
 /// `dequantize_row_q8_0` in ggml-quants.c.
-#[inline(always)]
+#[inline]
 fn q8_0(block: &[u8; 34]) -> [f32; 32] {
     let d = scale(block[0], block[1]);
     let mut out = [0.0; 32];

@@ -30,7 +30,9 @@ pub(crate) const MAX_NAME_BYTES: usize = 512;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum HeaderError {
     /// The file ends inside its header.
-    #[error("the file ends after {have} bytes, inside its header (reading {what}); it is truncated: fetch it again")]
+    #[error(
+        "the file ends after {have} bytes, inside its header (reading {what}); it is truncated: fetch it again"
+    )]
     Truncated {
         /// What was being read.
         what: &'static str,
@@ -62,7 +64,9 @@ pub enum HeaderError {
         what: String,
     },
     /// Something valid that this version does not read.
-    #[error("{what} is not supported by this version; convert the model to one of F32, F16, BF16, Q4_0, Q4_1, Q8_0")]
+    #[error(
+        "{what} is not supported by this version; convert the model to one of F32, F16, BF16, Q4_0, Q4_1, Q8_0"
+    )]
     Unsupported {
         /// The thing.
         what: String,
@@ -76,7 +80,9 @@ pub enum HeaderError {
         what: String,
     },
     /// A tensor lies (partly) outside the file.
-    #[error("tensor {tensor} ends at byte {end}, but the file has {have} bytes; it is truncated: fetch it again")]
+    #[error(
+        "tensor {tensor} ends at byte {end}, but the file has {have} bytes; it is truncated: fetch it again"
+    )]
     TensorTruncated {
         /// The tensor's name.
         tensor: String,
@@ -124,10 +130,10 @@ pub(crate) fn check_overlaps(tensors: &mut [TensorHeader]) -> Result<(), HeaderE
     Ok(())
 }
 
-/// At most 80 characters of a string that came from a file, for messages.
+/// At most 160 characters of a string that came from a file, for messages.
 pub(crate) fn clip(text: &str) -> String {
-    let mut out: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().nth(80).is_some() {
+    let mut out: String = text.chars().take(160).flat_map(char::escape_debug).collect();
+    if text.chars().nth(160).is_some() {
         out.push('…');
     }
     out

@@ -33,9 +33,9 @@ pub fn layer_of(name: &str) -> Option<u32> {
 /// (`LlamaModel.permute` in llama.cpp's `convert_hf_to_gguf.py`).
 pub(crate) fn permuted_in_llama_gguf(name: &str) -> bool {
     name.starts_with("blk.")
-        && ["attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias"]
-            .iter()
-            .any(|part| name.rsplit_once(part).is_some_and(|(head, tail)| head.ends_with('.') && tail.is_empty()))
+        && ["attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias"].iter().any(|part| {
+            name.rsplit_once(part).is_some_and(|(head, tail)| head.ends_with('.') && tail.is_empty())
+        })
 }
 
 const LAYER_PARTS: [(&str, &str); 11] = [

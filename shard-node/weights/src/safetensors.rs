@@ -64,16 +64,20 @@ fn check_entry(name: String, entry: &Entry, start: u64, have: u64) -> Result<Ten
         return Err(HeaderError::tensor(&name, format!("{} dimensions", entry.shape.len())));
     }
     let [from, to] = entry.data_offsets;
-    let len = to
-        .checked_sub(from)
-        .ok_or_else(|| HeaderError::tensor(&name, format!("its bytes end ({to}) before they begin ({from})")))?;
+    let len = to.checked_sub(from).ok_or_else(|| {
+        HeaderError::tensor(&name, format!("its bytes end ({to}) before they begin ({from})"))
+    })?;
     let expected = ty
         .tensor_bytes(&entry.shape)
         .ok_or_else(|| HeaderError::tensor(&name, format!("shape {:?} overflows", entry.shape)))?;
     if len != expected {
         return Err(HeaderError::tensor(
             &name,
-            format!("{} of shape {:?} needs {expected} bytes, the header gives {len}", ty.name(), entry.shape),
+            format!(
+                "{} of shape {:?} needs {expected} bytes, the header gives {len}",
+                ty.name(),
+                entry.shape
+            ),
         ));
     }
     let end = start.saturating_add(to);

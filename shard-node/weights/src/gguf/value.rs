@@ -88,7 +88,9 @@ impl Array {
             2 | 3 => 2,
             4..=6 => 4,
             KIND_STRING | 10..=12 => 8,
-            KIND_ARRAY => return Err(HeaderError::Unsupported { what: "a nested metadata array".to_owned() }),
+            KIND_ARRAY => {
+                return Err(HeaderError::Unsupported { what: "a nested metadata array".to_owned() });
+            }
             other => return Err(HeaderError::malformed(format!("array of metadata kind {other}"))),
         };
         if count.saturating_mul(least) > cursor.remaining() {

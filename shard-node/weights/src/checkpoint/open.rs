@@ -1,0 +1,316 @@
+//! Opening a model: finds its files, checks their headers, and gives every tensor its canonical name.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::{Absent, Checkpoint, Container, RowLayout, StoredTensor, WeightFile};
+use crate::gguf::Gguf;
+use crate::header::{HeaderError, TensorHeader, clip};
+use crate::mapping::MappedFile;
+use crate::stored::ElementType;
+use crate::{names, safetensors};
+
+/// Largest `config.json`, `generation_config.json` or `tokenizer_config.json`: real ones are below
+/// 64 KiB, a few tokenizer configurations list thousands of added tokens.
+const MAX_CONFIG_BYTES: u64 = 8 << 20;
+/// Largest safetensors index: 131,072 tensors at 150 bytes.
+const MAX_INDEX_BYTES: u64 = 32 << 20;
+/// Most shard files of one model.
+const MAX_SHARDS: usize = 4096;
+
+/// Why a model could not be opened. Every case names the file and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nothing at that path.
+    #[error(
+        "{path}: there is no such file or directory; give an HF directory, a .gguf file, a built-in alias or hf:ORG/NAME"
+    )]
+    NotFound {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// A header is wrong.
+    #[error("{path}: {source}")]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: HeaderError,
+    },
+    /// A JSON file is wrong.
+    #[error("{path}: {what}; fetch the model again")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The directory holds no weights.
+    #[error(
+        "{path}: there is no model.safetensors, no model.safetensors.index.json and no other single .safetensors file; fetch the model again, or give the .gguf file itself"
+    )]
+    NoWeights {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// One part of a GGUF that was split.
+    #[error(
+        "{path}: this is one of {parts} parts of a split GGUF, which is not supported; merge them with llama-gguf-split --merge"
+    )]
+    SplitGguf {
+        /// The file.
+        path: PathBuf,
+        /// Number of parts.
+        parts: u64,
+    },
+    /// A file is larger than its limit.
+    #[error("{path}: {bytes} bytes are more than the limit of {limit}; this is not the file it should be")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+pub(super) fn open(path: &Path) -> Result<Checkpoint, OpenError> {
+    let metadata = std::fs::metadata(path).map_err(|source| io_error(path, source))?;
+    if metadata.is_dir() { open_directory(path) } else { open_gguf(path) }
+}
+
+/// Reads a small file of a model whole; `None` when there is none.
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, OpenError> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error(path, source)),
+    };
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|source| io_error(path, source))?;
+    if bytes.len() as u64 > limit {
+        return Err(OpenError::TooLarge { path: path.to_owned(), bytes: bytes.len() as u64, limit });
+    }
+    Ok(Some(bytes))
+}
+
+/// Reads a JSON object of a model; `None` when there is no such file.
+pub(crate) fn read_json(path: &Path) -> Result<Option<Map<String, Value>>, OpenError> {
+    let Some(bytes) = read_small(path, MAX_CONFIG_BYTES)? else { return Ok(None) };
+    let map = serde_json::from_slice(&bytes)
+        .map_err(|error| json_error(path, &format!("not a JSON object: {error}")))?;
+    Ok(Some(map))
+}
+
+fn open_gguf(path: &Path) -> Result<Checkpoint, OpenError> {
+    let mapped = MappedFile::open(path).map_err(|source| io_error(path, source))?;
+    let header = |source| OpenError::Header { path: path.to_owned(), source };
+    let gguf = Gguf::parse(mapped.bytes()).map_err(header)?;
+    if let Some(parts) = gguf.unsigned("split.count").filter(|&parts| parts > 1) {
+        return Err(OpenError::SplitGguf { path: path.to_owned(), parts });
+    }
+    let head_dim = gguf_head_dim(&gguf);
+    let mut tensors = Tensors::default();
+    for stored in &gguf.tensors {
+        let name = names::canonical_from_gguf(&stored.name).unwrap_or_else(|| stored.name.clone());
+        let permuted = names::permuted_in_llama_gguf(&stored.name);
+        let layout = match head_dim {
+            Some(head_dim) if permuted => {
+                let rows = stored.shape.first().copied().unwrap_or(1);
+                if head_dim == 0 || !head_dim.is_multiple_of(2) || !rows.is_multiple_of(head_dim) {
+                    return Err(header(HeaderError::tensor(
+                        &stored.name,
+                        format!("its {rows} rows are not whole heads of {head_dim}"),
+                    )));
+                }
+                RowLayout::HeadInterleaved { head_dim }
+            }
+            _ => RowLayout::Plain,
+        };
+        tensors.add(name, stored, layout, 0, path).map_err(header)?;
+    }
+    Ok(Checkpoint {
+        path: path.to_owned(),
+        files: vec![WeightFile { path: path.to_owned(), mapped }],
+        container: Container::Gguf(gguf),
+        tensors: tensors.readable,
+        absent: tensors.absent,
+    })
+}
+
+/// Rows per head of the permuted tensors; `None` where the converter does not permute.
+fn gguf_head_dim(gguf: &Gguf) -> Option<u64> {
+    if gguf.string("general.architecture") != Some("llama") {
+        return None;
+    }
+    if let Some(length) = gguf.unsigned("llama.attention.key_length") {
+        return Some(length);
+    }
+    let heads = gguf.unsigned("llama.attention.head_count").filter(|&heads| heads > 0)?;
+    Some(gguf.unsigned("llama.embedding_length")? / heads)
+}
+
+fn open_directory(path: &Path) -> Result<Checkpoint, OpenError> {
+    let config_path = path.join("config.json");
+    let config = read_json(&config_path)?.ok_or(OpenError::NotFound { path: config_path })?;
+    let index_path = path.join("model.safetensors.index.json");
+    let mut files = Vec::new();
+    let mut tensors = Tensors::default();
+    if let Some(bytes) = read_small(&index_path, MAX_INDEX_BYTES)? {
+        for (shard, names) in shards_of_index(&index_path, &bytes)? {
+            let shard_path = path.join(&shard);
+            if !shard_path.exists() {
+                let absent = || Absent::Shard(shard_path.clone());
+                tensors.absent.extend(names.into_iter().map(|name| (name, absent())));
+                continue;
+            }
+            let (file, headers) = open_safetensors(shard_path)?;
+            let by_name: BTreeMap<_, _> = headers.iter().map(|header| (&*header.name, header)).collect();
+            for name in names {
+                let header = by_name.get(&*name).ok_or_else(|| {
+                    json_error(&index_path, &format!("tensor {} is not in {shard}", clip(&name)))
+                })?;
+                tensors
+                    .add(name, header, RowLayout::Plain, files.len(), &file.path)
+                    .map_err(|source| OpenError::Header { path: file.path.clone(), source })?;
+            }
+            files.push(file);
+        }
+    } else {
+        let (file, headers) = open_safetensors(single_file(path)?)?;
+        for header in &headers {
+            tensors
+                .add(header.name.clone(), header, RowLayout::Plain, 0, &file.path)
+                .map_err(|source| OpenError::Header { path: file.path.clone(), source })?;
+        }
+        files.push(file);
+    }
+    Ok(Checkpoint {
+        path: path.to_owned(),
+        container: Container::Safetensors { config },
+        files,
+        tensors: tensors.readable,
+        absent: tensors.absent,
+    })
+}
+
+/// The file of a model without an index: `model.safetensors`, or the only one there is.
+fn single_file(directory: &Path) -> Result<PathBuf, OpenError> {
+    let usual = directory.join("model.safetensors");
+    if usual.exists() {
+        return Ok(usual);
+    }
+    let entries = std::fs::read_dir(directory).map_err(|source| io_error(directory, source))?;
+    let mut found = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        _ => Err(OpenError::NoWeights { path: directory.to_owned() }),
+    }
+}
+
+/// Tensor names by shard file. Shard names must be plain file names: an index must not reach out of
+/// its directory.
+fn shards_of_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Vec<String>>, OpenError> {
+    let wrong = |what: &str| json_error(path, what);
+    let index: Value = serde_json::from_slice(bytes).map_err(|error| wrong(&format!("not JSON: {error}")))?;
+    let map = index
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| wrong("there is no object weight_map"))?;
+    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (tensor, shard) in map {
+        let shard = shard.as_str().ok_or_else(|| wrong("a shard's name is not a string"))?;
+        if !is_plain_file_name(shard) || !shard.ends_with(".safetensors") {
+            return Err(wrong(&format!(
+                "shard name {:?} is not a plain .safetensors file name",
+                clip(shard)
+            )));
+        }
+        shards.entry(shard.to_owned()).or_default().push(tensor.clone());
+        if shards.len() > MAX_SHARDS {
+            return Err(wrong(&format!("more than {MAX_SHARDS} shards")));
+        }
+    }
+    Ok(shards)
+}
+
+/// A name of one path component, without separators or control characters.
+pub(crate) fn is_plain_file_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 255
+        && name != "."
+        && name != ".."
+        && !name.chars().any(|c| c == '/' || c == '\\' || c.is_control())
+}
+
+fn open_safetensors(path: PathBuf) -> Result<(WeightFile, Vec<TensorHeader>), OpenError> {
+    let mapped = MappedFile::open(&path).map_err(|source| io_error(&path, source))?;
+    let headers = safetensors::parse(mapped.bytes())
+        .map_err(|source| OpenError::Header { path: path.clone(), source })?;
+    Ok((WeightFile { path, mapped }, headers))
+}
+
+#[derive(Default)]
+struct Tensors {
+    readable: BTreeMap<String, StoredTensor>,
+    absent: BTreeMap<String, Absent>,
+}
+
+impl Tensors {
+    fn add(
+        &mut self,
+        name: String,
+        header: &TensorHeader,
+        layout: RowLayout,
+        file: usize,
+        path: &Path,
+    ) -> Result<(), HeaderError> {
+        if self.readable.contains_key(&name) || self.absent.contains_key(&name) {
+            return Err(HeaderError::tensor(&name, "there are two tensors of this name"));
+        }
+        match header.ty {
+            ElementType::Readable(dtype) => {
+                let tensor = StoredTensor {
+                    name: name.clone(),
+                    stored_name: header.name.clone(),
+                    dtype,
+                    shape: header.shape.clone(),
+                    layout,
+                    file,
+                    offset: header.offset,
+                    len: header.len,
+                };
+                self.readable.insert(name, tensor);
+            }
+            ElementType::Unreadable { name: dtype, .. } => {
+                self.absent.insert(name, Absent::Type { path: path.to_owned(), name: dtype });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> OpenError {
+    if source.kind() == io::ErrorKind::NotFound {
+        return OpenError::NotFound { path: path.to_owned() };
+    }
+    OpenError::Io { path: path.to_owned(), source }
+}
+
+fn json_error(path: &Path, what: &str) -> OpenError {
+    OpenError::Json { path: path.to_owned(), what: clip(what) }
+}
