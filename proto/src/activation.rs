@@ -92,8 +92,9 @@ impl Message for Activations {
     }
 
     fn decode(body: &Bytes) -> Result<Self, DecodeError> {
-        let fixed: &[u8; FIXED] =
-            body.first_chunk().ok_or_else(|| DecodeError::field("activations", "shorter than the fixed part"))?;
+        let fixed: &[u8; FIXED] = body
+            .first_chunk()
+            .ok_or_else(|| DecodeError::field("activations", "shorter than the fixed part"))?;
         let count = usize::from(u16::from_le_bytes([fixed[0], fixed[1]]));
         let dtype = WireDtype::from_number(fixed[2])
             .ok_or_else(|| DecodeError::field("dtype", format!("unknown number {}", fixed[2])))?;

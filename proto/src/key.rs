@@ -43,9 +43,8 @@ impl fmt::Debug for NodeKey {
 
 /// Whether `signature` over `domain` and `message` was made by `signer`.
 pub fn verify(signer: NodeId, domain: &[u8], message: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
-    VerifyingKey::from_bytes(signer.as_bytes()).is_ok_and(|key| {
-        key.verify(&[domain, message].concat(), &Signature::from_bytes(signature)).is_ok()
-    })
+    VerifyingKey::from_bytes(signer.as_bytes())
+        .is_ok_and(|key| key.verify(&[domain, message].concat(), &Signature::from_bytes(signature)).is_ok())
 }
 
 #[cfg(test)]

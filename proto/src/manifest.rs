@@ -201,7 +201,10 @@ impl Manifest {
         }
         let mut names = HashSet::new();
         for tensor in &self.tensors {
-            if tensor.name.len() > 512 || tensor.shape.len() > 8 || tensor.dtype.bytes(&tensor.shape).is_none() {
+            if tensor.name.len() > 512
+                || tensor.shape.len() > 8
+                || tensor.dtype.bytes(&tensor.shape).is_none()
+            {
                 return field(&format!("tensor {:.80}", tensor.name));
             }
             if !names.insert(tensor.name.as_str()) {
@@ -229,16 +232,17 @@ impl Architecture {
         if !within(self.hidden, 1 << 16) || !within(self.ffn, 1 << 18) || !within(self.vocab, 1 << 20) {
             return field("hidden, ffn or vocab");
         }
-        if !within(self.heads, 1024) || !within(self.head_dim, 1024) || self.head_dim % 2 != 0 {
+        if !within(self.heads, 1024) || !within(self.head_dim, 1024) || !self.head_dim.is_multiple_of(2) {
             return field("heads or head_dim");
         }
-        if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return field("kv_heads: must divide heads");
         }
         if !within(self.context, 1 << 24) {
             return field("context");
         }
-        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) || !(self.rope_theta >= 1.0 && self.rope_theta < 1e12) {
+        // `contains` is false for NaN.
+        if !(f64::MIN_POSITIVE..1.0).contains(&self.norm_eps) || !(1.0..1e12).contains(&self.rope_theta) {
             return field("norm_eps or rope_theta");
         }
         Ok(())
@@ -249,3 +253,6 @@ impl Architecture {
         2 * u64::from(self.kv_heads) * u64::from(self.head_dim) * element_bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,7 +71,9 @@ impl std::fmt::Display for Dtype {
 }
 
 /// How a stage computes. A route never mixes classes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Encode, Decode, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Encode, Decode, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum NumericsClass {
     /// f32, one compute thread, results independent of batching, chunking and sharding, bit for bit.

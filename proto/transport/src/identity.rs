@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use proto::{ConnectionClass, NodeId, NodeKey};
+use proto::{NodeId, NodeKey, handshake::ConnectionClass};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     CipherSuite, SignatureAlgorithm, SignatureScheme,
@@ -157,7 +157,7 @@ impl SigningKey for NodeSigningKey {
 
 impl Signer for NodeSigningKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        Ok(self.key.sign(message).to_vec())
+        Ok(self.key.sign(b"", message).to_vec())
     }
 
     fn scheme(&self) -> SignatureScheme {

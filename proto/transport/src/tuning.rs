@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use proto::ConnectionClass;
+use proto::handshake::ConnectionClass;
 
 /// Which congestion controller a connection uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,0 +1,89 @@
+//! Tests of the manifest: canonical bytes, tampering, hostile fields.
+
+use super::*;
+
+fn manifest() -> Manifest {
+    Manifest {
+        format: 1,
+        architecture: Architecture {
+            family: "llama".into(),
+            n_layers: 2,
+            hidden: 64,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            ffn: 128,
+            vocab: 320,
+            context: 8192,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: Some(RopeScaling::Linear { factor: 2.0 }),
+            tied_head: true,
+        },
+        quantisation: "BF16".into(),
+        container: "safetensors".into(),
+        bos: Some(1),
+        add_bos: false,
+        eos: vec![2],
+        tokenizer: Some(TokenizerEntry { blake3: ContentHash::of(b"t"), bytes: 1 }),
+        chat_template: Some("{{ messages }}".into()),
+        licence: None,
+        tensors: ["a", "b"]
+            .into_iter()
+            .map(|name| TensorEntry {
+                name: name.into(),
+                dtype: Dtype::Q4_1,
+                shape: vec![4, 64],
+                blake3: ContentHash::of(name.as_bytes()),
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn a_manifest_is_found_again_under_its_id() {
+    let manifest = manifest();
+    let bytes = manifest.to_bytes();
+    assert_eq!(Manifest::from_bytes(&bytes, manifest.model_id()).unwrap(), manifest);
+    assert_eq!(manifest.tensor("b").unwrap().name, "b");
+    assert!(manifest.tensor("c").is_none());
+}
+
+#[test]
+fn another_byte_is_another_model() {
+    let manifest = manifest();
+    let (id, bytes) = (manifest.model_id(), manifest.to_bytes());
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        assert!(matches!(Manifest::from_bytes(&changed, id), Err(ManifestError::WrongId { .. })));
+    }
+}
+
+#[test]
+fn bytes_in_another_form_are_refused_even_under_their_own_hash() {
+    let spaced = serde_json::to_vec_pretty(&manifest()).unwrap();
+    let id = ModelId::from_bytes(*ContentHash::of(&spaced).as_bytes());
+    assert_eq!(Manifest::from_bytes(&spaced, id), Err(ManifestError::NotCanonical));
+}
+
+#[test]
+fn absurd_numbers_are_refused_by_name() {
+    type Change = fn(&mut Manifest);
+    let changes: [(Change, &str); 8] = [
+        (|m| m.format = 2, "format"),
+        (|m| m.architecture.n_layers = 0, "n_layers"),
+        (|m| m.architecture.hidden = u32::MAX, "hidden"),
+        (|m| m.architecture.kv_heads = 3, "kv_heads"),
+        (|m| m.architecture.norm_eps = f64::NAN, "norm_eps"),
+        (|m| m.tensors[1].name = "a".into(), "named twice"),
+        (|m| m.tensors[0].shape = vec![u64::MAX, u64::MAX], "tensor a"),
+        (|m| m.tensors.swap(0, 1), "not ordered"),
+    ];
+    for (change, word) in changes {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        let error = manifest.check().unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
