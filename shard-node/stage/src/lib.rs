@@ -2,12 +2,20 @@
 //!
 //! [`Stage`] is what a tensor library implements; everything above it (scheduling, KV accounting, sessions) knows frames
 //! and numbers only. A `Stage` lives and dies on one compute thread, hence it need not be `Send`.
-//! `ToyStage` is a stage without a tensor library whose arithmetic shows a lost, doubled, reordered or
+//! [`ToyStage`] is a stage without a tensor library whose arithmetic shows a lost, doubled, reordered or
 //! crossed row or layer in the answer.
+
+mod ledger;
+mod scheduler;
+mod toy;
 
 use bytes::Bytes;
 use proto::tensor::NumericsClass;
 use proto::{LayerSpan, Position};
+
+pub use ledger::{KvLedger, ReserveError};
+pub use scheduler::{RowBudget, Scheduler, StepPlan};
+pub use toy::{StepHook, ToyModel, ToyStage};
 
 /// What a stage is, fixed when it is loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -174,5 +182,10 @@ impl LoadError {
     /// From an error of the loading library.
     pub fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self { message: error.to_string(), source: Some(Box::new(error)) }
+    }
+
+    /// From a sentence that names the thing and the cure.
+    pub fn message(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
     }
 }

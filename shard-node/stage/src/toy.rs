@@ -1,0 +1,233 @@
+//! A stage without a tensor library, whose arithmetic shows every mistake in the answer.
+//!
+//! Rows are 8 integers below 2^23, which f32 holds exactly. Layer `l` keeps per position a digest of everything it
+//! was fed so far and adds to each element a hash of (digest, layer, position, element): a row that is lost, doubled,
+//! reordered or of another session, or a layer that is left out or applied twice, changes every logit from there on.
+//! [`ToyModel`] computes the same answers in another way, from the tokens alone.
+
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use bytes::{BufMut, BytesMut};
+use proto::tensor::NumericsClass;
+use proto::{LayerSpan, Position};
+
+use crate::{KvSlot, Stage, StageError, StageLoader, StageShape, StepGroup, StepInput, StepOutput};
+
+pub use model::ToyModel;
+
+/// Called at the beginning of each step with its groups: a test may count, block, or make the step fail.
+pub type StepHook = Box<dyn FnMut(&[StepGroup]) -> Result<(), StageError> + Send>;
+
+/// A span of a [`ToyModel`].
+pub struct ToyStage {
+    model: ToyModel,
+    span: LayerSpan,
+    sessions: HashMap<u32, Kv>,
+    next_slot: u32,
+    hook: Option<StepHook>,
+}
+
+/// One session's rows: per position the digest of each layer.
+struct Kv {
+    reserved: u32,
+    digests: Vec<Vec<u64>>,
+}
+
+impl ToyStage {
+    /// The layers `span` of `model`.
+    ///
+    /// # Panics
+    /// When the span ends after the model does: a test's mistake.
+    pub fn new(model: ToyModel, span: LayerSpan) -> Self {
+        assert!(span.within(model.n_layers).is_ok(), "span {span} of a model with {} layers", model.n_layers);
+        Self { model, span, sessions: HashMap::new(), next_slot: 0, hook: None }
+    }
+
+    /// With a closure that is called at the beginning of each step.
+    #[must_use]
+    pub fn with_hook(mut self, hook: StepHook) -> Self {
+        self.hook = Some(hook);
+        self
+    }
+
+    /// A loader that gives this stage to the compute thread.
+    pub fn into_loader(self) -> StageLoader {
+        Box::new(move || Ok(Box::new(self)))
+    }
+
+    fn check(&self, groups: &[StepGroup], input: &StepInput) -> Result<u32, StageError> {
+        let mut rows = 0;
+        for (index, group) in groups.iter().enumerate() {
+            let slot = group.slot.get();
+            let kv = self.sessions.get(&slot).ok_or(StageError::UnknownSlot(slot))?;
+            let expected = Position::new(kv.digests.len() as u32);
+            if group.start != expected {
+                return Err(StageError::Position { expected, got: group.start });
+            }
+            if group.start.get() + group.rows > kv.reserved {
+                let position = Position::new(kv.reserved);
+                return Err(StageError::Reservation { position, reserved: kv.reserved });
+            }
+            if group.rows == 0 || groups[..index].iter().any(|other| other.slot == group.slot) {
+                return Err(StageError::Input("an empty group, or two groups of one slot".into()));
+            }
+            rows += group.rows;
+        }
+        let first = self.shape().is_first();
+        match input {
+            StepInput::Tokens(tokens) if first && tokens.len() == rows as usize => {
+                let vocab = self.model.vocab;
+                match tokens.iter().find(|&&token| token >= vocab) {
+                    Some(&token) => Err(StageError::Token { token, vocab }),
+                    None => Ok(rows),
+                }
+            }
+            StepInput::Activations(bytes)
+                if !first && bytes.len() == rows as usize * self.shape().row_bytes() =>
+            {
+                Ok(rows)
+            }
+            StepInput::Tokens(tokens) => Err(StageError::Input(format!(
+                "{} tokens for {rows} rows, first stage: {first}",
+                tokens.len()
+            ))),
+            StepInput::Activations(bytes) => {
+                Err(StageError::Input(format!("{} bytes for {rows} rows, first stage: {first}", bytes.len())))
+            }
+        }
+    }
+}
+
+impl Stage for ToyStage {
+    fn shape(&self) -> StageShape {
+        StageShape {
+            span: self.span,
+            n_layers: self.model.n_layers,
+            hidden: HIDDEN as u32,
+            vocab: self.model.vocab,
+            context: self.model.context,
+            class: NumericsClass::Exact,
+            kv_bytes_per_position: u64::from(self.span.len()) * 8,
+        }
+    }
+
+    fn open(&mut self, max_positions: u32) -> Result<KvSlot, StageError> {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        self.sessions.insert(slot, Kv { reserved: max_positions, digests: Vec::new() });
+        Ok(KvSlot::new(slot))
+    }
+
+    fn close(&mut self, slot: KvSlot) {
+        self.sessions.remove(&slot.get());
+    }
+
+    fn trim(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError> {
+        let kv = self.sessions.get_mut(&slot.get()).ok_or(StageError::UnknownSlot(slot.get()))?;
+        kv.digests.truncate(length.get() as usize);
+        Ok(())
+    }
+
+    fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError> {
+        let rows = self.check(groups, &input)?;
+        if let Some(hook) = &mut self.hook {
+            hook(groups)?;
+        }
+        let last = self.shape().is_last();
+        let mut activations = BytesMut::with_capacity(if last { 0 } else { rows as usize * HIDDEN * 4 });
+        let mut logits = Vec::new();
+        let mut at = 0;
+        for group in groups {
+            let kv =
+                self.sessions.get_mut(&group.slot.get()).ok_or(StageError::UnknownSlot(group.slot.get()))?;
+            for offset in 0..group.rows {
+                let position = group.start.plus(offset);
+                let mut row = match &input {
+                    StepInput::Tokens(tokens) => embed(tokens[at]),
+                    StepInput::Activations(bytes) => row_from(&bytes[at * HIDDEN * 4..]),
+                };
+                at += 1;
+                let mut digests = Vec::with_capacity(self.span.len() as usize);
+                for (index, layer) in self.span.layers().enumerate() {
+                    let before = kv.digests.last().map_or(0, |previous| previous[index]);
+                    digests.push(apply_layer(&mut row, layer.get(), position.get(), before));
+                }
+                kv.digests.push(digests);
+                if !last {
+                    row.iter().for_each(|&element| activations.put_f32_le(element as f32));
+                } else if group.sample && offset + 1 == group.rows {
+                    logits.extend((0..self.model.vocab).map(|token| logit(&row, token)));
+                }
+            }
+        }
+        Ok(if last { StepOutput::Logits(logits) } else { StepOutput::Activations(activations.freeze()) })
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        let per_position = u64::from(self.span.len()) * 8;
+        self.sessions.values().map(|kv| kv.digests.len() as u64 * per_position).sum()
+    }
+}
+
+impl fmt::Debug for ToyStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToyStage").field("span", &self.span).field("sessions", &self.sessions.len()).finish()
+    }
+}
+
+/// Elements of a row.
+const HIDDEN: usize = 8;
+/// Elements stay below this, so that f32 holds them exactly.
+const MODULUS: u32 = 1 << 23;
+
+type Row = [u32; HIDDEN];
+
+fn embed(token: u32) -> Row {
+    std::array::from_fn(|element| reduce(mix(&[0x656d, u64::from(token), element as u64])))
+}
+
+/// Applies one layer to a row in place and returns the layer's digest of all rows up to this one.
+fn apply_layer(row: &mut Row, layer: u32, position: u32, before: u64) -> u64 {
+    let words = row.map(u64::from);
+    let own = mix(&words);
+    let digest = mix(&[before, own, u64::from(layer), u64::from(position)]);
+    for (element, value) in row.iter_mut().enumerate() {
+        let added = reduce(mix(&[digest, u64::from(layer), u64::from(position), element as u64]));
+        *value = (*value + added) % MODULUS;
+    }
+    digest
+}
+
+/// Logits have 16 bits, so that ties of the two largest are rare and differences are exact.
+fn logit(row: &Row, token: u32) -> f32 {
+    let hash = mix(&[mix(&row.map(u64::from)), u64::from(token)]);
+    (hash >> 48) as f32 / 4096.0
+}
+
+fn row_from(bytes: &[u8]) -> Row {
+    // `check` has made sure of the length. Anything that is not one of our integers becomes another one.
+    let mut row = [0; HIDDEN];
+    for (element, bytes) in row.iter_mut().zip(bytes.chunks_exact(4)) {
+        *element = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as u32 % MODULUS;
+    }
+    row
+}
+
+fn reduce(hash: u64) -> u32 {
+    (hash >> 41) as u32
+}
+
+/// Folds words by splitmix64's finaliser (Steele, Lea, Flood 2014).
+fn mix(words: &[u64]) -> u64 {
+    words.iter().fold(0x9e37_79b9_7f4a_7c15, |state, word| {
+        let mut z = (state ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
+}
