@@ -1,0 +1,181 @@
+//! The choice of a route: one model, one class, whole spans that tile the model, cheapest first.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use proto::session::{Plan, PlanStage};
+use proto::tensor::NumericsClass;
+use proto::{LayerSpan, ModelId, NodeId};
+
+use crate::coverage::{Coverage, Gaps};
+use crate::graph::Graph;
+use crate::view::{NodeView, View};
+
+/// What a route is wanted for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouteRequest {
+    /// The weights.
+    pub model: ModelId,
+    /// Layers of the model, by its manifest.
+    pub n_layers: u32,
+    /// The numerics class; `None` takes the class with the cheaper route. Never mixed within a route.
+    pub class: Option<NumericsClass>,
+    /// Positions that every stage must reserve.
+    pub max_positions: u32,
+    /// Nodes that must not take part.
+    pub exclude: BTreeSet<NodeId>,
+}
+
+/// One stage of a chosen route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteStage {
+    /// Who computes it.
+    pub node: NodeId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Which layers.
+    pub span: LayerSpan,
+}
+
+/// A plan for a pipeline before it is opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The weights.
+    pub model: ModelId,
+    /// How every stage computes.
+    pub class: NumericsClass,
+    /// Layers of the model.
+    pub n_layers: u32,
+    /// The stages in order.
+    pub stages: Vec<RouteStage>,
+    /// Expected time of one token through all stages, microseconds.
+    pub expected_us: u64,
+}
+
+impl Route {
+    /// As it is sent to the stages.
+    pub fn to_plan(&self) -> Plan {
+        let stages =
+            self.stages.iter().map(|s| PlanStage { node: s.node, addr: s.addr, span: s.span }).collect();
+        Plan { model: self.model, class: self.class, n_layers: self.n_layers, stages }
+    }
+}
+
+/// Why there is no route.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RouteError {
+    /// No usable node offers the model in this class.
+    #[error("no usable node offers model {} in class {class}{}", .model.short(), others(.other_classes))]
+    Nobody {
+        /// The weights.
+        model: ModelId,
+        /// The class asked for.
+        class: NumericsClass,
+        /// Classes that usable nodes do offer.
+        other_classes: Vec<NumericsClass>,
+    },
+    /// Layers are missing.
+    #[error("no route for model {} in class {class}: {gaps}", .model.short())]
+    Gap {
+        /// The weights.
+        model: ModelId,
+        /// The class tried.
+        class: NumericsClass,
+        /// Which layers.
+        gaps: Gaps,
+    },
+    /// Every layer is held, but the spans overlap instead of meeting.
+    #[error(
+        "no route for model {} in class {class}: every layer is held, but the spans {} do not meet end to start \
+         (a node takes part with its whole span)",
+        .model.short(), spans_text(.spans)
+    )]
+    SpansDoNotMeet {
+        /// The weights.
+        model: ModelId,
+        /// The class tried.
+        class: NumericsClass,
+        /// The spans there are.
+        spans: Vec<LayerSpan>,
+    },
+}
+
+fn others(classes: &[NumericsClass]) -> String {
+    let names: Vec<_> = classes.iter().map(|class| class.name()).collect();
+    if names.is_empty() { String::new() } else { format!("; it is offered in class {}", names.join(", ")) }
+}
+
+fn spans_text(spans: &[LayerSpan]) -> String {
+    spans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The cheapest route, or why there is none. Deterministic: equal views and requests give equal routes.
+pub fn choose_route(view: &View, request: &RouteRequest) -> Result<Route, RouteError> {
+    let classes = match request.class {
+        Some(class) => vec![class],
+        None => CLASSES.to_vec(),
+    };
+    let mut best: Option<Route> = None;
+    for &class in &classes {
+        if let Some(route) = cheapest(view, request, class)
+            && best.as_ref().is_none_or(|best| route.expected_us < best.expected_us)
+        {
+            best = Some(route);
+        }
+    }
+    best.ok_or_else(|| no_route(view, request, &classes))
+}
+
+/// Classes in order of preference where routes cost the same.
+const CLASSES: [NumericsClass; 2] = [NumericsClass::Bf16, NumericsClass::Exact];
+
+fn cheapest(view: &View, request: &RouteRequest, class: NumericsClass) -> Option<Route> {
+    let graph = Graph::new(request.n_layers, usable(view, request, class));
+    let nodes = graph.best()?;
+    let expected_us = graph.through(nodes.first()?).ok()?;
+    let stages = nodes
+        .into_iter()
+        .map(|node| Some(RouteStage { node: node.node(), addr: address(node)?, span: node.offer()?.span }))
+        .collect::<Option<_>>()?;
+    Some(Route { model: request.model, class, n_layers: request.n_layers, stages, expected_us })
+}
+
+/// Why no class has a route: told of the class that comes closest.
+fn no_route(view: &View, request: &RouteRequest, classes: &[NumericsClass]) -> RouteError {
+    let spans_of = |class| -> Vec<LayerSpan> {
+        usable(view, request, class).filter_map(|node| Some(node.offer()?.span)).collect()
+    };
+    let covered = |class: &NumericsClass| Coverage::of(request.n_layers, spans_of(*class)).held();
+    // `max_by_key` takes the last of equals; reversed, the preferred class comes last.
+    let class = classes.iter().rev().copied().max_by_key(covered).unwrap_or(NumericsClass::Bf16);
+    let mut spans = spans_of(class);
+    if spans.is_empty() {
+        let other_classes = CLASSES.into_iter().filter(|&other| !spans_of(other).is_empty()).collect();
+        return RouteError::Nobody { model: request.model, class, other_classes };
+    }
+    let gaps = Coverage::of(request.n_layers, spans.iter().copied()).gaps();
+    if gaps.is_empty() {
+        spans.sort();
+        spans.dedup();
+        RouteError::SpansDoNotMeet { model: request.model, class, spans }
+    } else {
+        RouteError::Gap { model: request.model, class, gaps }
+    }
+}
+
+/// The nodes that may take part, ordered by id.
+pub(crate) fn usable<'a>(
+    view: &'a View,
+    request: &'a RouteRequest,
+    class: NumericsClass,
+) -> impl Iterator<Item = &'a NodeView> {
+    view.nodes().filter(move |node| crate::explain::left_out(view, request, class, node).is_none())
+}
+
+/// Where the node is dialled: the first address it announces.
+pub(crate) fn address(node: &NodeView) -> Option<SocketAddr> {
+    node.record().addresses.first().copied()
+}
+
+#[cfg(test)]
+mod tests;
