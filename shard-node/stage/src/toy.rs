@@ -128,7 +128,7 @@ impl Stage for ToyStage {
     }
 
     fn trim(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError> {
-        let kv = self.sessions.get_mut(&slot.get()).ok_or(StageError::UnknownSlot(slot.get()))?;
+        let kv = self.sessions.get_mut(&slot.get()).ok_or_else(|| StageError::UnknownSlot(slot.get()))?;
         kv.digests.truncate(length.get() as usize);
         Ok(())
     }
@@ -143,8 +143,10 @@ impl Stage for ToyStage {
         let mut logits = Vec::new();
         let mut at = 0;
         for group in groups {
-            let kv =
-                self.sessions.get_mut(&group.slot.get()).ok_or(StageError::UnknownSlot(group.slot.get()))?;
+            let kv = self
+                .sessions
+                .get_mut(&group.slot.get())
+                .ok_or_else(|| StageError::UnknownSlot(group.slot.get()))?;
             for offset in 0..group.rows {
                 let position = group.start.plus(offset);
                 let mut row = match &input {
@@ -159,7 +161,9 @@ impl Stage for ToyStage {
                 }
                 kv.digests.push(digests);
                 if !last {
-                    row.iter().for_each(|&element| activations.put_f32_le(element as f32));
+                    for element in row {
+                        activations.put_f32_le(element as f32);
+                    }
                 } else if group.sample && offset + 1 == group.rows {
                     logits.extend((0..self.model.vocab).map(|token| logit(&row, token)));
                 }
@@ -176,7 +180,10 @@ impl Stage for ToyStage {
 
 impl fmt::Debug for ToyStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ToyStage").field("span", &self.span).field("sessions", &self.sessions.len()).finish()
+        f.debug_struct("ToyStage")
+            .field("span", &self.span)
+            .field("sessions", &self.sessions.len())
+            .finish_non_exhaustive()
     }
 }
 
