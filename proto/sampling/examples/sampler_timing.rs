@@ -19,7 +19,10 @@ fn main() -> std::io::Result<()> {
         ("top_k 40", SamplingParams { top_k: 40, ..sampled.clone() }),
         ("top_p 0.95", SamplingParams { top_p: 0.95, ..sampled.clone() }),
         ("top_p 0.95 at temperature 5", SamplingParams { top_p: 0.95, temperature: 5.0, ..sampled.clone() }),
-        ("top_k 200, top_p, min_p", SamplingParams { top_k: 200, top_p: 0.9, min_p: 0.05, ..sampled.clone() }),
+        (
+            "top_k 200, top_p, min_p",
+            SamplingParams { top_k: 200, top_p: 0.9, min_p: 0.05, ..sampled.clone() },
+        ),
         ("repetition 1.1, 4096 seen", SamplingParams { repetition_penalty: 1.1, ..sampled }),
     ];
     for vocab_size in [49_152, 128_256, 262_144] {
@@ -37,7 +40,8 @@ fn main() -> std::io::Result<()> {
                 row.copy_from_slice(&logits);
                 #[expect(clippy::disallowed_methods, reason = "measuring is what this program is for")]
                 let start = Instant::now();
-                black_box(sampler.sample(&mut row, &history, Position::new(position), None, &mut scratch)).ok();
+                black_box(sampler.sample(&mut row, &history, Position::new(position), None, &mut scratch))
+                    .ok();
                 times.push(start.elapsed());
             }
             times.sort();

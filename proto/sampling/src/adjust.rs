@@ -14,9 +14,8 @@ use crate::parameters::Checked;
 /// `originals` is cleared and takes each changed token's logit from before.
 pub(crate) fn adjust(logits: &mut [f32], params: &Checked, history: &TokenCounts, originals: &mut Originals) {
     originals.clear();
-    let penalised = params.repetition_penalty != 1.0
-        || params.presence_penalty != 0.0
-        || params.frequency_penalty != 0.0;
+    let penalised =
+        params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
     if penalised {
         for (token, count) in history.iter() {
             let Some(logit) = logits.get_mut(token as usize) else { continue };

@@ -53,7 +53,7 @@ impl TokenMask {
         if words.len() != wanted {
             return Err(MaskError::WordCount { vocab_size, wanted, got: words.len() });
         }
-        if let Some(last) = words.last_mut().filter(|_| vocab_size % 64 != 0) {
+        if let Some(last) = words.last_mut().filter(|_| !vocab_size.is_multiple_of(64)) {
             *last |= u64::MAX << (vocab_size % 64);
         }
         Ok(Self { words, len: vocab_size })
@@ -113,8 +113,14 @@ mod tests {
 
     #[test]
     fn words_and_tokens_are_checked() {
-        assert!(matches!(TokenMask::from_words(65, vec![0]), Err(MaskError::WordCount { wanted: 2, got: 1, .. })));
-        assert!(matches!(TokenMask::allow_only(64, &[64]), Err(MaskError::TokenOutOfRange { token: 64, .. })));
+        assert!(matches!(
+            TokenMask::from_words(65, vec![0]),
+            Err(MaskError::WordCount { wanted: 2, got: 1, .. })
+        ));
+        assert!(matches!(
+            TokenMask::allow_only(64, &[64]),
+            Err(MaskError::TokenOutOfRange { token: 64, .. })
+        ));
         let mut mask = TokenMask::allow_all(10);
         mask.forbid(3).unwrap();
         assert!(!mask.allows(3) && mask.allows(4));

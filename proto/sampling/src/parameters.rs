@@ -77,7 +77,8 @@ impl Checked {
         let min_p = within("min_p", params.min_p, 0.0..=1.0)?;
         Ok(Self {
             temperature: (temperature >= GREEDY_BELOW).then_some(temperature),
-            top_k: (params.top_k > 0 && (params.top_k as usize) < vocab_size).then_some(params.top_k as usize),
+            top_k: (params.top_k > 0 && (params.top_k as usize) < vocab_size)
+                .then_some(params.top_k as usize),
             top_p: (top_p < 1.0).then_some(top_p),
             min_p: (min_p > 0.0).then_some(min_p),
             repetition_penalty: within("repetition_penalty", params.repetition_penalty, REPETITION)?,

@@ -30,6 +30,14 @@ pub fn exp_f32(x: f32) -> f32 {
     f32::from_bits(e.to_bits().wrapping_add(exponent))
 }
 
+/// [`exp_f32`] of each element. Not inlined, so that it stays one straight run of SIMD.
+#[inline(never)]
+pub(crate) fn exp_block(block: &mut [f32; LANES]) {
+    for x in block {
+        *x = exp_f32(*x);
+    }
+}
+
 /// Natural logarithm of a positive, normal, finite number, within 1 unit in the last place.
 ///
 /// Reduction and polynomial: FreeBSD msun `e_log.c`.
@@ -48,7 +56,8 @@ pub fn ln_f64(x: f64) -> f64 {
     let s = f / (2.0 + f);
     let z = s * s;
     let w = z * z;
-    let even = w * (3.999_999_999_940_942e-1 + w * (2.222_219_843_214_978_4e-1 + w * 1.531_383_769_920_937_3e-1));
+    let even =
+        w * (3.999_999_999_940_942e-1 + w * (2.222_219_843_214_978_4e-1 + w * 1.531_383_769_920_937_3e-1));
     let odd = z
         * (6.666_666_666_666_735e-1
             + w * (2.857_142_874_366_239e-1
@@ -56,6 +65,10 @@ pub fn ln_f64(x: f64) -> f64 {
     let half_square = 0.5 * f * f;
     k * LN2_HIGH - ((half_square - (s * (half_square + (even + odd)) + k * LN2_LOW)) - f)
 }
+
+/// Elements per block: four SSE registers or one AVX-512 register, enough independent chains to hide the latency
+/// of an addition.
+pub(crate) const LANES: usize = 16;
 
 /// Below this, [`exp_f32`] no longer falls: `e^-87` is the last power of e that is a normal `f32`.
 pub const EXP_FLOOR: f32 = -87.0;

@@ -8,7 +8,7 @@ use crate::counts::TokenCounts;
 use crate::gumbel::GumbelNoise;
 use crate::mask::TokenMask;
 use crate::parameters::{Checked, ParameterError};
-use crate::portable_math::exp_f32;
+use crate::portable_math::{LANES, exp_block};
 use crate::scan::{self, Top};
 use crate::truncate::{Cut, CutScratch};
 
@@ -124,7 +124,14 @@ impl Sampler {
         self.params.temperature.is_none()
     }
 
-    fn draw(&self, logits: &[f32], top: Top, temperature: f32, position: Position, scratch: &mut Scratch) -> u32 {
+    fn draw(
+        &self,
+        logits: &[f32],
+        top: Top,
+        temperature: f32,
+        position: Position,
+        scratch: &mut Scratch,
+    ) -> u32 {
         let cut = self.cut(logits, top.logit, temperature, &mut scratch.cut);
         let noise = GumbelNoise::new(self.params.seed, position.get());
         gumbel_argmax(logits, top, temperature, cut, noise)
@@ -158,16 +165,32 @@ fn gumbel_argmax(logits: &[f32], top: Top, temperature: f32, cut: Cut, noise: Gu
     };
     let mut best = top.token;
     let mut best_score = score(top.logit, top.token);
-    let mut bound = (-best_score).exp() * SLACK;
-    cut.for_each_kept(logits, |logit, token| {
-        let weight = f64::from(exp_f32((logit - top.logit) * cold));
-        if 1.0 - noise.uniform(token) > weight * bound {
+    let mut bound = ((-best_score).exp() * SLACK) as f32;
+    cut.for_each_block(logits, |first, block| {
+        let mut limits = [0.0; LANES];
+        for i in 0..LANES {
+            limits[i] = (block[i] - top.logit) * cold;
+        }
+        exp_block(&mut limits);
+        let mut nearest = [0.0; LANES];
+        noise.complements_at_least(first, &mut nearest);
+        let mut reaches = 0u32;
+        for i in 0..LANES {
+            reaches |= u32::from(nearest[i] <= limits[i] * bound) << i;
+        }
+        if reaches == 0 {
             return;
         }
-        let new = score(logit, token);
-        if new > best_score || (new == best_score && token < best) {
-            (best, best_score) = (token, new);
-            bound = (-new).exp() * SLACK;
+        for (i, &logit) in block.iter().enumerate() {
+            let token = first + i as u32;
+            if reaches & (1 << i) == 0 || !cut.keeps(logit, token) {
+                continue;
+            }
+            let new = score(logit, token);
+            if new > best_score || (new == best_score && token < best) {
+                (best, best_score) = (token, new);
+                bound = ((-new).exp() * SLACK) as f32;
+            }
         }
     });
     best

@@ -1,6 +1,6 @@
 //! Passes over a whole row of logits, written so that the compiler turns them into SIMD.
 
-use crate::portable_math::{exp_f32, ln_f64};
+use crate::portable_math::{LANES, exp_f32, ln_f64};
 use crate::sampler::SampleError;
 
 /// The largest logits of a row.
@@ -19,14 +19,18 @@ pub(crate) struct Top {
 pub(crate) fn finite_max(logits: &[f32]) -> Result<f32, SampleError> {
     let bad = |l: f32| l.is_nan() || l == f32::INFINITY;
     let mut max = [f32::NEG_INFINITY; LANES];
-    let mut any_bad = [false; LANES];
-    for chunk in logits.chunks(LANES) {
-        for (i, &l) in chunk.iter().enumerate() {
+    let mut found = [0u32; LANES];
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    let mut last = [f32::NEG_INFINITY; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    for block in blocks.iter().chain([&last]) {
+        for i in 0..LANES {
+            let l = block[i];
             max[i] = if l > max[i] { l } else { max[i] };
-            any_bad[i] |= bad(l);
+            found[i] |= u32::from(bad(l));
         }
     }
-    if any_bad.contains(&true) {
+    if found != [0; LANES] {
         let token = logits.iter().position(|&l| bad(l)).unwrap_or_default();
         return Err(SampleError::NotFinite { token: token as u32, logit: logits[token] });
     }
@@ -38,11 +42,10 @@ pub(crate) fn finite_max(logits: &[f32]) -> Result<f32, SampleError> {
 pub(crate) fn top_two(logits: &[f32]) -> Result<Top, SampleError> {
     let mut first = [f32::NEG_INFINITY; LANES];
     let mut second = [f32::NEG_INFINITY; LANES];
-    let chunks = logits.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    for block in blocks {
         for i in 0..LANES {
-            rank(chunk[i], &mut first[i], &mut second[i]);
+            rank(block[i], &mut first[i], &mut second[i]);
         }
     }
     for (i, &l) in rest.iter().enumerate() {
@@ -64,9 +67,8 @@ pub(crate) fn log_sum_exp(logits: &[f32], max: f32) -> f64 {
     let mut total = 0.0;
     for block in logits.chunks(LANES * 32) {
         let mut sums = [0.0f32; LANES];
-        let chunks = block.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
+        let (blocks, rest) = block.as_chunks::<LANES>();
+        for chunk in blocks {
             for i in 0..LANES {
                 sums[i] += exp_f32(chunk[i] - max);
             }
@@ -79,8 +81,15 @@ pub(crate) fn log_sum_exp(logits: &[f32], max: f32) -> f64 {
     ln_f64(total)
 }
 
-/// Four SSE registers or one AVX-512 register: enough independent chains to hide the latency of an addition.
-pub(crate) const LANES: usize = 16;
+/// Whether any logit reaches `value`. Looks at all of them: without an early end it becomes SIMD.
+#[inline]
+pub(crate) fn any_at_least(logits: &[f32], value: f32) -> bool {
+    let mut any = 0u32;
+    for &l in logits {
+        any |= u32::from(l >= value);
+    }
+    any != 0
+}
 
 #[inline]
 fn rank(value: f32, first: &mut f32, second: &mut f32) {
@@ -89,10 +98,11 @@ fn rank(value: f32, first: &mut f32, second: &mut f32) {
     *first = if value > *first { value } else { *first };
 }
 
+/// The lowest token with the largest logit.
 fn first_equal(logits: &[f32], value: f32) -> u32 {
     const BLOCK: usize = LANES * 4;
     for (block, chunk) in logits.chunks(BLOCK).enumerate() {
-        if chunk.iter().fold(false, |any, &l| any | (l == value)) {
+        if any_at_least(chunk, value) {
             let at = chunk.iter().position(|&l| l == value).unwrap_or_default();
             return (block * BLOCK + at) as u32;
         }

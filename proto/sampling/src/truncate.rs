@@ -6,8 +6,8 @@
 
 use std::cmp::Ordering;
 
-use crate::portable_math::{exp_f32, ln_f64};
-use crate::scan::LANES;
+use crate::portable_math::{LANES, exp_block, exp_f32, ln_f64};
+use crate::scan::any_at_least;
 
 /// The last token that is kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,7 +29,7 @@ impl Cut {
 
     /// Whether a token is kept.
     #[inline]
-    pub(crate) fn keeps(&self, logit: f32, token: u32) -> bool {
+    pub(crate) fn keeps(self, logit: f32, token: u32) -> bool {
         logit > self.logit || (logit == self.logit && token <= self.token)
     }
 
@@ -40,7 +40,7 @@ impl Cut {
         let capacity = (2 * k).max(1024);
         let mut threshold = f32::NEG_INFINITY;
         for (chunk_index, chunk) in logits.chunks(LANES).enumerate() {
-            if !chunk.iter().fold(false, |any, &l| any | (l > threshold)) {
+            if !any_at_least(chunk, threshold) {
                 continue;
             }
             for (i, &logit) in chunk.iter().enumerate() {
@@ -50,7 +50,7 @@ impl Cut {
                 }
             }
             if best.len() >= capacity {
-                best.select_nth_unstable_by(k - 1, Self::order);
+                best.select_nth_unstable_by(k - 1, |a, b| Self::order(*a, *b));
                 best.truncate(k);
                 threshold = best[k - 1].logit;
             }
@@ -58,19 +58,37 @@ impl Cut {
         if best.len() < k {
             return Self::KEEP_ALL;
         }
-        *best.select_nth_unstable_by(k - 1, Self::order).1
+        *best.select_nth_unstable_by(k - 1, |a, b| Self::order(*a, *b)).1
     }
 
     /// Keeps the shortest beginning of what `self` keeps that holds at least `p` of its probability (and at
     /// least one token).
-    pub(crate) fn top_p(self, logits: &[f32], max: f32, temperature: f32, p: f32, scratch: &mut CutScratch) -> Self {
+    pub(crate) fn top_p(
+        self,
+        logits: &[f32],
+        max: f32,
+        temperature: f32,
+        p: f32,
+        scratch: &mut CutScratch,
+    ) -> Self {
         let weights = Weights { max, cold: 1.0 / temperature };
         let masses = &mut scratch.masses;
         masses.clear();
         masses.resize(BUCKETS, 0);
-        self.for_each_kept(logits, |logit, _| {
-            let depth = weights.depth(logit);
-            masses[bucket(depth)] += weights.mass(depth);
+        self.for_each_block(logits, |first, block| {
+            let mut buckets = [0; LANES];
+            let mut shares = [0.0; LANES];
+            for i in 0..LANES {
+                let depth = weights.depth(block[i]);
+                shares[i] = -depth;
+                buckets[i] = bucket(depth);
+            }
+            exp_block(&mut shares);
+            for i in 0..LANES {
+                if self.keeps(block[i], first + i as u32) {
+                    masses[buckets[i] as usize] += mass(shares[i]);
+                }
+            }
         });
         let total: u64 = masses.iter().sum();
         let target = ((f64::from(p) * total as f64).ceil() as u64).clamp(1, total);
@@ -78,16 +96,26 @@ impl Cut {
         let mut crossing = 0;
         for (index, &mass) in masses.iter().enumerate() {
             if before + mass >= target {
-                crossing = index;
+                crossing = index as u32;
                 break;
             }
             before += mass;
         }
         let candidates = &mut scratch.candidates;
         candidates.clear();
-        self.for_each_kept(logits, |logit, token| {
-            if bucket(weights.depth(logit)) == crossing {
-                candidates.push(Self { logit, token });
+        self.for_each_block(logits, |first, block| {
+            let mut here = 0u32;
+            for &logit in block {
+                here |= u32::from(bucket(weights.depth(logit)) == crossing);
+            }
+            if here == 0 {
+                return;
+            }
+            for (i, &logit) in block.iter().enumerate() {
+                let token = first + i as u32;
+                if bucket(weights.depth(logit)) == crossing && self.keeps(logit, token) {
+                    candidates.push(Self { logit, token });
+                }
             }
         });
         weights.reach(candidates, target - before)
@@ -103,27 +131,27 @@ impl Cut {
 
     /// The cut that keeps what both keep.
     pub(crate) fn and(self, other: Self) -> Self {
-        if Self::order(&self, &other) == Ordering::Less { self } else { other }
+        if Self::order(self, other) == Ordering::Less { self } else { other }
     }
 
-    /// Calls `visit` for every kept token, in ascending order of tokens.
+    /// Calls `visit` with the first token and the logits of every block that may hold a kept token, in ascending
+    /// order. Blocks rather than tokens, so that arithmetic on all of a block becomes SIMD; the last one is filled
+    /// up with `-inf`.
     #[inline]
-    pub(crate) fn for_each_kept(self, logits: &[f32], mut visit: impl FnMut(f32, u32)) {
-        for (chunk_index, chunk) in logits.chunks(LANES).enumerate() {
-            if !chunk.iter().fold(false, |any, &l| any | (l >= self.logit)) {
-                continue;
-            }
-            for (i, &logit) in chunk.iter().enumerate() {
-                let token = (chunk_index * LANES + i) as u32;
-                if self.keeps(logit, token) {
-                    visit(logit, token);
-                }
+    pub(crate) fn for_each_block(self, logits: &[f32], mut visit: impl FnMut(u32, &[f32; LANES])) {
+        let (blocks, rest) = logits.as_chunks::<LANES>();
+        for (index, block) in blocks.iter().enumerate() {
+            if any_at_least(block, self.logit) {
+                visit((index * LANES) as u32, block);
             }
         }
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        visit((blocks.len() * LANES) as u32, &last);
     }
 
     /// Larger logits first, then lower tokens. There is no NaN among logits; -0 and 0 are equal.
-    fn order(a: &Self, b: &Self) -> Ordering {
+    fn order(a: Self, b: Self) -> Ordering {
         b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.token.cmp(&b.token))
     }
 }
@@ -142,20 +170,14 @@ impl Weights {
         (self.max - logit) * self.cold
     }
 
-    /// `e^-depth` in units of 2^-40; below 1e-12 of the most probable token it is nothing.
-    #[inline]
-    fn mass(&self, depth: f32) -> u64 {
-        (exp_f32(-depth) * 1_099_511_627_776.0) as u64
-    }
-
     /// The first candidate, in order, at which the mass reaches `target`. Selection by halves: linear time.
     fn reach(&self, candidates: &mut [Cut], target: u64) -> Cut {
         let (mut rest, mut target) = (candidates, target);
         while rest.len() > 1 {
             let middle = rest.len() / 2;
-            rest.select_nth_unstable_by(middle, Cut::order);
+            rest.select_nth_unstable_by(middle, |a, b| Cut::order(*a, *b));
             let (front, back) = rest.split_at_mut(middle);
-            let mass: u64 = front.iter().map(|c| self.mass(self.depth(c.logit))).sum();
+            let mass: u64 = front.iter().map(|c| mass(exp_f32(-self.depth(c.logit)))).sum();
             if mass >= target {
                 rest = front;
             } else {
@@ -167,9 +189,23 @@ impl Weights {
     }
 }
 
+/// A share of at most 1 in units of 2^-40; below 1e-12 of the most probable token it is nothing.
+#[inline]
+fn mass(share: f32) -> u64 {
+    // Adding 2^52 rounds to an integer and leaves it in the mantissa: unlike a cast, this becomes SIMD.
+    const ROUNDER: f64 = 4_503_599_627_370_496.0;
+    (f64::from(share * 1_099_511_627_776.0) + ROUNDER).to_bits() & 0x000f_ffff_ffff_ffff
+}
+
 /// 64 buckets per factor of e, down to e^-32; whatever lies deeper shares the last one.
-fn bucket(depth: f32) -> usize {
-    ((depth * 64.0) as usize).min(BUCKETS - 1)
+#[inline]
+fn bucket(depth: f32) -> u32 {
+    // As in `mass`, with 2^23.
+    const ROUNDER: f32 = 8_388_608.0;
+    const LAST: f32 = (BUCKETS - 1) as f32;
+    let at = depth * 64.0;
+    let at = if at < LAST { at } else { LAST };
+    (at + ROUNDER).to_bits() & 0x007f_ffff
 }
 
 const BUCKETS: usize = 2048;
