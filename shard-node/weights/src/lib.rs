@@ -13,6 +13,8 @@ mod mapping;
 pub mod names;
 pub mod safetensors;
 pub mod stored;
+#[cfg(test)]
+mod tests;
 
 pub use architecture::{ArchitectureError, span_tensors};
 pub use checkpoint::{Checkpoint, OpenError, RowLayout, StoredTensor, TensorError};

@@ -3,8 +3,6 @@
 
 mod from_gguf;
 mod from_hf;
-#[cfg(test)]
-mod tests;
 
 use std::path::PathBuf;
 

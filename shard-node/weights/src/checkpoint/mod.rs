@@ -3,8 +3,6 @@
 //! what the tensors mean (see [`crate::architecture`]) nor whether they are right (see [`crate::manifest`]).
 
 mod open;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
