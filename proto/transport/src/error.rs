@@ -3,7 +3,9 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use proto::{DecodeError, FrameKind, NodeId, frame::FrameError, handshake::PROTOCOL_VERSION, status::CloseCode};
+use proto::{
+    DecodeError, FrameKind, NodeId, frame::FrameError, handshake::PROTOCOL_VERSION, status::CloseCode,
+};
 
 /// Why a dial failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -19,7 +21,9 @@ pub enum ConnectError {
         found: NodeId,
     },
     /// The other side does not speak this protocol version (or class).
-    #[error("{addr} does not speak protocol version {PROTOCOL_VERSION}: bring both sides to the same version")]
+    #[error(
+        "{addr} does not speak protocol version {PROTOCOL_VERSION}: bring both sides to the same version"
+    )]
     VersionMismatch {
         /// Where we dialled.
         addr: SocketAddr,
@@ -58,6 +62,9 @@ pub enum ConnectError {
         /// Whom we wanted.
         node: NodeId,
     },
+    /// The table of connections is full of dials that have not ended yet.
+    #[error("too many dials are under way")]
+    TooManyDials,
     /// This endpoint is shut down.
     #[error("this endpoint is shut down")]
     Stopped,
@@ -66,7 +73,10 @@ pub enum ConnectError {
 impl ConnectError {
     /// Whether the same dial may succeed later without anybody changing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Refused { .. } | Self::Handshake { .. })
+        matches!(
+            self,
+            Self::TimedOut { .. } | Self::Refused { .. } | Self::Handshake { .. } | Self::TooManyDials
+        )
     }
 
     pub(crate) fn from_quinn(

@@ -35,11 +35,12 @@ pub struct TransportMetrics {
 impl TransportMetrics {
     /// Registers everything on `registry`; fails if that was done before.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok(counters)
-        };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+                let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(counters.clone()))?;
+                Ok(counters)
+            };
         let connections = IntGaugeVec::new(
             Opts::new("transport_connections", "Connections open now"),
             &["class", "direction"],
@@ -49,11 +50,7 @@ impl TransportMetrics {
         registry.register(Box::new(retries.clone()))?;
         Ok(Self {
             connections,
-            opened: counters(
-                "transport_connections_total",
-                "Connections opened",
-                &["class", "direction"],
-            )?,
+            opened: counters("transport_connections_total", "Connections opened", &["class", "direction"])?,
             closed: counters("transport_closed_total", "Connections ended", &["reason"])?,
             handshake_failures: counters(
                 "transport_handshake_failures_total",

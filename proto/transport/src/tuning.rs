@@ -31,7 +31,8 @@ pub struct ClassTuning {
     /// How often the **dialler** pings when idle; `None` lets idle connections expire. A quarter of the idle
     /// timeout, so that two lost pings in a row do not kill a connection.
     pub keep_alive: Option<Duration>,
-    /// How long a dial may take, from first packet to authenticated peer.
+    /// How long a dial may take, from first packet to authenticated peer. A peer that answers *nothing* is given
+    /// up earlier, after `idle_timeout` (session classes: 1 s).
     pub connect_timeout: Duration,
     /// Bytes that a peer may send on one stream before we have read them.
     pub stream_window: u32,
@@ -158,7 +159,8 @@ impl Default for Tuning {
     fn default() -> Self {
         // Session classes: a dead peer is seen within 1.25 s (issue: "which node and span within 1.5 s").
         // A dial may take 2 s: two lost first packets (300 ms, then 600 ms), then a retry and a handshake at
-        // 200 ms round trip each.
+        // 200 ms round trip each. If nothing at all comes back it ends after 1 s: three first packets were lost,
+        // or nobody is there, and a router does better to dial another node.
         let session = ClassTuning {
             idle_timeout: Duration::from_secs(1),
             keep_alive: Some(Duration::from_millis(250)),

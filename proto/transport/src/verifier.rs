@@ -147,7 +147,7 @@ impl ClientCertVerifier for RawKeyVerifier {
     }
 }
 
-/// The NodeId in an ed25519 SubjectPublicKeyInfo; anything else is refused.
+/// The NodeId in an ed25519 `SubjectPublicKeyInfo`; anything else is refused.
 pub(crate) fn node_id_of(key: &CertificateDer<'_>) -> Result<NodeId, rustls::Error> {
     key.as_ref()
         .strip_prefix(ED25519_SPKI_PREFIX.as_slice())
@@ -156,7 +156,7 @@ pub(crate) fn node_id_of(key: &CertificateDer<'_>) -> Result<NodeId, rustls::Err
         .ok_or_else(|| CertificateError::BadEncoding.into())
 }
 
-/// The 44-byte SubjectPublicKeyInfo of a NodeId.
+/// The 44-byte `SubjectPublicKeyInfo` of a NodeId.
 pub(crate) fn spki_of(id: &NodeId) -> [u8; 44] {
     let mut spki = [0; 44];
     spki[..12].copy_from_slice(&ED25519_SPKI_PREFIX);
