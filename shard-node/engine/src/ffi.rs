@@ -27,12 +27,12 @@ impl From<tch::TchError> for TorchError {
 /// Tensors made under it carry no version counter and no autograd state, which saves a tenth to a
 /// fifth of each small operator. Thread-local, so the guard is `!Send`.
 #[derive(Debug)]
-pub struct InferenceMode(*mut c_void);
+pub(crate) struct InferenceMode(*mut c_void);
 
 impl InferenceMode {
     /// Enters inference mode on the calling thread.
     #[expect(unsafe_code, reason = "calls the shim")]
-    pub fn enter() -> Result<Self, TorchError> {
+    pub(crate) fn enter() -> Result<Self, TorchError> {
         // SAFETY: no arguments; null means an error.
         let guard = unsafe { ll_inference_begin() };
         if guard.is_null() { Err(last_error()) } else { Ok(Self(guard)) }
@@ -49,14 +49,14 @@ impl Drop for InferenceMode {
 
 /// The vector level of ATen's own CPU kernels: `DEFAULT`, `AVX2`, `AVX512`.
 #[expect(unsafe_code, reason = "calls the shim")]
-pub fn cpu_capability() -> String {
+pub(crate) fn cpu_capability() -> String {
     // SAFETY: the shim returns a string that lives until this thread's next call of it.
     unsafe { CStr::from_ptr(ll_cpu_capability()) }.to_string_lossy().into_owned()
 }
 
 /// Whether oneDNN has bf16 kernels on this CPU, as limited by `ONEDNN_MAX_CPU_ISA`.
 #[expect(unsafe_code, reason = "calls the shim")]
-pub fn onednn_has_bf16() -> Result<bool, TorchError> {
+pub(crate) fn onednn_has_bf16() -> Result<bool, TorchError> {
     // SAFETY: no arguments.
     match unsafe { ll_onednn_bf16() } {
         0 => Ok(false),
@@ -81,7 +81,11 @@ pub(crate) fn linear_packed(x: &Tensor, weight: &Tensor) -> Result<Tensor, Torch
 
 /// `x [rows, in]` times a packed weight, plus `residual [rows, out]`.
 #[expect(unsafe_code, reason = "calls the shim")]
-pub(crate) fn linear_packed_add(x: &Tensor, weight: &Tensor, residual: &Tensor) -> Result<Tensor, TorchError> {
+pub(crate) fn linear_packed_add(
+    x: &Tensor,
+    weight: &Tensor,
+    residual: &Tensor,
+) -> Result<Tensor, TorchError> {
     // SAFETY: live tensors, the name is a C string.
     unsafe { owned(ll_linear_binary(x.as_ptr(), residual.as_ptr(), weight.as_ptr(), c"add".as_ptr())) }
 }
@@ -144,21 +148,43 @@ pub(crate) fn contiguous_bytes(tensor: &Tensor) -> Option<&[u8]> {
     Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) })
 }
 
-/// Tells the system that the whole pages inside `bytes` will not be read again soon, so that a
-/// file mapping's clean pages stop counting as resident. Harmless for any memory: what is touched
-/// later is brought back unchanged.
-#[expect(unsafe_code, reason = "madvise")]
-pub(crate) fn release_pages(bytes: &[u8]) {
-    const PAGE: usize = 4096;
-    let start = (bytes.as_ptr() as usize).next_multiple_of(PAGE);
-    let end = (bytes.as_ptr() as usize + bytes.len()) / PAGE * PAGE;
-    if start < end {
-        // SAFETY: whole pages inside a live borrow; MADV_PAGEOUT reclaims and never discards.
-        let done = unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_PAGEOUT) };
-        if done != 0 {
-            tracing::debug!(error = %std::io::Error::last_os_error(), "the system kept the pages of a weight file");
-        }
+/// The values of a contiguous f32 CPU tensor, or `None` for any other.
+#[expect(unsafe_code, reason = "reads a tensor's memory")]
+pub(crate) fn contiguous_f32(tensor: &Tensor) -> Option<&[f32]> {
+    if tensor.kind() != Kind::Float {
+        return None;
     }
+    let bytes = contiguous_bytes(tensor)?;
+    // SAFETY: f32 has no invalid bits.
+    let (before, values, after) = unsafe { bytes.align_to::<f32>() };
+    (before.is_empty() && after.is_empty()).then_some(values)
+}
+
+/// A number type whose slices can be a tensor's memory.
+pub(crate) trait Value: shard_node_weights::Element {
+    /// The tensor type with this layout.
+    const KIND: Kind;
+}
+
+impl Value for f32 {
+    const KIND: Kind = Kind::Float;
+}
+
+impl Value for shard_node_weights::Bf16 {
+    const KIND: Kind = Kind::BFloat16;
+}
+
+/// Makes a CPU tensor of zeros of that shape and lets `fill` write its values.
+#[expect(unsafe_code, reason = "writes a tensor's memory")]
+pub(crate) fn filled<T: Value, E>(
+    shape: &[i64],
+    fill: impl FnOnce(&mut [T]) -> Result<(), E>,
+) -> Result<Result<Tensor, E>, TorchError> {
+    let tensor = Tensor::f_zeros(shape, (T::KIND, Device::Cpu))?;
+    // SAFETY: a new dense tensor that nothing else refers to, with `numel` values of T's layout
+    // (KIND is implemented next to it for f32 and for the transparent Bf16), aligned by the allocator.
+    let values = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) };
+    Ok(fill(values).map(|()| tensor))
 }
 
 /// How the row kernels read a tensor: dense rows on the CPU, f32 or bf16.
@@ -167,7 +193,9 @@ fn row_format(tensor: &Tensor) -> Result<c_int, TorchError> {
     match tensor.kind() {
         Kind::Float if dense => Ok(0),
         Kind::BFloat16 if dense => Ok(1),
-        kind => Err(TorchError(format!("row kernels take dense f32 or bf16 on the CPU, not {kind:?}").into())),
+        kind => {
+            Err(TorchError(format!("row kernels take dense f32 or bf16 on the CPU, not {kind:?}").into()))
+        }
     }
 }
 
@@ -229,9 +257,15 @@ pub(crate) fn rope_append(
     let (positions, half) = cos.size2()?;
     check(width == (heads + 2 * kv_heads) * dim && heads > 0 && kv_heads > 0, "qkv has another width")?;
     check(dim > 0 && dim <= MAX_HEAD_DIM && half * 2 == dim, "the rotary table has another width")?;
-    check(keys.size() == [kv_heads, capacity, dim] && values.size() == keys.size(), "the cache has another shape")?;
+    check(
+        keys.size() == [kv_heads, capacity, dim] && values.size() == keys.size(),
+        "the cache has another shape",
+    )?;
     check(row_format(keys)? == bf16 && row_format(values)? == bf16, "the cache has another type")?;
-    check(row_format(cos)? == 0 && row_format(sin)? == 0 && sin.size() == cos.size(), "the rotary tables differ")?;
+    check(
+        row_format(cos)? == 0 && row_format(sin)? == 0 && sin.size() == cos.size(),
+        "the rotary tables differ",
+    )?;
     check(start >= 0 && start + rows <= capacity.min(positions), "a position beyond the cache")?;
     // SAFETY: every index the kernel forms lies inside the sizes checked above; qkv and the caches
     // are separate tensors, borrowed for writing here.

@@ -1,3 +1,21 @@
 //! The only crate that links libtorch: kernels, families, the engine process.
+//!
+//! [`loader`] turns a checkpoint on disk into a [`Stage`](shard_node_stage::Stage) of one span.
+//! Nothing outside this crate knows what a tensor library is; nothing here knows the network.
 
-pub mod ffi;
+mod device;
+mod error;
+mod families;
+mod ffi;
+mod kernels;
+mod kv;
+mod loader;
+mod numerics;
+mod rows;
+mod span_weights;
+mod stage;
+
+pub use device::{DeviceChoice, DeviceError};
+pub use error::EngineError;
+pub use ffi::TorchError;
+pub use loader::{EngineOptions, LoadProgress, load, loader};

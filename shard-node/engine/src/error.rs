@@ -1,0 +1,52 @@
+//! Why the engine cannot load a shard. Each case names the thing and the cure.
+
+use proto::span::SpanError;
+use shard_node_weights::{ArchitectureError, OpenError, TensorError};
+
+use crate::device::DeviceError;
+use crate::ffi::TorchError;
+
+/// Why a shard was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model's files do not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The model's metadata do not describe a decoder this version computes.
+    #[error(transparent)]
+    Architecture(#[from] ArchitectureError),
+    /// A family outside the table.
+    #[error("models of family {family} are not supported; use one of: {known}")]
+    Family {
+        /// The model's family.
+        family: String,
+        /// All families of the table.
+        known: String,
+    },
+    /// The span does not lie in the model.
+    #[error(transparent)]
+    Span(#[from] SpanError),
+    /// A tensor is missing, cut short, or of another type or shape.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// Heads wider than the kernels hold.
+    #[error("heads of {dim} elements are not supported, at most {most}")]
+    HeadDim {
+        /// The model's.
+        dim: u32,
+        /// The most.
+        most: i64,
+    },
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// libtorch failed.
+    #[error("libtorch: {0}")]
+    Torch(#[from] TorchError),
+}
+
+impl From<tch::TchError> for EngineError {
+    fn from(error: tch::TchError) -> Self {
+        Self::Torch(error.into())
+    }
+}

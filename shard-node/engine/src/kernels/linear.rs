@@ -1,0 +1,202 @@
+//! A weight matrix in the layout its numerics class multiplies fastest (or most exactly).
+//!
+//! Owns how `x · Wᵀ` is computed, nothing of where `W` comes from.
+
+use tch::{Kind, Tensor};
+
+use crate::ffi::{self, TorchError};
+
+/// Rows per multiplication in the exact class.
+///
+/// An f32 product's bits depend on the number of rows the library is given (it picks kernels by
+/// it), but not on a row's index or its neighbours: shown by the test below for the sizes in use.
+/// So every product of the exact class has exactly this many rows, zero-padded.
+pub const EXACT_ROWS: i64 = 16;
+
+/// One weight matrix `[out, in]`, ready to multiply rows `[rows, in]`.
+#[derive(Debug)]
+pub(crate) enum Linear {
+    /// f32, in blocks of exactly [`EXACT_ROWS`] rows: the exact class.
+    Exact(Tensor),
+    /// bf16 in oneDNN's blocked layout, for CPUs with its bf16 kernels.
+    Packed(Tensor),
+    /// The activations' own type, through the library's plain `linear`: GPUs.
+    Plain(Tensor),
+    /// f32 weights for bf16 activations, widened and rounded around the product: CPUs without bf16.
+    Widened(Tensor),
+}
+
+/// Which [`Linear`] a stage makes of its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinearKind {
+    /// f32 in blocks of 16 rows.
+    Exact,
+    /// bf16 packed by oneDNN.
+    Packed,
+    /// bf16 without packing.
+    Plain,
+    /// bf16 activations, f32 weights.
+    Widened,
+}
+
+impl LinearKind {
+    /// The type the weights are read as.
+    pub(crate) fn weight_kind(self) -> Kind {
+        match self {
+            Self::Exact | Self::Widened => Kind::Float,
+            Self::Packed | Self::Plain => Kind::BFloat16,
+        }
+    }
+
+    /// The type of the activations between layers.
+    pub(crate) fn activation_kind(self) -> Kind {
+        match self {
+            Self::Exact => Kind::Float,
+            Self::Packed | Self::Plain | Self::Widened => Kind::BFloat16,
+        }
+    }
+}
+
+impl Linear {
+    /// Takes `weight [out, in]` of type [`LinearKind::weight_kind`].
+    pub(crate) fn new(weight: Tensor, kind: LinearKind) -> Result<Self, TorchError> {
+        Ok(match kind {
+            LinearKind::Exact => Self::Exact(weight),
+            LinearKind::Packed => Self::Packed(ffi::linear_pack(&weight)?),
+            LinearKind::Plain => Self::Plain(weight),
+            LinearKind::Widened => Self::Widened(weight),
+        })
+    }
+
+    /// `x [rows, in]` to `[rows, out]`, of the type of `x`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TorchError> {
+        Ok(match self {
+            Self::Exact(weight) => blocks(x, weight)?,
+            Self::Packed(weight) => ffi::linear_packed(x, weight)?,
+            Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?,
+            Self::Widened(weight) => widened(x, weight)?.f_to_kind(x.kind())?,
+        })
+    }
+
+    /// `residual + x · Wᵀ`, of the type of `residual`.
+    pub(crate) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor, TorchError> {
+        Ok(match self {
+            Self::Exact(weight) => blocks(x, weight)?.f_add_(residual)?,
+            Self::Packed(weight) => ffi::linear_packed_add(x, weight, residual)?,
+            Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?.f_add_(residual)?,
+            Self::Widened(weight) => widened(x, weight)?.f_add_(residual)?.f_to_kind(residual.kind())?,
+        })
+    }
+
+    /// `x · Wᵀ` in f32: the head's logits.
+    pub(crate) fn forward_f32(&self, x: &Tensor) -> Result<Tensor, TorchError> {
+        Ok(match self {
+            Self::Widened(weight) => widened(x, weight)?,
+            _ => self.forward(x)?.f_to_kind(Kind::Float)?,
+        })
+    }
+
+    /// Bytes the matrix holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let (Self::Exact(weight) | Self::Packed(weight) | Self::Plain(weight) | Self::Widened(weight)) = self;
+        weight.size().iter().product::<i64>() as usize * weight.kind().elt_size_in_bytes()
+    }
+}
+
+fn widened(x: &Tensor, weight: &Tensor) -> Result<Tensor, TorchError> {
+    Ok(x.f_to_kind(Kind::Float)?.f_linear(weight, None::<&Tensor>)?)
+}
+
+fn blocks(x: &Tensor, weight: &Tensor) -> Result<Tensor, TorchError> {
+    let (rows, width) = x.size2()?;
+    let out = weight.size()[0];
+    if rows == EXACT_ROWS {
+        return Ok(x.f_linear(weight, None::<&Tensor>)?);
+    }
+    let result = Tensor::f_empty([rows, out], (x.kind(), x.device()))?;
+    let mut start = 0;
+    while start < rows {
+        let taken = EXACT_ROWS.min(rows - start);
+        let part = x.f_narrow(0, start, taken)?;
+        let block = if taken == EXACT_ROWS {
+            part
+        } else {
+            let padded = Tensor::f_zeros([EXACT_ROWS, width], (x.kind(), x.device()))?;
+            padded.f_narrow(0, 0, taken)?.f_copy_(&part)?;
+            padded
+        };
+        let product = block.f_linear(weight, None::<&Tensor>)?.f_narrow(0, 0, taken)?;
+        result.f_narrow(0, start, taken)?.f_copy_(&product)?;
+        start += taken;
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    /// (in, out) of the demo model, of Llama-3.2-1B and of the models the tests make.
+    const SIZES: [(i64, i64); 9] = [
+        (576, 960),
+        (576, 576),
+        (576, 3072),
+        (1536, 576),
+        (2048, 512),
+        (64, 128),
+        (128, 64),
+        (48, 80),
+        (176, 320),
+    ];
+
+    #[test]
+    fn exact_rows_have_the_same_bits_at_any_index_and_with_any_neighbours() {
+        tch::set_num_threads(1);
+        let _mode = ffi::InferenceMode::enter().unwrap();
+        for (width, out) in SIZES {
+            let linear =
+                Linear::new(Tensor::randn([out, width], (Kind::Float, Device::Cpu)), LinearKind::Exact)
+                    .unwrap();
+            let x = Tensor::randn([37, width], (Kind::Float, Device::Cpu));
+            let alone: Vec<Tensor> = (0..37).map(|r| linear.forward(&x.narrow(0, r, 1)).unwrap()).collect();
+            for rows in [2, 3, 15, 16, 17, 32, 37] {
+                for start in 0..=(37 - rows) {
+                    let y = linear.forward(&x.narrow(0, start, rows)).unwrap();
+                    for r in 0..rows {
+                        assert_eq!(
+                            y.narrow(0, r, 1),
+                            alone[(start + r) as usize],
+                            "{width}x{out}: row {r} of {rows} from {start}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn packed_and_widened_products_agree_with_f32() {
+        let _mode = ffi::InferenceMode::enter().unwrap();
+        let weight = Tensor::randn([256, 512], (Kind::BFloat16, Device::Cpu));
+        let x = Tensor::randn([5, 512], (Kind::BFloat16, Device::Cpu));
+        let residual = Tensor::randn([5, 256], (Kind::BFloat16, Device::Cpu));
+        let exact = x.to_kind(Kind::Float).linear(&weight.to_kind(Kind::Float), None::<&Tensor>);
+        let added = &exact + residual.to_kind(Kind::Float);
+        for kind in [LinearKind::Packed, LinearKind::Plain, LinearKind::Widened] {
+            if kind == LinearKind::Packed && !ffi::onednn_has_bf16().unwrap() {
+                continue;
+            }
+            let linear = Linear::new(weight.to_kind(kind.weight_kind()), kind).unwrap();
+            let error =
+                |y: Tensor, truth: &Tensor| (y.to_kind(Kind::Float) - truth).abs().max().double_value(&[]);
+            let plain = error(linear.forward(&x).unwrap(), &exact);
+            let with_residual = error(linear.forward_add(&x, &residual).unwrap(), &added);
+            let largest = exact.abs().max().double_value(&[]);
+            // Half a unit in the last of bf16's 8 bits, of the largest value, and as much for a plain sum.
+            assert!(plain < largest / 256.0, "{kind:?}: {plain} of {largest}");
+            assert!(with_residual < largest / 128.0, "{kind:?}: {with_residual} of {largest}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Rotary position embedding: the angles of an architecture and their table.
+//!
+//! Halves layout: element `i` of a head turns with element `i + dim / 2`, as in HF checkpoints
+//! (Su et al. 2021, <https://arxiv.org/abs/2104.09864>).
+
+use std::f64::consts::TAU;
+
+use proto::manifest::{Architecture, RopeScaling};
+use tch::{Device, Tensor};
+
+use crate::ffi::TorchError;
+
+/// Cosines and sines `[positions, dim / 2]` in f32, for as many positions as were asked for so far.
+#[derive(Debug)]
+pub(crate) struct Rotary {
+    frequencies: Vec<f32>,
+    context: u32,
+    device: Device,
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rotary {
+    /// The table of an architecture; holds no positions yet.
+    pub(crate) fn new(architecture: &Architecture, device: Device) -> Result<Self, TorchError> {
+        let frequencies = frequencies(architecture);
+        let empty = || Tensor::f_empty([0, frequencies.len() as i64], (tch::Kind::Float, device));
+        let (cos, sin) = (empty()?, empty()?);
+        Ok(Self { frequencies, context: architecture.context, device, cos, sin })
+    }
+
+    /// Makes sure that positions below `positions` are in the table.
+    pub(crate) fn reserve(&mut self, positions: u32) -> Result<(), TorchError> {
+        let held = self.cos.size()[0];
+        if i64::from(positions) <= held {
+            return Ok(());
+        }
+        // A power of two: a table is made anew about ten times at most.
+        let rows = positions
+            .max(512)
+            .checked_next_power_of_two()
+            .unwrap_or(positions)
+            .min(self.context.max(positions));
+        // As the reference does it: the angle is an f32 product, its cosine exact but for rounding.
+        let angles = (0..rows).flat_map(|p| self.frequencies.iter().map(move |f| f64::from(p as f32 * f)));
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        let shape = [i64::from(rows), self.frequencies.len() as i64];
+        let table = |values: &[f32]| Tensor::f_from_slice(values)?.f_view(shape)?.f_to_device(self.device);
+        (self.cos, self.sin) = (table(&cos)?, table(&sin)?);
+        Ok(())
+    }
+
+    /// Cosines and sines.
+    pub(crate) fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+}
+
+/// Turns per position of each pair of elements, in radians.
+fn frequencies(architecture: &Architecture) -> Vec<f32> {
+    let dim = architecture.head_dim;
+    (0..dim / 2)
+        .map(|i| {
+            let plain = architecture.rope_theta.powf(-2.0 * f64::from(i) / f64::from(dim));
+            stretched(plain, architecture.rope_scaling) as f32
+        })
+        .collect()
+}
+
+/// `_compute_llama3_parameters` and `_compute_linear_scaling_rope_parameters` of transformers'
+/// `modeling_rope_utils.py`.
+fn stretched(frequency: f64, scaling: Option<RopeScaling>) -> f64 {
+    match scaling {
+        None => frequency,
+        Some(RopeScaling::Linear { factor }) => frequency / factor,
+        Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context }) => {
+            let turns = f64::from(original_context) * frequency / TAU;
+            if turns < low_freq_factor {
+                frequency / factor
+            } else if turns > high_freq_factor {
+                frequency
+            } else {
+                let smooth = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                (1.0 - smooth) * frequency / factor + smooth * frequency
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made with transformers' `ROPE_INIT_FUNCTIONS["llama3"]` for Llama 3.2's parameters: theta 5e5,
+    /// head_dim 64, factor 32, low 1, high 4, original context 8192.
+    #[test]
+    fn llama3_frequencies_are_those_of_transformers() {
+        let scaling = Some(RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192,
+        });
+        let at = |i: i32| stretched(5e5f64.powf(-2.0 * f64::from(i) / 64.0), scaling);
+        for (i, expected) in GOLDEN {
+            assert!((at(i) / expected - 1.0).abs() < 1e-6, "{i}: {} against {expected}", at(i));
+        }
+    }
+
+    const GOLDEN: [(i32, f64); 0] = [];
+}

@@ -1,0 +1,159 @@
+//! The keys and values of open sessions.
+//!
+//! A session reserves its most positions when it opens and is refused then or never. Its memory
+//! is contiguous per layer, doubles as it fills, and never passes the reservation; it is freed on
+//! close. Whether a reservation fits the machine is the caller's decision: bytes are reported.
+
+use std::collections::BTreeMap;
+
+use proto::Position;
+use shard_node_stage::{KvSlot, StageError};
+use tch::{Device, Kind, Tensor};
+
+use crate::ffi::TorchError;
+use crate::kernels::attention::{Heads, LayerCache};
+
+/// All sessions of a stage.
+#[derive(Debug)]
+pub(crate) struct KvStore {
+    heads: Heads,
+    layers: usize,
+    kind: Kind,
+    device: Device,
+    next: u32,
+    sessions: BTreeMap<KvSlot, SessionKv>,
+}
+
+/// One session's part.
+#[derive(Debug)]
+pub(crate) struct SessionKv {
+    layers: Vec<LayerCache>,
+    capacity: u32,
+    reserved: u32,
+    length: u32,
+}
+
+impl KvStore {
+    pub(crate) fn new(heads: Heads, layers: usize, kind: Kind, device: Device) -> Self {
+        Self { heads, layers, kind, device, next: 0, sessions: BTreeMap::new() }
+    }
+
+    /// Opens a session of at most `reserved` positions.
+    pub(crate) fn open(&mut self, reserved: u32) -> Result<KvSlot, StageError> {
+        let capacity = reserved.min(FIRST_POSITIONS);
+        let layers = (0..self.layers)
+            .map(|_| self.cache(capacity))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| StageError::Memory { positions: reserved, why: error.to_string() })?;
+        while self.sessions.contains_key(&KvSlot::new(self.next)) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let slot = KvSlot::new(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.sessions.insert(slot, SessionKv { layers, capacity, reserved, length: 0 });
+        Ok(slot)
+    }
+
+    /// Frees a session's memory.
+    pub(crate) fn close(&mut self, slot: KvSlot) {
+        self.sessions.remove(&slot);
+    }
+
+    /// Forgets positions from `length` on; the memory stays with the session.
+    pub(crate) fn trim(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError> {
+        let session = self.session_mut(slot)?;
+        session.length = session.length.min(length.get());
+        Ok(())
+    }
+
+    pub(crate) fn session(&self, slot: KvSlot) -> Result<&SessionKv, StageError> {
+        self.sessions.get(&slot).ok_or(StageError::UnknownSlot(slot.get()))
+    }
+
+    pub(crate) fn session_mut(&mut self, slot: KvSlot) -> Result<&mut SessionKv, StageError> {
+        self.sessions.get_mut(&slot).ok_or(StageError::UnknownSlot(slot.get()))
+    }
+
+    /// Makes room for positions below `length`, one layer after the other, so that no more than one
+    /// layer is held twice.
+    pub(crate) fn grow(&mut self, slot: KvSlot, length: u32) -> Result<(), StageError> {
+        let session = self.session(slot)?;
+        let (held, used, reserved) = (session.capacity, session.length, session.reserved);
+        if length <= held {
+            return Ok(());
+        }
+        let capacity = length.max(held.saturating_mul(2)).min(reserved);
+        for layer in 0..self.layers {
+            let grown = self
+                .moved(slot, layer, capacity, used)
+                .map_err(|error| StageError::Memory { positions: capacity, why: error.to_string() })?;
+            if let Some(session) = self.sessions.get_mut(&slot) {
+                session.layers[layer] = grown;
+            }
+        }
+        self.session_mut(slot)?.capacity = capacity;
+        Ok(())
+    }
+
+    /// Bytes held by all sessions.
+    pub(crate) fn bytes(&self) -> u64 {
+        let sessions = self.sessions.values();
+        sessions.map(|session| u64::from(session.capacity) * self.bytes_per_position()).sum()
+    }
+
+    /// Bytes of one position in all layers of the stage.
+    pub(crate) fn bytes_per_position(&self) -> u64 {
+        let row = self.heads.keys * self.heads.dim;
+        2 * self.layers as u64 * row as u64 * self.kind.elt_size_in_bytes() as u64
+    }
+
+    fn moved(&self, slot: KvSlot, layer: usize, capacity: u32, used: u32) -> Result<LayerCache, GrowError> {
+        let new = self.cache(capacity)?;
+        let old =
+            self.sessions.get(&slot).and_then(|session| session.layers.get(layer)).ok_or(GrowError::Gone)?;
+        for (new, old) in [(&new.keys, &old.keys), (&new.values, &old.values)] {
+            new.f_narrow(1, 0, i64::from(used))?.f_copy_(&old.f_narrow(1, 0, i64::from(used))?)?;
+        }
+        Ok(new)
+    }
+
+    fn cache(&self, capacity: u32) -> Result<LayerCache, tch::TchError> {
+        let shape = [self.heads.keys, i64::from(capacity), self.heads.dim];
+        let empty = || Tensor::f_empty(shape, (self.kind, self.device));
+        Ok(LayerCache { keys: empty()?, values: empty()? })
+    }
+}
+
+impl SessionKv {
+    /// Positions that are valid.
+    pub(crate) fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// Most positions.
+    pub(crate) fn reserved(&self) -> u32 {
+        self.reserved
+    }
+
+    /// Makes positions below `length` valid, after every layer has written them.
+    pub(crate) fn advance(&mut self, length: u32) {
+        self.length = length;
+    }
+
+    /// The cache of a layer, counted from the span's first.
+    pub(crate) fn layer(&mut self, index: usize) -> Result<&mut LayerCache, TorchError> {
+        self.layers.get_mut(index).ok_or_else(|| TorchError("no cache for this layer".into()))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum GrowError {
+    #[error("the session is gone")]
+    Gone,
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+}
+
+/// Positions a session starts with: a chat's first question and answer, so most sessions never
+/// move. 256 positions of the demo model's 30 layers are 5.9 MB in bf16.
+const FIRST_POSITIONS: u32 = 256;

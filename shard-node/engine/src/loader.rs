@@ -1,0 +1,120 @@
+//! Loading a shard: from a checkpoint on disk to a stage that is ready to step.
+//!
+//! [`load`] runs on the compute thread that will own the stage, because tensors, inference mode
+//! and the number of compute threads belong to a thread.
+
+use std::path::PathBuf;
+
+use proto::LayerSpan;
+use proto::tensor::NumericsClass;
+use shard_node_stage::{LoadError, Stage, StageLoader, StageShape};
+use shard_node_weights::Checkpoint;
+
+use crate::device::DeviceChoice;
+use crate::error::EngineError;
+use crate::families::Family;
+use crate::ffi::{self, InferenceMode};
+use crate::kernels::rotary::Rotary;
+use crate::kv::KvStore;
+use crate::numerics::Numerics;
+use crate::span_weights::{SpanWeights, stored_bytes};
+use crate::stage::{Head, TorchStage, heads_of};
+
+/// What to load and how to compute it.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// A GGUF file or an HF directory.
+    pub model: PathBuf,
+    /// The layers of the shard.
+    pub span: LayerSpan,
+    /// The numerics class.
+    pub class: NumericsClass,
+    /// Where it computes.
+    pub device: DeviceChoice,
+    /// Compute threads; class `exact` takes one whatever this says.
+    pub threads: usize,
+}
+
+/// How far loading has come, in bytes of the model's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Read so far.
+    pub read: u64,
+    /// To read in all.
+    pub total: u64,
+}
+
+/// A loader to run once, on the compute thread. `progress` is called on that thread.
+pub fn loader(options: EngineOptions, progress: impl FnMut(LoadProgress) + Send + 'static) -> StageLoader {
+    Box::new(move || load(&options, progress).map_err(LoadError::new))
+}
+
+/// Loads on the calling thread, which from then on is the stage's compute thread.
+pub fn load(
+    options: &EngineOptions,
+    progress: impl FnMut(LoadProgress),
+) -> Result<Box<dyn Stage>, EngineError> {
+    Ok(Box::new(load_stage(options, progress)?))
+}
+
+pub(crate) fn load_stage(
+    options: &EngineOptions,
+    mut progress: impl FnMut(LoadProgress),
+) -> Result<TorchStage, EngineError> {
+    let checkpoint = Checkpoint::open(&options.model)?;
+    let architecture = checkpoint.architecture()?;
+    let span = options.span.within(architecture.n_layers)?;
+    let family = Family::of(&architecture)?;
+    if i64::from(architecture.head_dim) > ffi::MAX_HEAD_DIM {
+        return Err(EngineError::HeadDim { dim: architecture.head_dim, most: ffi::MAX_HEAD_DIM });
+    }
+    let total = stored_bytes(&checkpoint, &architecture, span)?;
+
+    let device = options.device.open()?;
+    let numerics = Numerics::choose(options.class, device)?;
+    let threads = numerics.threads(options.threads);
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    let mode = InferenceMode::enter()?;
+
+    let weights = SpanWeights::new(&checkpoint, numerics.linear, device);
+    let first = span.start() == 0;
+    let last = span.end() == architecture.n_layers;
+    let [hidden, vocab] = [architecture.hidden, architecture.vocab].map(u64::from);
+    progress(LoadProgress { read: 0, total });
+    let embedding = if first { Some(weights.table(EMBEDDING, vocab, hidden)?) } else { None };
+    let mut layers = Vec::with_capacity(span.len() as usize);
+    for layer in span.layers() {
+        layers.push(family.load(&weights, &architecture, layer)?);
+        progress(LoadProgress { read: total * layers.len() as u64 / (u64::from(span.len()) + 1), total });
+    }
+    let head = if last {
+        let output = if architecture.tied_head { EMBEDDING } else { "lm_head.weight" };
+        Some(Head {
+            norm: weights.vector("model.norm.weight", hidden)?,
+            eps: architecture.norm_eps,
+            output: weights.linear(&[(output, vocab)], hidden)?,
+        })
+    } else {
+        None
+    };
+    progress(LoadProgress { read: total, total });
+
+    let heads = heads_of(&architecture);
+    let kv = KvStore::new(heads, layers.len(), numerics.linear.activation_kind(), device);
+    let shape = StageShape {
+        span,
+        n_layers: architecture.n_layers,
+        hidden: architecture.hidden,
+        vocab: architecture.vocab,
+        context: architecture.context,
+        class: options.class,
+        kv_bytes_per_position: kv.bytes_per_position(),
+    };
+    let rotary = Rotary::new(&architecture, device)?;
+    let stage =
+        TorchStage { shape, numerics, device, heads, embedding, layers, head, rotary, kv, _mode: mode };
+    tracing::info!(%span, threads, matrix_bytes = stage.weight_bytes(), "shard loaded");
+    Ok(stage)
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";

@@ -1,0 +1,44 @@
+//! How a stage of a numerics class computes on this machine. Decided once, by what the machine
+//! can do and never by a stopwatch, so that like machines give like bits.
+
+use proto::tensor::NumericsClass;
+use tch::Device;
+
+use crate::ffi::{self, TorchError};
+use crate::kernels::linear::LinearKind;
+
+/// The kernels of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Numerics {
+    pub(crate) class: NumericsClass,
+    pub(crate) linear: LinearKind,
+}
+
+impl Numerics {
+    /// Chooses and says so in the log.
+    pub(crate) fn choose(class: NumericsClass, device: Device) -> Result<Self, TorchError> {
+        let linear = linear_kind(class, device, ffi::onednn_has_bf16()?);
+        tracing::info!(%class, ?linear, ?device, vectors = ffi::cpu_capability(), "numerics");
+        Ok(Self { class, linear })
+    }
+
+    /// Attention goes one query row at a time.
+    pub(crate) fn row_by_row(self) -> bool {
+        self.class == NumericsClass::Exact
+    }
+
+    /// Compute threads: the exact class has one, because sums split over threads round otherwise.
+    pub(crate) fn threads(self, asked: usize) -> usize {
+        if self.row_by_row() { 1 } else { asked.max(1) }
+    }
+}
+
+fn linear_kind(class: NumericsClass, device: Device, onednn_bf16: bool) -> LinearKind {
+    match (class, device) {
+        (NumericsClass::Exact, _) => LinearKind::Exact,
+        (NumericsClass::Bf16, Device::Cpu) if onednn_bf16 => LinearKind::Packed,
+        // Without AVX-512 the library's bf16 products are slower than f32 ones of twice the bytes.
+        (NumericsClass::Bf16, Device::Cpu) => LinearKind::Widened,
+        (NumericsClass::Bf16, _) => LinearKind::Plain,
+    }
+}

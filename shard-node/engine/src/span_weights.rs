@@ -1,0 +1,87 @@
+//! The tensors of one span, read from a checkpoint into the layout the stage computes with.
+//!
+//! Only what is asked for is read; each tensor's file pages go back to the system once its values
+//! lie in a matrix of their own. Families ask by HF name and expected size; whatever the file lacks
+//! or has otherwise is an error that names it.
+
+use proto::LayerSpan;
+use shard_node_weights::{Bf16, Checkpoint, TensorError};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::EngineError;
+use crate::ffi::{self, Value};
+use crate::kernels::linear::{Linear, LinearKind};
+
+/// Reads the tensors of a span.
+#[derive(Debug)]
+pub(crate) struct SpanWeights<'a> {
+    checkpoint: &'a Checkpoint,
+    kind: LinearKind,
+    device: Device,
+}
+
+impl<'a> SpanWeights<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, kind: LinearKind, device: Device) -> Self {
+        Self { checkpoint, kind, device }
+    }
+
+    /// A vector in f32: norms are small, and kept exact in every class.
+    pub(crate) fn vector(&self, name: &str, len: u64) -> Result<Tensor, EngineError> {
+        let tensor = self.checkpoint.require(name, &[len])?;
+        let read = ffi::filled(&[len as i64], |values: &mut [f32]| {
+            self.checkpoint.rows_into(tensor, 0..len, values)
+        })??;
+        Ok(read.f_to_device(self.device)?)
+    }
+
+    /// Several matrices of the same width stacked into one, ready to multiply.
+    pub(crate) fn linear(&self, parts: &[(&str, u64)], columns: u64) -> Result<Linear, EngineError> {
+        let stacked = match self.kind.weight_kind() {
+            Kind::Float => self.stacked::<f32>(parts, columns)?,
+            _ => self.stacked::<Bf16>(parts, columns)?,
+        };
+        let linear = Linear::new(stacked.f_to_device(self.device)?, self.kind)?;
+        for (name, _) in parts {
+            self.checkpoint.release(name)?;
+        }
+        Ok(linear)
+    }
+
+    /// A matrix as plain rows of the activations' type: the embedding.
+    pub(crate) fn table(&self, name: &str, rows: u64, columns: u64) -> Result<Tensor, EngineError> {
+        let parts = [(name, rows)];
+        let table = match self.kind.activation_kind() {
+            Kind::Float => self.stacked::<f32>(&parts, columns)?,
+            _ => self.stacked::<Bf16>(&parts, columns)?,
+        };
+        self.checkpoint.release(name)?;
+        Ok(table.f_to_device(self.device)?)
+    }
+
+    fn stacked<T: Value>(&self, parts: &[(&str, u64)], columns: u64) -> Result<Tensor, EngineError> {
+        let tensors = parts
+            .iter()
+            .map(|&(name, rows)| Ok((self.checkpoint.require(name, &[rows, columns])?, rows)))
+            .collect::<Result<Vec<_>, TensorError>>()?;
+        let total: u64 = parts.iter().map(|&(_, rows)| rows).sum();
+        let read = ffi::filled(&[total as i64, columns as i64], |mut values: &mut [T]| {
+            for (tensor, rows) in tensors {
+                let (part, rest) = values.split_at_mut((rows * columns) as usize);
+                self.checkpoint.rows_into(tensor, 0..rows, part)?;
+                values = rest;
+            }
+            Ok::<_, TensorError>(())
+        });
+        Ok(read??)
+    }
+}
+
+/// Bytes of all stored tensors of a span: what loading reads.
+pub(crate) fn stored_bytes(
+    checkpoint: &Checkpoint,
+    architecture: &proto::manifest::Architecture,
+    span: LayerSpan,
+) -> Result<u64, TensorError> {
+    let tensors = shard_node_weights::span_tensors(architecture, span);
+    tensors.iter().map(|(name, shape)| Ok(checkpoint.require(name, shape)?.stored_bytes())).sum()
+}

@@ -1,0 +1,262 @@
+//! `TorchStage`: a span of decoder layers behind the `Stage` seam.
+//!
+//! Checks everything that comes in, then embeds (first stage), runs the layers, and gives
+//! activations or (last stage) logits of the rows to sample. Never panics on input.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use proto::Position;
+use proto::manifest::Architecture;
+use shard_node_stage::{KvSlot, Stage, StageError, StageShape, StepGroup, StepInput, StepOutput};
+use tch::{Device, Kind, Tensor};
+
+use crate::families::DecoderLayer;
+use crate::ffi::{self, InferenceMode, TorchError};
+use crate::kernels::attention::Heads;
+use crate::kernels::linear::Linear;
+use crate::kernels::rotary::Rotary;
+use crate::kernels::rows::rms_norm;
+use crate::kv::KvStore;
+use crate::numerics::Numerics;
+use crate::rows::StepRows;
+
+/// A loaded shard. Lives and dies on the thread that loaded it.
+#[derive(Debug)]
+pub(crate) struct TorchStage {
+    pub(crate) shape: StageShape,
+    pub(crate) numerics: Numerics,
+    pub(crate) device: Device,
+    pub(crate) heads: Heads,
+    pub(crate) embedding: Option<Tensor>,
+    pub(crate) layers: Vec<Box<dyn DecoderLayer>>,
+    pub(crate) head: Option<Head>,
+    pub(crate) rotary: Rotary,
+    pub(crate) kv: KvStore,
+    /// Last, so that it outlives every tensor above.
+    pub(crate) _mode: InferenceMode,
+}
+
+/// Final norm and output matrix of a last stage.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) norm: Tensor,
+    pub(crate) eps: f64,
+    pub(crate) output: Linear,
+}
+
+/// The sizes of an architecture's attention.
+pub(crate) fn heads_of(architecture: &Architecture) -> Heads {
+    Heads {
+        queries: i64::from(architecture.heads),
+        keys: i64::from(architecture.kv_heads),
+        dim: i64::from(architecture.head_dim),
+    }
+}
+
+impl Stage for TorchStage {
+    fn shape(&self) -> StageShape {
+        self.shape
+    }
+
+    fn open(&mut self, max_positions: u32) -> Result<KvSlot, StageError> {
+        let context = self.shape.context;
+        if max_positions == 0 || max_positions > context {
+            return Err(StageError::Memory {
+                positions: max_positions,
+                why: format!("a session of this model has 1 to {context} positions"),
+            });
+        }
+        self.rotary.reserve(max_positions).map_err(compute)?;
+        self.kv.open(max_positions)
+    }
+
+    fn close(&mut self, slot: KvSlot) {
+        self.kv.close(slot);
+    }
+
+    fn trim(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError> {
+        self.kv.trim(slot, length)
+    }
+
+    fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError> {
+        let rows = self.check_groups(groups)?;
+        let start = self.start(rows, &input)?;
+        for group in groups {
+            self.kv.grow(group.slot, group.start.get() + group.rows)?;
+        }
+        let output = self.compute(groups, rows, start)?;
+        for group in groups {
+            self.kv.session_mut(group.slot)?.advance(group.start.get() + group.rows);
+        }
+        Ok(output)
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.kv.bytes()
+    }
+}
+
+/// Checked input of a step.
+enum Start<'a> {
+    Tokens(Vec<i64>),
+    Rows(&'a Bytes),
+}
+
+impl TorchStage {
+    /// Bytes of the matrices that a decode step reads.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        let layers: usize = self.layers.iter().map(|layer| layer.bytes()).sum();
+        layers + self.head.as_ref().map_or(0, |head| head.output.bytes())
+    }
+
+    /// Every group continues an open session within its reservation; gives the number of rows.
+    fn check_groups(&self, groups: &[StepGroup]) -> Result<usize, StageError> {
+        if groups.is_empty() {
+            return Err(StageError::Input("a step without rows".into()));
+        }
+        let mut seen = BTreeSet::new();
+        let mut total = 0usize;
+        for group in groups {
+            let session = self.kv.session(group.slot)?;
+            if !seen.insert(group.slot) {
+                return Err(StageError::Input(format!("KV slot {} occurs twice", group.slot.get())));
+            }
+            if group.rows == 0 {
+                return Err(StageError::Input("a group without rows".into()));
+            }
+            let (expected, reserved) = (session.length(), session.reserved());
+            if group.start.get() != expected {
+                return Err(StageError::Position { expected: Position::new(expected), got: group.start });
+            }
+            if group.start.get().checked_add(group.rows).is_none_or(|end| end > reserved) {
+                return Err(StageError::Reservation { position: Position::new(reserved), reserved });
+            }
+            total += group.rows as usize;
+        }
+        Ok(total)
+    }
+
+    /// The input fits the stage and the rows.
+    fn start<'a>(&self, rows: usize, input: &'a StepInput) -> Result<Start<'a>, StageError> {
+        match input {
+            StepInput::Tokens(tokens) if self.shape.is_first() => {
+                if tokens.len() != rows {
+                    return Err(StageError::Input(format!("{} tokens for {rows} rows", tokens.len())));
+                }
+                let vocab = self.shape.vocab;
+                match tokens.iter().find(|&&token| token >= vocab) {
+                    Some(&token) => Err(StageError::Token { token, vocab }),
+                    None => Ok(Start::Tokens(tokens.iter().map(|&token| i64::from(token)).collect())),
+                }
+            }
+            StepInput::Activations(bytes) if !self.shape.is_first() => {
+                let expected = rows * self.shape.row_bytes();
+                if bytes.len() == expected {
+                    Ok(Start::Rows(bytes))
+                } else {
+                    let got = bytes.len();
+                    Err(StageError::Input(format!("{got} bytes for {rows} rows, expected {expected}")))
+                }
+            }
+            StepInput::Tokens(_) => Err(StageError::Input("tokens to a stage that does not embed".into())),
+            StepInput::Activations(_) => Err(StageError::Input("activations to a stage that embeds".into())),
+        }
+    }
+
+    fn compute(
+        &mut self,
+        groups: &[StepGroup],
+        rows: usize,
+        start: Start<'_>,
+    ) -> Result<StepOutput, StageError> {
+        let x = match start {
+            Start::Tokens(tokens) => {
+                let x = self.embed(&tokens).map_err(compute)?;
+                self.run_layers(groups, &x)
+            }
+            Start::Rows(bytes) => {
+                let shape = [rows as i64, i64::from(self.shape.hidden)];
+                let kind = self.numerics.linear.activation_kind();
+                self.with_rows(bytes, shape, kind, |stage, x| stage.run_layers(groups, x))?
+            }
+        }
+        .map_err(compute)?;
+        match &self.head {
+            None => to_wire(&x).map(StepOutput::Activations).map_err(compute),
+            Some(head) => logits(head, groups, &x).map(StepOutput::Logits).map_err(compute),
+        }
+    }
+
+    fn embed(&self, tokens: &[i64]) -> Result<Tensor, TorchError> {
+        let table =
+            self.embedding.as_ref().ok_or_else(|| TorchError("this stage has no embedding".into()))?;
+        let ids = Tensor::f_from_slice(tokens)?.f_to_device(self.device)?;
+        Ok(table.f_index_select(0, &ids)?)
+    }
+
+    fn run_layers(&mut self, groups: &[StepGroup], x: &Tensor) -> Result<Tensor, TorchError> {
+        let mut rows =
+            StepRows::new(groups, &mut self.kv, &self.rotary, self.heads, self.numerics.row_by_row());
+        let mut layers = self.layers.iter();
+        // The first layer reads `x`, which may lie in a frame; from its output on, tensors own their memory.
+        let first = layers.next().ok_or_else(|| TorchError("a span without layers".into()))?;
+        let mut x = first.forward(x, &mut rows)?;
+        for layer in layers {
+            rows.next_layer();
+            x = layer.forward(&x, &mut rows)?;
+        }
+        Ok(x)
+    }
+
+    /// Runs `f` on the rows of a frame, without a copy where the device is the CPU and the bytes are aligned.
+    fn with_rows<R>(
+        &mut self,
+        bytes: &Bytes,
+        shape: [i64; 2],
+        kind: Kind,
+        f: impl FnOnce(&mut Self, &Tensor) -> R,
+    ) -> Result<R, StageError> {
+        let aligned = bytes.as_ptr().align_offset(kind.elt_size_in_bytes()) == 0;
+        if aligned && self.device == Device::Cpu {
+            return ffi::with_borrowed(bytes, &shape, kind, |x| f(self, x))
+                .ok_or_else(|| StageError::Input("bytes do not fit the rows".into()));
+        }
+        let copy = Tensor::f_from_data_size(bytes, &shape, kind)
+            .and_then(|copy| copy.f_to_device(self.device))
+            .map_err(|error| compute(error.into()))?;
+        Ok(f(self, &copy))
+    }
+}
+
+/// Norm and head over the last row of each group that samples.
+fn logits(head: &Head, groups: &[StepGroup], x: &Tensor) -> Result<Vec<f32>, TorchError> {
+    let mut end = 0i64;
+    let ends = groups.iter().map(|group| {
+        end += i64::from(group.rows);
+        (group.sample, end - 1)
+    });
+    let wanted: Vec<i64> = ends.filter_map(|(sample, last)| sample.then_some(last)).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let x = if wanted.len() as i64 == x.size2()?.0 {
+        x.shallow_clone()
+    } else {
+        x.f_index_select(0, &Tensor::f_from_slice(&wanted)?.f_to_device(x.device())?)?
+    };
+    let logits = head.output.forward_f32(&rms_norm(&x, &head.norm, head.eps)?)?.f_to_device(Device::Cpu)?;
+    let values = ffi::contiguous_f32(&logits).ok_or_else(|| TorchError("logits are not dense".into()))?;
+    Ok(values.to_vec())
+}
+
+/// One copy out of the tensor into the frame.
+fn to_wire(x: &Tensor) -> Result<Bytes, TorchError> {
+    let x = x.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let bytes = ffi::contiguous_bytes(&x).ok_or_else(|| TorchError("activations are not dense".into()))?;
+    Ok(Bytes::copy_from_slice(bytes))
+}
+
+fn compute(error: TorchError) -> StageError {
+    StageError::Compute(error.to_string())
+}
