@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
@@ -48,7 +49,7 @@ pub(crate) fn exec(args: &LeashArgs) -> anyhow::Error {
 #[derive(Debug)]
 pub(crate) struct Leashed {
     child: Child,
-    /// Lines of its stdout; disconnected when it has closed it, which is when it has ended.
+    /// Lines of its stdout, if we read it; disconnected when it has closed it, which is when it has ended.
     lines: Receiver<String>,
 }
 
@@ -62,8 +63,13 @@ pub(crate) enum NoLine {
 }
 
 impl Leashed {
-    /// Starts `program` with its stdout read by us and its stderr sent to `stderr`.
-    pub(crate) fn start(program: &std::path::Path, arguments: &[OsString], stderr: Stdio) -> Result<Self> {
+    /// Starts `program`; with a piped `stdout` its lines are ours to read.
+    pub(crate) fn start(
+        program: &Path,
+        arguments: &[OsString],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe().context("find our own program")?)
             .arg("leash")
             .arg("--parent")
@@ -72,22 +78,23 @@ impl Leashed {
             .arg(program)
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(stderr)
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {}", program.display()))?;
-        let stdout = child.stdout.take().context("take the program's stdout")?;
         // A reader that is not kept up with makes the program wait, as a terminal would.
         let (sender, lines) = sync_channel(64);
-        std::thread::Builder::new().name("stdout".into()).spawn(move || {
-            for line in BufReader::new(stdout).split(b'\n') {
-                let Ok(line) = line else { break };
-                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
-                    break;
+        if let Some(stdout) = child.stdout.take() {
+            std::thread::Builder::new().name("stdout".into()).spawn(move || {
+                for line in BufReader::new(stdout).split(b'\n') {
+                    let Ok(line) = line else { break };
+                    if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                        break;
+                    }
                 }
-            }
-        })?;
+            })?;
+        }
         Ok(Self { child, lines })
     }
 
@@ -95,12 +102,17 @@ impl Leashed {
         self.child.id()
     }
 
-    /// The next line of its stdout.
+    /// The next line of its stdout within a time.
     pub(crate) fn line(&self, timeout: Duration) -> Result<String, NoLine> {
         self.lines.recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Disconnected => NoLine::Ended,
             RecvTimeoutError::Timeout => NoLine::TimedOut,
         })
+    }
+
+    /// The next line of its stdout, or `None` once it has ended.
+    pub(crate) fn next_line(&self) -> Option<String> {
+        self.lines.recv().ok()
     }
 
     /// Waits for the program's own end, after its stdout has ended.

@@ -32,13 +32,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Fetch libtorch and the demo model into third_party/ (about 640 MB once; does nothing when done)
+    /// Fetch libtorch and the demo model into `third_party/` (about 640 MB once; does nothing when done)
     Setup(setup::SetupArgs),
     /// Run a real model over several real processes on this machine and stream its answer
     Demo(demo::DemoArgs),
     /// Everything CI checks: format, lints, tidy, layers, libraries, all tests
     Test(test::TestArgs),
-    /// Long runs: the tests named soak_*, the 10,000-node simulation among them
+    /// Long runs: the tests named `soak_*`, the 10,000-node simulation among them
     Soak,
     /// Check the house rules that can be checked
     Tidy,

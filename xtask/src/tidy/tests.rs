@@ -106,12 +106,13 @@ fn crate_names_tests_and_other_strings_are_no_metrics() {
 
 #[test]
 fn a_frame_kind_needs_a_place_in_the_protocol_document() {
-    let frames = "//! X.\npub enum FrameKind {\n    /// Opens.\n    Open = 1,\n    #[doc(hidden)]\n    Close = 2,\n}\nenum Other {\n    Else,\n}\n";
+    let frames = "//! X.\nkinds! {\n    // Sessions.\n    /// Opens.\n    Open = 0x0001, limit BIG;\n    Close = 0x0002, limit SMALL;\n}\n";
     let frames = file("proto/src/frame.rs", frames);
     let both = file("docs/PROTOCOL.md", "`Open` (1) and `Close` (2).\n");
     assert_eq!(check(&[frames.clone(), both]), []);
     let one = file("docs/PROTOCOL.md", "`Open` only; Close later.\n");
     assert!(only(&check(&[frames, one])).contains("frame.rs:6: frame kind `Close`"));
+    assert!(only(&check(&[file("proto/src/frame.rs", "//! X.\n")])).contains("no frame kinds found"));
 }
 
 #[test]
