@@ -3,6 +3,8 @@
 //! The stubs are shell scripts that speak the command lines and JSON of our programs; the real ones are
 //! tested by cluster-tests. Each stub writes its process id, and the tests look those up.
 
+#![expect(clippy::unwrap_used, reason = "also the functions around the tests fail by panicking")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
