@@ -9,14 +9,23 @@ pub mod checkpoint;
 pub mod dequantise;
 pub mod gguf;
 pub mod header;
+pub mod inspect;
+pub mod manifest;
 mod mapping;
+pub mod model_ref;
 pub mod names;
 pub mod safetensors;
 pub mod stored;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 pub use architecture::{ArchitectureError, span_tensors};
 pub use checkpoint::{Checkpoint, OpenError, RowLayout, StoredTensor, TensorError};
 pub use dequantise::{Bf16, DequantiseError, Element};
+pub use inspect::{Inspection, inspect};
+pub use manifest::cache::ManifestCache;
+pub use manifest::{ComputeError, Described, VerifyError};
 pub use mapping::MappedFile;
+pub use model_ref::{BUILT_IN, BuiltIn, HubRef, ModelRef, ModelRefError};
+pub use text::{TextError, TextParts};

@@ -5,7 +5,7 @@
 mod open;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 
 use proto::tensor::Dtype;
@@ -15,6 +15,7 @@ use crate::gguf::Gguf;
 use crate::header::clip;
 use crate::mapping::MappedFile;
 pub use open::OpenError;
+pub(crate) use open::{read_json, read_small};
 
 /// An opened model: a GGUF file, or a directory of safetensors with its `config.json`.
 #[derive(Debug)]
@@ -238,6 +239,15 @@ impl Checkpoint {
         self.tensors.values()
     }
 
+    /// Readable tensors whose canonical name begins with `prefix`.
+    pub fn tensors_with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a StoredTensor> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.tensors
+            .range::<str, _>(from)
+            .take_while(move |(name, _)| name.starts_with(prefix))
+            .map(|(_, tensor)| tensor)
+    }
+
     /// Names that have no readable bytes, each with the reason, ordered by name.
     pub fn unreadable(&self) -> impl Iterator<Item = TensorError> {
         self.absent.iter().map(|(name, absent)| absent.error(name))
@@ -364,6 +374,13 @@ impl StoredTensor {
     /// Where the bytes are in the file; inside it, as checked by the header's parser.
     fn byte_range(&self) -> Range<usize> {
         self.offset as usize..(self.offset + self.len) as usize
+    }
+}
+
+impl StoredTensor {
+    /// Which file, and where in it.
+    pub(crate) const fn place(&self) -> (usize, u64) {
+        (self.file, self.offset)
     }
 }
 

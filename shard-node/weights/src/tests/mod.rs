@@ -3,6 +3,7 @@
 mod errors;
 mod goldens;
 mod hostile;
+mod manifests;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,98 @@
+//! A summary of a model for people and scripts: what it is, how large its parts are, what this version
+//! cannot compute. Reads headers only; printing is the program's.
+
+use std::collections::BTreeMap;
+
+use proto::LayerSpan;
+use proto::manifest::Architecture;
+use serde::Serialize;
+
+use crate::architecture::{ArchitectureError, Reading, span_tensors};
+use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::manifest::quantisation;
+
+/// What `inspect` shows of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inspection {
+    /// `gguf` or `safetensors`.
+    pub container: &'static str,
+    /// The decoder.
+    pub architecture: Architecture,
+    /// The type of most matrices.
+    pub quantisation: &'static str,
+    /// Tensors by stored type.
+    pub tensors: BTreeMap<&'static str, u64>,
+    /// Values in all tensors.
+    pub parameters: u64,
+    /// Stored bytes of all tensors.
+    pub stored_bytes: u64,
+    /// Stored bytes of each layer.
+    pub layer_bytes: Vec<u64>,
+    /// Stored bytes of the embedding.
+    pub embedding_bytes: u64,
+    /// Stored bytes that the last stage needs beside its layers: norm and head.
+    pub head_bytes: u64,
+    /// KV bytes of one token over all layers, in bf16.
+    pub kv_bytes_per_token_bf16: u64,
+    /// KV bytes of one token over all layers, in f32 (class `exact`).
+    pub kv_bytes_per_token_exact: u64,
+    /// Parts that this version cannot compute, tensors that are missing or unreadable; empty for a
+    /// usable model.
+    pub unsupported: Vec<String>,
+}
+
+/// Summarises an opened model.
+pub fn inspect(checkpoint: &Checkpoint) -> Result<Inspection, ArchitectureError> {
+    let Reading { architecture, mut unsupported } = checkpoint.read_architecture()?;
+    let mut tensors = BTreeMap::new();
+    let (mut parameters, mut stored_bytes) = (0, 0);
+    for tensor in checkpoint.tensors() {
+        *tensors.entry(tensor.dtype.name()).or_default() += 1;
+        parameters += tensor.rows() * tensor.columns();
+        stored_bytes += tensor.stored_bytes();
+    }
+    unsupported.extend(missing(checkpoint, &architecture));
+    let bytes_of = |name: &str| checkpoint.tensor(name).map_or(0, StoredTensor::stored_bytes);
+    let layer_bytes = (0..architecture.n_layers)
+        .map(|layer| {
+            let prefix = format!("model.layers.{layer}.");
+            checkpoint.tensors_with_prefix(&prefix).map(StoredTensor::stored_bytes).sum()
+        })
+        .collect();
+    let embedding_bytes = bytes_of("model.embed_tokens.weight");
+    let head = if architecture.tied_head { embedding_bytes } else { bytes_of("lm_head.weight") };
+    let kv = |element| u64::from(architecture.n_layers) * architecture.kv_bytes_per_layer(element);
+    Ok(Inspection {
+        container: checkpoint.container().name(),
+        quantisation: quantisation(checkpoint).name(),
+        tensors,
+        parameters,
+        stored_bytes,
+        layer_bytes,
+        embedding_bytes,
+        head_bytes: bytes_of("model.norm.weight") + head,
+        kv_bytes_per_token_bf16: kv(2),
+        kv_bytes_per_token_exact: kv(4),
+        unsupported,
+        architecture,
+    })
+}
+
+/// What a whole pipeline would miss, at most a few lines of it.
+fn missing(checkpoint: &Checkpoint, architecture: &Architecture) -> Vec<String> {
+    let Ok(whole) = LayerSpan::new(0, architecture.n_layers) else { return Vec::new() };
+    let problems = span_tensors(architecture, whole)
+        .into_iter()
+        .filter_map(|(name, shape)| checkpoint.require(&name, &shape).err())
+        .map(|error| error.to_string());
+    let mut problems: Vec<String> = problems.collect();
+    if problems.len() > SHOWN {
+        let more = problems.len() - SHOWN;
+        problems.truncate(SHOWN);
+        problems.push(format!("and {more} more tensors"));
+    }
+    problems
+}
+
+/// Missing tensors that are named one by one.
+const SHOWN: usize = 5;

@@ -1,0 +1,173 @@
+//! What a model's files say about text: tokenizer, chat template, and the ids that begin and end one.
+//! Reads them only; tokenising is `proto-text`'s. Everything here goes into the manifest, so it must
+//! not depend on files that one copy of a model may have and another may lack, such as a README.
+
+use std::path::{Path, PathBuf};
+
+use proto::manifest::MAX_TEMPLATE_BYTES;
+use serde_json::{Map, Value};
+
+use crate::checkpoint::{Checkpoint, Container, OpenError, read_json, read_small};
+use crate::gguf::Gguf;
+
+/// Largest `tokenizer.json`: the largest published ones (vocabulary 262,144) have 33 MB.
+pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+
+/// The text side of a model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextParts {
+    /// Bytes of `tokenizer.json`: the file itself, or what the GGUF's vocabulary converts to.
+    pub tokenizer_json: Option<Vec<u8>>,
+    /// The Jinja chat template.
+    pub chat_template: Option<String>,
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// The tokenizer adds `bos` to plain prompts.
+    pub add_bos: bool,
+    /// Ids that end an answer, ascending.
+    pub eos: Vec<u32>,
+    /// The licence that the weights file itself names (GGUF only).
+    pub licence: Option<String>,
+}
+
+/// Why the text side of a model could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// A file could not be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The chat template is too long.
+    #[error("{path}: the chat template has {bytes} bytes, more than the limit of {MAX_TEMPLATE_BYTES}")]
+    Template {
+        /// The model.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The GGUF's vocabulary does not convert.
+    #[error("{path}: its tokenizer cannot be used: {source}; use the model's HF directory instead")]
+    Tokenizer {
+        /// The model.
+        path: PathBuf,
+        /// What is wrong.
+        source: GgufTokenizerError,
+    },
+}
+
+impl Checkpoint {
+    /// Reads the text side of the model.
+    pub fn text(&self) -> Result<TextParts, TextError> {
+        let parts = match self.container() {
+            Container::Gguf(gguf) => gguf_parts(gguf, self.path())?,
+            Container::Safetensors { config } => directory_parts(self.path(), config)?,
+        };
+        match &parts.chat_template {
+            Some(template) if template.len() > MAX_TEMPLATE_BYTES => {
+                Err(TextError::Template { path: self.path().to_owned(), bytes: template.len() })
+            }
+            _ => Ok(parts),
+        }
+    }
+}
+
+/// Files of an HF directory, beside the weights, that the manifest depends on.
+pub(crate) const TEXT_FILES: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+
+fn directory_parts(path: &Path, config: &Map<String, Value>) -> Result<TextParts, TextError> {
+    let [tokenizer, tokenizer_config, generation, template] = TEXT_FILES.map(|name| path.join(name));
+    let tokenizer_json = read_small(&tokenizer, MAX_TOKENIZER_BYTES)?;
+    let tokenizer_config = read_json(&tokenizer_config)?.unwrap_or_default();
+    let generation = read_json(&generation)?.unwrap_or_default();
+    let template = read_small(&template, MAX_TEMPLATE_BYTES as u64)?
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .or_else(|| template_of(tokenizer_config.get("chat_template")?));
+    let mut eos: Vec<u32> =
+        [&generation, config].into_iter().flat_map(|map| ids(map.get("eos_token_id"))).collect();
+    eos.sort_unstable();
+    eos.dedup();
+    let add_bos = match tokenizer_config.get("add_bos_token").and_then(Value::as_bool) {
+        Some(flag) => flag,
+        None => tokenizer_json.as_deref().is_some_and(begins_with_special),
+    };
+    Ok(TextParts {
+        tokenizer_json,
+        chat_template: template,
+        bos: [&generation, config].into_iter().find_map(|map| ids(map.get("bos_token_id")).first().copied()),
+        add_bos,
+        eos,
+        licence: None,
+    })
+}
+
+/// A template is a string, or a list of named ones of which the default counts.
+fn template_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(template) => Some(template.clone()),
+        Value::Array(templates) => {
+            let default =
+                templates.iter().find(|named| named.get("name").is_some_and(|name| name == "default"));
+            default?.get("template")?.as_str().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+/// One id, or a list of ids.
+fn ids(value: Option<&Value>) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Some(Value::Array(values)) => values.iter().filter_map(id).collect(),
+        Some(value) => id(value).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+/// Does this `tokenizer.json` put a special token before a plain text?
+fn begins_with_special(tokenizer_json: &[u8]) -> bool {
+    fn inner(processor: &Value) -> bool {
+        if let Some(processors) = processor.get("processors").and_then(Value::as_array) {
+            return processors
+                .iter()
+                .any(|processor| processor.get("processors").is_none() && inner(processor));
+        }
+        processor.pointer("/single/0/SpecialToken").is_some()
+    }
+    serde_json::from_slice::<Value>(tokenizer_json)
+        .ok()
+        .and_then(|tokenizer| tokenizer.get("post_processor").map(inner))
+        .unwrap_or(false)
+}
+
+fn gguf_parts(gguf: &Gguf, path: &Path) -> Result<TextParts, TextError> {
+    let id = |key: &str| gguf.unsigned(key).and_then(|id| u32::try_from(id).ok());
+    let mut eos: Vec<u32> =
+        ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"]
+            .into_iter()
+            .filter_map(id)
+            .collect();
+    eos.sort_unstable();
+    eos.dedup();
+    let bos = id("tokenizer.ggml.bos_token_id");
+    // Without the key, llama.cpp adds BOS for SentencePiece vocabularies only.
+    let add_bos = gguf
+        .boolean("tokenizer.ggml.add_bos_token")
+        .unwrap_or_else(|| gguf.string("tokenizer.ggml.model") == Some("llama"));
+    Ok(TextParts {
+        tokenizer_json: gguf_tokenizer(gguf, path)?,
+        chat_template: gguf.string("tokenizer.chat_template").map(str::to_owned),
+        bos,
+        add_bos: add_bos && bos.is_some(),
+        eos,
+        licence: gguf.string("general.license").map(str::to_owned),
+    })
+}
+
+/// Stands in until proto-text converts vocabularies.
+#[derive(Debug, thiserror::Error)]
+#[error("no conversion")]
+pub struct GgufTokenizerError;
+
+fn gguf_tokenizer(gguf: &Gguf, _path: &Path) -> Result<Option<Vec<u8>>, TextError> {
+    Ok(gguf.string("tokenizer.huggingface.json").map(|json| json.as_bytes().to_vec()))
+}
