@@ -3,6 +3,7 @@
 mod clock;
 pub mod core;
 pub mod directory;
+pub mod simulation;
 pub mod static_directory;
 pub mod testing;
 
