@@ -1,1 +1,5 @@
-//! Front door of the swarm: discovers, plans, drives, streams.
+//! Front door of the swarm: discovers shards, plans a route, drives sessions, streams tokens out. Never links libtorch.
+
+pub mod driver;
+pub mod metrics;
+pub mod session;

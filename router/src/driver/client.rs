@@ -1,0 +1,182 @@
+//! The two ends between a session's task and whoever reads its answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::time::Duration;
+
+use proto::session::{Ended, Sampled};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::session::{Outcome, SessionError, SessionTerms};
+
+/// A token with the time it came, counted from the session's start.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct TimedToken {
+    /// The token.
+    pub token: Sampled,
+    /// When.
+    pub at: Duration,
+}
+
+/// How a session ended.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SessionEnd {
+    /// Why.
+    pub outcome: Outcome,
+    /// The stages' accounts in order, as far as they came.
+    pub accounts: Vec<Option<Ended>>,
+    /// When the prompt was sent, counted from the session's start; `None` if it was not.
+    pub prompt_sent: Option<Duration>,
+}
+
+/// A running session. Dropping it cancels.
+#[derive(Debug)]
+pub struct Session {
+    tokens: mpsc::Receiver<TimedToken>,
+    end: Option<oneshot::Receiver<SessionEnd>>,
+    wishes: Arc<Wishes>,
+}
+
+impl Session {
+    /// The next token; `None` after the last one. Reading extends the credit of the pipeline.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Option<TimedToken> {
+        let token = self.tokens.recv().await?;
+        self.wishes.consumed.fetch_add(1, Ordering::AcqRel);
+        self.wishes.changed.notify_one();
+        Some(token)
+    }
+
+    /// The answer is complete for the client: a stop string matched.
+    pub fn satisfied(&self) {
+        self.wishes.wish(SATISFIED);
+    }
+
+    /// Gives up.
+    pub fn cancel(&self) {
+        self.wishes.wish(CANCELLED);
+    }
+
+    /// A handle that can cancel from elsewhere.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(Arc::clone(&self.wishes))
+    }
+
+    /// Waits for the end and the accounts. Tokens that were not read are lost.
+    pub async fn end(mut self) -> SessionEnd {
+        self.tokens.close();
+        let lost = SessionEnd {
+            outcome: Outcome::Failed(SessionError::ShuttingDown),
+            accounts: Vec::new(),
+            prompt_sent: None,
+        };
+        match self.end.take() {
+            Some(end) => end.await.unwrap_or(lost),
+            None => lost,
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.wishes.wish(CANCELLED);
+    }
+}
+
+/// Cancels a session from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Canceller(Arc<Wishes>);
+
+impl Canceller {
+    /// Gives up.
+    pub fn cancel(&self) {
+        self.0.wish(CANCELLED);
+    }
+}
+
+/// What the reader has done and wants.
+#[derive(Debug, Default)]
+struct Wishes {
+    consumed: AtomicU32,
+    /// Only the first wish counts.
+    wish: AtomicU8,
+    changed: Notify,
+}
+
+const NONE: u8 = 0;
+const SATISFIED: u8 = 1;
+const CANCELLED: u8 = 2;
+
+impl Wishes {
+    fn wish(&self, wish: u8) {
+        let _ = self.wish.compare_exchange(NONE, wish, Ordering::AcqRel, Ordering::Acquire);
+        self.changed.notify_one();
+    }
+}
+
+/// A wish of the reader that ends the session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wish {
+    Satisfied,
+    Cancelled,
+}
+
+/// The session task's end.
+#[derive(Debug)]
+pub(super) struct Client {
+    tokens: Option<mpsc::Sender<TimedToken>>,
+    end: oneshot::Sender<SessionEnd>,
+    wishes: Arc<Wishes>,
+}
+
+impl Client {
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(super) async fn changed(&self) {
+        self.wishes.changed.notified().await;
+    }
+
+    pub(super) fn consumed(&self) -> u32 {
+        self.wishes.consumed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn wish(&self) -> Option<Wish> {
+        match self.wishes.wish.load(Ordering::Acquire) {
+            SATISFIED => Some(Wish::Satisfied),
+            CANCELLED => Some(Wish::Cancelled),
+            _ => None,
+        }
+    }
+
+    /// Hands a token over. Never waits: credit keeps the queue from filling up.
+    pub(super) fn emit(&self, token: TimedToken) {
+        if let Some(tokens) = &self.tokens {
+            // A reader that has gone has wished to cancel.
+            let _ = tokens.try_send(token);
+        }
+    }
+
+    /// No token follows.
+    pub(super) fn close_tokens(&mut self) {
+        self.tokens = None;
+    }
+
+    pub(super) fn finish(self, end: SessionEnd) {
+        // Nobody may be interested.
+        let _ = self.end.send(end);
+    }
+}
+
+pub(super) fn pair(terms: &SessionTerms) -> (Session, Client) {
+    // A tail may be one token past the credit, and credit at most `terms.credit` past what was read.
+    let (tokens_in, tokens) = mpsc::channel(terms.credit.clamp(1, MAX_CREDIT) as usize + 1);
+    let (end_in, end) = oneshot::channel();
+    let wishes = Arc::new(Wishes::default());
+    let session = Session { tokens, end: Some(end), wishes: Arc::clone(&wishes) };
+    (session, Client { tokens: Some(tokens_in), end: end_in, wishes })
+}
+
+/// Largest credit, for the sake of the queue's size.
+pub(super) const MAX_CREDIT: u32 = 4096;

@@ -1,0 +1,272 @@
+//! The task of one session: carries events to its [`SessionMachine`] and does what it says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::session::{Ended, Open, Opened, Refused};
+use proto::status::{Refusal, RefusalCode};
+use proto::{FrameKind, Message};
+use proto_transport::Connection;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, SessionEnd, TimedToken, Wish};
+use super::link::{Inbox, Link};
+use super::links::Links;
+use super::losses::Losses;
+use crate::metrics::RouterMetrics;
+use crate::session::{
+    Action, Event, OpenFailure, Outcome, Report, SessionError, SessionMachine, SessionTerms,
+};
+
+/// A session's task before it runs.
+#[derive(Debug)]
+pub(super) struct Shell {
+    terms: SessionTerms,
+    links: Links,
+    client: Client,
+    metrics: RouterMetrics,
+}
+
+/// A timer that fires this much late means that the router itself did not run.
+const LATE: Duration = Duration::from_millis(250);
+
+impl Shell {
+    pub(super) const fn new(
+        terms: SessionTerms,
+        links: Links,
+        client: Client,
+        metrics: RouterMetrics,
+    ) -> Self {
+        Self { terms, links, client, metrics }
+    }
+
+    pub(super) async fn run(self, cancel: CancellationToken) {
+        let start = Instant::now();
+        let links = tokio::select! {
+            links = connect(&self.links, &self.terms) => links,
+            () = cancelled_by(&self.client) => Err(Outcome::Cancelled),
+            () = cancel.cancelled() => Err(Outcome::Failed(SessionError::ShuttingDown)),
+        };
+        match links {
+            Ok(links) => {
+                let mut running = Running::new(start, self.terms, links, self.client, self.metrics);
+                running.run(&cancel).await;
+                running.finish();
+            }
+            Err(outcome) => {
+                self.metrics.session_ended(&outcome);
+                self.client.finish(SessionEnd { outcome, accounts: Vec::new(), prompt_sent: None });
+            }
+        }
+    }
+}
+
+/// Links to all stages, dialled at once.
+async fn connect(links: &Links, terms: &SessionTerms) -> Result<Vec<Arc<Link>>, Outcome> {
+    let mut dials = JoinSet::new();
+    for (stage, at) in terms.stages().iter().enumerate() {
+        let (links, at) = (links.clone(), *at);
+        dials.spawn(async move { (stage, links.get(at.node, &[at.addr]).await) });
+    }
+    let mut found = vec![None; terms.stages().len()];
+    while let Some(dialled) = dials.join_next().await {
+        let Ok((stage, dialled)) = dialled else { return Err(Outcome::Failed(SessionError::ShuttingDown)) };
+        match dialled {
+            Ok(link) => found[stage] = Some(link),
+            Err(error) => {
+                let stage = terms.label(stage);
+                return Err(Outcome::Failed(SessionError::Unreachable { stage, why: error.to_string() }));
+            }
+        }
+    }
+    Ok(found.into_iter().flatten().collect())
+}
+
+async fn cancelled_by(client: &Client) {
+    while client.wish().is_none() {
+        client.changed().await;
+    }
+}
+
+/// A session whose links stand.
+#[derive(Debug)]
+struct Running {
+    start: Instant,
+    machine: SessionMachine,
+    links: Vec<Arc<Link>>,
+    client: Client,
+    metrics: RouterMetrics,
+    /// Bounded: what stages may report while the task does not run, see [`report_queue`].
+    reports: mpsc::Receiver<(usize, Report)>,
+    losses: Arc<Losses>,
+    /// At most one open is under way.
+    opens: JoinSet<(usize, Result<Opened, OpenFailure>)>,
+    outcome: Option<Outcome>,
+    accounts: Vec<Option<Ended>>,
+    prompt_sent: Option<Duration>,
+}
+
+impl Running {
+    fn new(
+        start: Instant,
+        terms: SessionTerms,
+        links: Vec<Arc<Link>>,
+        client: Client,
+        metrics: RouterMetrics,
+    ) -> Self {
+        let (reports_in, reports) = mpsc::channel(report_queue(&terms));
+        let losses = Arc::new(Losses::default());
+        for (stage, link) in links.iter().enumerate() {
+            let inbox = Inbox { stage, reports: reports_in.clone(), losses: Arc::clone(&losses) };
+            link.join(terms.session, inbox);
+        }
+        Self {
+            start,
+            machine: SessionMachine::new(terms),
+            links,
+            client,
+            metrics,
+            reports,
+            losses,
+            opens: JoinSet::new(),
+            outcome: None,
+            accounts: Vec::new(),
+            prompt_sent: None,
+        }
+    }
+
+    async fn run(&mut self, cancel: &CancellationToken) {
+        self.feed(Event::Start);
+        let mut stopping = false;
+        while !self.machine.is_done() {
+            let due = self.machine.next_tick().map_or_else(|| self.start + FAR, |tick| self.start + tick);
+            tokio::select! {
+                biased;
+                Some((stage, report)) = self.reports.recv() => self.feed(Event::Reported { stage, report }),
+                () = self.losses.changed() => self.feed_losses(),
+                Some(Ok((stage, answer))) = self.opens.join_next() => {
+                    self.feed(Event::OpenAnswered { stage, answer });
+                }
+                () = self.client.changed() => self.feed_wishes(),
+                () = cancel.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.feed(Event::Cancelled);
+                }
+                () = sleep_until(due) => self.tick(due),
+            }
+            // Reports come first above; a talkative stage must not hide another one's silence.
+            if self.machine.next_tick().is_some_and(|tick| tick <= self.start.elapsed()) {
+                self.feed(Event::Tick);
+            }
+        }
+    }
+
+    fn finish(self) {
+        let session = self.machine.terms().session;
+        for link in &self.links {
+            link.leave(session);
+        }
+        let outcome = self.outcome.unwrap_or(Outcome::Failed(SessionError::ShuttingDown));
+        self.metrics.session_ended(&outcome);
+        self.client.finish(SessionEnd { outcome, accounts: self.accounts, prompt_sent: self.prompt_sent });
+    }
+
+    fn tick(&mut self, due: Instant) {
+        let late = due.elapsed();
+        if late > LATE {
+            tracing::warn!(
+                late_ms = late.as_millis() as u64,
+                "router was not scheduled; stages get that time"
+            );
+            self.machine.forgive(late);
+        }
+        self.feed(Event::Tick);
+    }
+
+    /// What came before a loss counts before it.
+    fn feed_losses(&mut self) {
+        while let Ok((stage, report)) = self.reports.try_recv() {
+            self.feed(Event::Reported { stage, report });
+        }
+        for (stage, why) in self.losses.list() {
+            self.feed(Event::LinkLost { stage, why });
+        }
+    }
+
+    fn feed_wishes(&mut self) {
+        self.feed(Event::Consumed { tokens: self.client.consumed() });
+        match self.client.wish() {
+            Some(Wish::Satisfied) => self.feed(Event::Satisfied),
+            Some(Wish::Cancelled) => self.feed(Event::Cancelled),
+            None => {}
+        }
+    }
+
+    fn feed(&mut self, event: Event) {
+        for action in self.machine.on_event(self.start.elapsed(), event) {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Open { stage, open } => {
+                let connection = self.links[stage].connection().clone();
+                let timeout = self.machine.terms().limits.open;
+                let metrics = self.metrics.clone();
+                self.opens.spawn(async move {
+                    let answer = ask(&connection, &open, timeout).await;
+                    if let Err(OpenFailure::Refused(refusal)) = &answer {
+                        metrics.refused(refusal.code);
+                    }
+                    (stage, answer)
+                });
+            }
+            Action::Send { stage, frame } => {
+                if matches!(frame, crate::session::Control::Tokens(_)) {
+                    self.prompt_sent = Some(self.start.elapsed());
+                }
+                self.links[stage].send(&frame);
+            }
+            Action::Emit { token, at } => {
+                self.metrics.token();
+                self.client.emit(TimedToken { token, at });
+            }
+            Action::Conclude(outcome) => {
+                self.client.close_tokens();
+                self.outcome = Some(outcome);
+            }
+            Action::Done { accounts } => self.accounts = accounts,
+        }
+    }
+}
+
+/// Asks a stage to take part.
+async fn ask(connection: &Connection, open: &Open, timeout: Duration) -> Result<Opened, OpenFailure> {
+    let unreachable = |why: String| OpenFailure::Unreachable(why);
+    let answer = connection
+        .request(FrameKind::Open, open.encode(), timeout)
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
+    if answer.kind != FrameKind::Refused {
+        return answer.decode().map_err(|error| unreachable(error.to_string()));
+    }
+    let refused: Refused = answer.decode().map_err(|error| unreachable(error.to_string()))?;
+    Err(OpenFailure::Refused(if refused.session == open.session {
+        refused.refusal
+    } else {
+        Refusal::new(RefusalCode::Other, "answered for another session")
+    }))
+}
+
+/// A second of progress from every stage, a whole credit of tokens, and the stages' last words.
+fn report_queue(terms: &SessionTerms) -> usize {
+    let stages = terms.stages().len();
+    stages * (10 + 2) + terms.credit.min(super::client::MAX_CREDIT) as usize + 8
+}
+
+/// A tick that never comes.
+const FAR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,166 @@
+//! What the router counts. Registered once on the registry that is handed in.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use proto::status::RefusalCode;
+use proto_telemetry::{RegisterMetricError, Registry, buckets};
+
+use crate::session::{FinishReason, Outcome, SessionError};
+
+/// The router's metrics. Clones share them.
+#[derive(Clone, Debug)]
+pub struct RouterMetrics {
+    /// Moves by one when a session ends, by how it ended. Not when a route is not found.
+    sessions: IntCounterVec,
+    /// Sessions from their start to their last account.
+    open_sessions: IntGauge,
+    /// Moves with each token handed to a client. Duplicates and overshoot do not count.
+    tokens: IntCounter,
+    /// From the request to the first token. Requests without one do not count.
+    ttft: Histogram,
+    /// Between two tokens of one answer.
+    itl: Histogram,
+    /// Moves when a stage refuses to open, by its code.
+    refusals: IntCounterVec,
+    /// Moves when the directory is asked, by what came of it.
+    lookups: IntCounterVec,
+    /// Moves when a manifest or tokenizer is needed, by where it was found.
+    blobs: IntCounterVec,
+}
+
+/// What came of a lookup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LookupOutcome {
+    /// At least one record.
+    Found,
+    /// Nothing.
+    Empty,
+    /// No peer answered.
+    Failed,
+}
+
+/// Where a blob was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlobSource {
+    /// In the cache.
+    Cache,
+    /// Fetched from a node.
+    Node,
+    /// Nowhere.
+    Missing,
+}
+
+impl RouterMetrics {
+    /// Registers all metrics.
+    pub fn register(registry: &Registry) -> Result<Self, RegisterMetricError> {
+        Ok(Self {
+            sessions: registry.counter_vec(
+                "router_sessions_total",
+                "Sessions that ended, by outcome.",
+                &["outcome"],
+            )?,
+            open_sessions: registry.gauge("router_open_sessions", "Sessions open at present.")?,
+            tokens: registry.counter("router_tokens_total", "Tokens handed to clients.")?,
+            ttft: registry.histogram(
+                "router_ttft_seconds",
+                "From the request to the first token.",
+                buckets::SECONDS,
+            )?,
+            itl: registry.histogram("router_itl_seconds", "Between two tokens.", buckets::SECONDS)?,
+            refusals: registry.counter_vec(
+                "router_open_refusals_total",
+                "Opens that stages refused, by code.",
+                &["code"],
+            )?,
+            lookups: registry.counter_vec(
+                "router_lookups_total",
+                "Directory lookups, by outcome.",
+                &["outcome"],
+            )?,
+            blobs: registry.counter_vec(
+                "router_blobs_total",
+                "Manifests and tokenizers needed, by where they were found.",
+                &["source"],
+            )?,
+        })
+    }
+
+    pub(crate) fn session_started(&self) {
+        self.open_sessions.inc();
+    }
+
+    pub(crate) fn session_ended(&self, outcome: &Outcome) {
+        self.open_sessions.dec();
+        self.sessions.with_label_values(&[outcome_label(outcome)]).inc();
+    }
+
+    pub(crate) fn token(&self) {
+        self.tokens.inc();
+    }
+
+    pub(crate) fn first_token(&self, after: Duration) {
+        self.ttft.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn next_token(&self, after: Duration) {
+        self.itl.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn refused(&self, code: RefusalCode) {
+        self.refusals.with_label_values(&[refusal_label(code)]).inc();
+    }
+
+    pub(crate) fn lookup(&self, outcome: LookupOutcome) {
+        let label = match outcome {
+            LookupOutcome::Found => "found",
+            LookupOutcome::Empty => "empty",
+            LookupOutcome::Failed => "failed",
+        };
+        self.lookups.with_label_values(&[label]).inc();
+    }
+
+    pub(crate) fn blob(&self, source: BlobSource) {
+        let label = match source {
+            BlobSource::Cache => "cache",
+            BlobSource::Node => "node",
+            BlobSource::Missing => "missing",
+        };
+        self.blobs.with_label_values(&[label]).inc();
+    }
+}
+
+fn outcome_label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Finished(FinishReason::Stop) => "stop",
+        Outcome::Finished(FinishReason::Length) => "length",
+        Outcome::Cancelled => "cancelled",
+        Outcome::Failed(error) => match error {
+            SessionError::Refused { .. } => "refused",
+            SessionError::Unreachable { .. } => "unreachable",
+            SessionError::WrongDigest { .. } | SessionError::Violation { .. } => "violation",
+            SessionError::Lost { .. } => "lost",
+            SessionError::Stalled { .. } => "stalled",
+            SessionError::GaveUp { .. } => "gave_up",
+            SessionError::TimedOut { .. } => "timed_out",
+            SessionError::ShuttingDown => "shutting_down",
+        },
+    }
+}
+
+fn refusal_label(code: RefusalCode) -> &'static str {
+    match code {
+        RefusalCode::Other => "other",
+        RefusalCode::WrongModel => "wrong_model",
+        RefusalCode::WrongSpan => "wrong_span",
+        RefusalCode::WrongClass => "wrong_class",
+        RefusalCode::NoCapacity => "no_capacity",
+        RefusalCode::TooLong => "too_long",
+        RefusalCode::BadPlan => "bad_plan",
+        RefusalCode::HopUnreachable => "hop_unreachable",
+        RefusalCode::Draining => "draining",
+        RefusalCode::Stale => "stale",
+        RefusalCode::BadSampling => "bad_sampling",
+        RefusalCode::NotReady => "not_ready",
+    }
+}

@@ -1,0 +1,143 @@
+//! What happens to a session and what it wants done.
+
+use std::time::Duration;
+
+use proto::session::{Close, Credit, Ended, Failed, Open, Opened, Progress, Sampled, Tokens};
+use proto::status::Refusal;
+
+use super::SessionError;
+
+/// A frame of a stage's report stream.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Report {
+    /// A token.
+    Sampled(Sampled),
+    /// A sign of life.
+    Progress(Progress),
+    /// The stage gives up.
+    Failed(Failed),
+    /// The stage's account.
+    Ended(Ended),
+}
+
+/// What happened. Stages are numbered as in the plan.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// The session may begin.
+    Start,
+    /// A stage answered `Open`, or could not be asked.
+    OpenAnswered {
+        /// Which stage.
+        stage: usize,
+        /// Its answer.
+        answer: Result<Opened, OpenFailure>,
+    },
+    /// A stage reported.
+    Reported {
+        /// Which stage, by the connection it came on.
+        stage: usize,
+        /// What.
+        report: Report,
+    },
+    /// The connection to a stage is gone.
+    LinkLost {
+        /// Which stage.
+        stage: usize,
+        /// Why.
+        why: String,
+    },
+    /// The client has read this many tokens in all.
+    Consumed {
+        /// Tokens.
+        tokens: u32,
+    },
+    /// The client has what it wants: a stop string matched.
+    Satisfied,
+    /// The client gives up.
+    Cancelled,
+    /// Time has passed.
+    Tick,
+}
+
+/// Why a stage did not open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OpenFailure {
+    /// It refused.
+    Refused(Refusal),
+    /// It could not be asked, or gave no answer.
+    Unreachable(String),
+}
+
+/// A control frame.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Control {
+    /// The prompt.
+    Tokens(Tokens),
+    /// Credit and sign of life.
+    Credit(Credit),
+    /// The end.
+    Close(Close),
+}
+
+/// What is to be done, in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Ask a stage to take part and bring back its answer.
+    Open {
+        /// Which stage.
+        stage: usize,
+        /// The question.
+        open: Box<Open>,
+    },
+    /// Send a control frame.
+    Send {
+        /// Which stage.
+        stage: usize,
+        /// The frame.
+        frame: Control,
+    },
+    /// The next token of the answer.
+    Emit {
+        /// The token.
+        token: Sampled,
+        /// Since the session's start.
+        at: Duration,
+    },
+    /// The answer is complete, or will not be. No `Emit` follows.
+    Conclude(Outcome),
+    /// All is over: accounts are in or not to be had. Nothing follows.
+    Done {
+        /// The stages' accounts in order.
+        accounts: Vec<Option<Ended>>,
+    },
+}
+
+/// How an answer ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// As it should.
+    Finished(FinishReason),
+    /// The client gave up.
+    Cancelled,
+    /// It could not be completed.
+    Failed(SessionError),
+}
+
+/// Why an answer is complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FinishReason {
+    /// An end-of-sequence id, or a stop string.
+    Stop,
+    /// `max_tokens`, or the context is full.
+    Length,
+}
+
+impl FinishReason {
+    /// The word in `--json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! The state machine itself: one method per transition.
+
+use std::time::Duration;
+
+use proto::Position;
+use proto::session::{Close, Credit, Ended, Failed, Finish, Opened, Progress, Sampled, Tokens};
+use proto::status::CloseCode;
+
+use super::credit::CreditLine;
+use super::health::{StageHealth, Stall};
+use super::{Action, Control, Event, FinishReason, OpenFailure, Outcome, Report, SessionError, SessionTerms};
+
+/// A session's rules. Times count from its creation.
+#[derive(Debug)]
+pub struct SessionMachine {
+    terms: SessionTerms,
+    state: State,
+    credit: CreditLine,
+    health: Vec<StageHealth>,
+    /// Tokens received.
+    received: u32,
+    accounts: Vec<Option<Ended>>,
+    /// Stages that no account can be had of.
+    gone: Vec<bool>,
+    renewed: Duration,
+}
+
+#[derive(Debug, PartialEq)]
+enum State {
+    /// Not started.
+    Waiting,
+    /// `next` is being asked; all behind it have opened.
+    Opening { next: usize, asked: Duration },
+    /// Tokens come.
+    Running,
+    /// Only accounts are waited for.
+    Closing { until: Duration },
+    /// Over.
+    Done,
+}
+
+impl SessionMachine {
+    /// A session that has not started. The plan must tile the model and the prompt hold at least one token.
+    pub fn new(terms: SessionTerms) -> Self {
+        let stages = terms.stages().len();
+        Self {
+            credit: CreditLine::new(terms.first_position(), terms.credit),
+            health: vec![StageHealth::new(Duration::ZERO); stages],
+            accounts: vec![None; stages],
+            gone: vec![false; stages],
+            received: 0,
+            renewed: Duration::ZERO,
+            state: State::Waiting,
+            terms,
+        }
+    }
+
+    /// What the session was opened with.
+    pub const fn terms(&self) -> &SessionTerms {
+        &self.terms
+    }
+
+    /// Whether nothing more will come of it.
+    pub const fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// When the next [`Event::Tick`] is due, if nothing happens before.
+    pub fn next_tick(&self) -> Option<Duration> {
+        let total = self.terms.limits.total;
+        match self.state {
+            State::Waiting | State::Done => None,
+            State::Opening { asked, .. } => Some(min(asked + self.terms.limits.open, total)),
+            State::Running => {
+                let stalls = self.health.iter().map(|health| self.stall_deadline(health).0).min();
+                let lease = self.renewed + self.terms.limits.lease / RENEWALS_PER_LEASE;
+                Some(min(min(lease, stalls), total))
+            }
+            State::Closing { until } => Some(until),
+        }
+    }
+
+    /// The router's own clock jumped or its thread slept for so long: no stage is to blame for silence meanwhile.
+    pub fn forgive(&mut self, slept: Duration) {
+        for health in &mut self.health {
+            health.forgive(slept);
+        }
+    }
+
+    /// Takes an event and says what is to be done.
+    pub fn on_event(&mut self, now: Duration, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Start if self.state == State::Waiting => self.ask(now, self.last(), &mut actions),
+            Event::OpenAnswered { stage, answer } => self.answered(now, stage, answer, &mut actions),
+            Event::Reported { stage, report } if stage <= self.last() => {
+                self.reported(now, stage, report, &mut actions);
+            }
+            Event::LinkLost { stage, why } if stage <= self.last() => {
+                self.link_lost(now, stage, why, &mut actions);
+            }
+            Event::Consumed { tokens } if self.state == State::Running => {
+                if let Some(run_until) = self.credit.consumed(tokens.min(self.received)) {
+                    actions.push(self.send_credit(0, run_until));
+                }
+            }
+            Event::Satisfied => {
+                self.conclude(now, Outcome::Finished(FinishReason::Stop), CloseCode::Finished, &mut actions);
+            }
+            Event::Cancelled => self.conclude(now, Outcome::Cancelled, CloseCode::Cancelled, &mut actions),
+            Event::Tick => self.tick(now, &mut actions),
+            Event::Start | Event::Reported { .. } | Event::LinkLost { .. } | Event::Consumed { .. } => {}
+        }
+        actions
+    }
+
+    fn ask(&mut self, now: Duration, stage: usize, actions: &mut Vec<Action>) {
+        self.state = State::Opening { next: stage, asked: now };
+        actions.push(Action::Open { stage, open: Box::new(self.terms.open(stage)) });
+    }
+
+    fn answered(
+        &mut self,
+        now: Duration,
+        stage: usize,
+        answer: Result<Opened, OpenFailure>,
+        actions: &mut Vec<Action>,
+    ) {
+        let State::Opening { next, .. } = self.state else { return };
+        if next != stage {
+            return;
+        }
+        let label = self.terms.label(stage);
+        match answer {
+            Err(OpenFailure::Refused(refusal)) => {
+                self.gone[stage] = true;
+                self.fail(now, SessionError::Refused { stage: label, refusal }, actions);
+            }
+            Err(OpenFailure::Unreachable(why)) => {
+                self.fail(now, SessionError::Unreachable { stage: label, why }, actions);
+            }
+            Ok(opened)
+                if opened.session != self.terms.session || opened.generation != self.terms.generation =>
+            {
+                let what = "it answered for another session".into();
+                self.fail(now, SessionError::Violation { stage: label, what }, actions);
+            }
+            Ok(opened) if opened.digest != self.terms.plan.digest() => {
+                self.fail(now, SessionError::WrongDigest { stage: label }, actions);
+            }
+            Ok(_) if stage > 0 => self.ask(now, stage - 1, actions),
+            Ok(_) => self.run(now, actions),
+        }
+    }
+
+    /// All stages are open: the prompt goes out, and with it the first credit.
+    fn run(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.state = State::Running;
+        self.renewed = now;
+        for health in &mut self.health {
+            health.heard(now);
+        }
+        let (session, generation) = (self.terms.session, self.terms.generation);
+        let tokens =
+            Tokens { session, generation, start: Position::new(0), tokens: self.terms.prompt.clone() };
+        actions.push(Action::Send { stage: 0, frame: Control::Tokens(tokens) });
+        let run_until = self.credit.consumed(0).unwrap_or_else(|| self.credit.granted());
+        actions.push(self.send_credit(0, run_until));
+        self.update_debts(now);
+    }
+
+    fn reported(&mut self, now: Duration, stage: usize, report: Report, actions: &mut Vec<Action>) {
+        let (session, generation) = match &report {
+            Report::Sampled(Sampled { session, generation, .. })
+            | Report::Progress(Progress { session, generation, .. })
+            | Report::Failed(Failed { session, generation, .. })
+            | Report::Ended(Ended { session, generation, .. }) => (*session, *generation),
+        };
+        // Older generations are dropped silently; newer ones nobody has opened.
+        if session != self.terms.session || generation != self.terms.generation {
+            return;
+        }
+        match report {
+            Report::Ended(account) => {
+                self.accounts[stage] = Some(account);
+                self.finish_if_accounted(actions);
+            }
+            Report::Failed(failed) => {
+                self.gone[stage] = true;
+                self.stage_failed(now, stage, failed, actions);
+                self.finish_if_accounted(actions);
+            }
+            Report::Progress(progress) => {
+                self.health[stage].progress(now, &progress);
+                self.update_debts(now);
+            }
+            Report::Sampled(sampled) => {
+                self.health[stage].heard(now);
+                if self.state == State::Running {
+                    self.sampled(now, stage, sampled, actions);
+                }
+            }
+        }
+    }
+
+    /// A token, exactly once by position.
+    fn sampled(&mut self, now: Duration, stage: usize, token: Sampled, actions: &mut Vec<Action>) {
+        let expected = self.next_position();
+        if stage == self.last() && token.position < expected {
+            return; // A duplicate of what the client has.
+        }
+        if let Err(what) = self.check_token(stage, &token, expected) {
+            let stage = self.terms.label(stage);
+            return self.fail(now, SessionError::Violation { stage, what }, actions);
+        }
+        self.received += 1;
+        // A token of position p was sampled from the row at p - 1, which every stage has applied.
+        for health in &mut self.health {
+            health.advance(now, token.position);
+        }
+        self.update_debts(now);
+        actions.push(Action::Emit { token, at: now });
+        let reason = if self.terms.eos.contains(&token.token) {
+            Some(FinishReason::Stop)
+        } else if self.received >= self.terms.max_tokens || token.finish != Finish::No {
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            self.conclude(now, Outcome::Finished(reason), CloseCode::Finished, actions);
+        }
+    }
+
+    fn check_token(&self, stage: usize, token: &Sampled, expected: Position) -> Result<(), String> {
+        if stage != self.last() {
+            return Err("it sent a token, but is not the last stage".into());
+        }
+        if token.position > expected {
+            return Err(format!("it sent the token of position {}, expected {expected}", token.position));
+        }
+        if token.position > self.credit.last_token() {
+            return Err(format!(
+                "it ran past its credit: token {} of {}",
+                token.position,
+                self.credit.granted()
+            ));
+        }
+        if token.token >= self.terms.vocab {
+            return Err(format!(
+                "token id {} is outside the vocabulary of {}",
+                token.token, self.terms.vocab
+            ));
+        }
+        let ends = self.terms.eos.contains(&token.token);
+        let full = token.position.plus(1).get() >= self.terms.max_positions;
+        match token.finish {
+            Finish::Eos if !ends => Err(format!("it ended the answer with {}, which ends none", token.token)),
+            Finish::Length if self.received + 1 < self.terms.max_tokens && !full && !ends => {
+                Err(format!("it ended the answer after {} tokens", self.received + 1))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A stage gave up. If it names a lost neighbour, that one is to blame.
+    fn stage_failed(&mut self, now: Duration, stage: usize, failed: Failed, actions: &mut Vec<Action>) {
+        let lost = failed.lost.and_then(|lost| self.terms.stages().iter().position(|at| at.node == lost));
+        let error = match lost {
+            Some(lost) if lost != stage => {
+                let reporter = self.terms.stages()[stage].node.short();
+                let why = format!("node {reporter} reports: {}", words(&failed));
+                SessionError::Lost { stage: self.terms.label(lost), why }
+            }
+            _ => SessionError::GaveUp {
+                stage: self.terms.label(stage),
+                code: failed.code,
+                detail: failed.detail,
+            },
+        };
+        self.fail(now, error, actions);
+    }
+
+    fn link_lost(&mut self, now: Duration, stage: usize, why: String, actions: &mut Vec<Action>) {
+        self.gone[stage] = true;
+        match self.state {
+            State::Opening { .. } | State::Running => {
+                let stage = self.terms.label(stage);
+                self.fail(now, SessionError::Lost { stage, why }, actions);
+            }
+            State::Closing { .. } => self.finish_if_accounted(actions),
+            State::Waiting | State::Done => {}
+        }
+    }
+
+    fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if let (Some(after), State::Opening { .. } | State::Running) = (self.terms.limits.total, &self.state)
+            && now >= after
+        {
+            return self.fail(now, SessionError::TimedOut { after }, actions);
+        }
+        match self.state {
+            State::Opening { next, asked } if now >= asked + self.terms.limits.open => {
+                let why = format!("no answer to Open within {} ms", self.terms.limits.open.as_millis());
+                self.fail(now, SessionError::Unreachable { stage: self.terms.label(next), why }, actions);
+            }
+            State::Running => {
+                if let Some((stage, why)) = self.stalled(now) {
+                    let stage = self.terms.label(stage);
+                    return self.fail(now, SessionError::Stalled { stage, why }, actions);
+                }
+                if now >= self.renewed + self.terms.limits.lease / RENEWALS_PER_LEASE {
+                    self.renewed = now;
+                    let granted = self.credit.granted();
+                    actions.extend((0..=self.last()).map(|stage| self.send_credit(stage, granted)));
+                }
+            }
+            State::Closing { until } if now >= until => self.done(actions),
+            _ => {}
+        }
+    }
+
+    /// The stage that is stalled for longest.
+    fn stalled(&self, now: Duration) -> Option<(usize, String)> {
+        let (stage, (deadline, stall)) = self
+            .health
+            .iter()
+            .map(|health| self.stall_deadline(health))
+            .enumerate()
+            .min_by_key(|&(_, (deadline, _))| deadline)?;
+        let why = match stall {
+            Stall::Silent => "no sign of life".into(),
+            Stall::Stuck => format!("no row computed beyond position {}", self.health[stage].applied()),
+        };
+        (now >= deadline).then_some((stage, why))
+    }
+
+    fn stall_deadline(&self, health: &StageHealth) -> (Duration, Stall) {
+        health.deadline(&self.terms.limits, self.received == 0)
+    }
+
+    fn fail(&mut self, now: Duration, error: SessionError, actions: &mut Vec<Action>) {
+        let code = match &error {
+            SessionError::Lost { .. } | SessionError::Stalled { .. } => CloseCode::HopLost,
+            SessionError::Violation { .. } | SessionError::WrongDigest { .. } => CloseCode::Protocol,
+            SessionError::ShuttingDown => CloseCode::ShuttingDown,
+            SessionError::Refused { .. }
+            | SessionError::Unreachable { .. }
+            | SessionError::GaveUp { .. }
+            | SessionError::TimedOut { .. } => CloseCode::Cancelled,
+        };
+        self.conclude(now, Outcome::Failed(error), code, actions);
+    }
+
+    /// Closes every stage that may know the session. Only the first outcome counts.
+    fn conclude(&mut self, now: Duration, outcome: Outcome, code: CloseCode, actions: &mut Vec<Action>) {
+        let first = match self.state {
+            // No stage has been asked yet.
+            State::Waiting => self.last() + 1,
+            State::Opening { next, .. } => next,
+            State::Running => 0,
+            State::Closing { .. } | State::Done => return,
+        };
+        for stage in 0..=self.last() {
+            if stage < first {
+                self.gone[stage] = true;
+            } else if !self.gone[stage] {
+                let (session, generation) = (self.terms.session, self.terms.generation);
+                actions
+                    .push(Action::Send { stage, frame: Control::Close(Close { session, generation, code }) });
+            }
+        }
+        // A stage that could not be heard will hardly send its account.
+        if let Outcome::Failed(error) = &outcome
+            && let Some(stage) = error.stage()
+        {
+            self.gone[stage.stage] = true;
+        }
+        actions.push(Action::Conclude(outcome));
+        self.state = State::Closing { until: now + self.terms.limits.accounts };
+        self.finish_if_accounted(actions);
+    }
+
+    fn finish_if_accounted(&mut self, actions: &mut Vec<Action>) {
+        let complete = self.accounts.iter().zip(&self.gone).all(|(account, &gone)| account.is_some() || gone);
+        if matches!(self.state, State::Closing { .. }) && complete {
+            self.done(actions);
+        }
+    }
+
+    fn done(&mut self, actions: &mut Vec<Action>) {
+        self.state = State::Done;
+        actions.push(Action::Done { accounts: self.accounts.clone() });
+    }
+
+    fn send_credit(&self, stage: usize, run_until: Position) -> Action {
+        let (session, generation) = (self.terms.session, self.terms.generation);
+        Action::Send { stage, frame: Control::Credit(Credit { session, generation, run_until }) }
+    }
+
+    /// How many rows each stage has been given: stage 0 by prompt, tokens and credit, the others by their upstream.
+    fn update_debts(&mut self, now: Duration) {
+        if self.state != State::Running {
+            return;
+        }
+        let mut given = self.next_position().min(self.credit.granted());
+        for health in &mut self.health {
+            health.owes(now, given);
+            given = health.applied();
+        }
+    }
+
+    fn next_position(&self) -> Position {
+        self.terms.first_position().plus(self.received)
+    }
+
+    fn last(&self) -> usize {
+        self.health.len() - 1
+    }
+}
+
+/// Leases are renewed this many times within one, so that one lost renewal does no harm.
+const RENEWALS_PER_LEASE: u32 = 3;
+
+fn min(a: Duration, b: Option<Duration>) -> Duration {
+    b.map_or(a, |b| a.min(b))
+}
+
+fn words(failed: &Failed) -> String {
+    if failed.detail.is_empty() { failed.code.to_string() } else { failed.detail.clone() }
+}

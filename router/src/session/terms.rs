@@ -1,0 +1,120 @@
+//! What a session is opened with, fixed for its life.
+
+use std::fmt;
+use std::time::Duration;
+
+use proto::session::{Open, Plan, PlanStage, SamplingParams, TailTerms};
+use proto::{Generation, Position, SessionId};
+
+/// Everything that decides how a session runs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SessionTerms {
+    /// Drawn at random.
+    pub session: SessionId,
+    /// The pipeline's number within the session.
+    pub generation: Generation,
+    /// The route.
+    pub plan: Plan,
+    /// The prompt's ids, at least one.
+    pub prompt: Vec<u32>,
+    /// Tokens to generate at most, at least 1.
+    pub max_tokens: u32,
+    /// Positions that every stage reserves.
+    pub max_positions: u32,
+    /// Entries of the vocabulary; a token beyond them breaks the protocol.
+    pub vocab: u32,
+    /// Ids that end the answer.
+    pub eos: Vec<u32>,
+    /// How to sample.
+    pub sampling: SamplingParams,
+    /// How many positions stage 0 may run ahead of what the client has read, at least 1.
+    pub credit: u32,
+    /// Times.
+    pub limits: SessionLimits,
+}
+
+/// How long a session waits for what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionLimits {
+    /// The stages free the session when the router is silent for this long; renewed at a third of it.
+    pub lease: Duration,
+    /// One stage's answer to `Open`; it dials its downstream for up to 1 s in between.
+    pub open: Duration,
+    /// No report of a stage for this long (or four of its steps, if that is longer): stalled.
+    pub silence: Duration,
+    /// A stage has rows to compute and does not get on for this long (or four of its steps): stalled. Longer than
+    /// `silence`, as other sessions' prefill chunks come first now and then.
+    pub stuck: Duration,
+    /// The same while the prompt is computed, where no step time is known yet.
+    pub prefill_stuck: Duration,
+    /// How long the stages' accounts are waited for after the end.
+    pub accounts: Duration,
+    /// The whole request; `None` = as long as it takes.
+    pub total: Option<Duration>,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(10),
+            open: Duration::from_secs(3),
+            silence: Duration::from_secs(1),
+            stuck: Duration::from_secs(2),
+            prefill_stuck: Duration::from_secs(120),
+            accounts: Duration::from_millis(300),
+            total: None,
+        }
+    }
+}
+
+impl SessionTerms {
+    /// The stages in order.
+    pub fn stages(&self) -> &[PlanStage] {
+        &self.plan.stages
+    }
+
+    /// Position of the first token to be sampled.
+    pub fn first_position(&self) -> Position {
+        Position::new(self.prompt.len() as u32)
+    }
+
+    /// What stage number `stage` is asked.
+    pub(crate) fn open(&self, stage: usize) -> Open {
+        let tail = (stage + 1 == self.stages().len()).then(|| TailTerms {
+            history: self.prompt.clone(),
+            generated: 0,
+            sampling: self.sampling.clone(),
+            eos: self.eos.clone(),
+            max_tokens: self.max_tokens,
+        });
+        Open {
+            session: self.session,
+            generation: self.generation,
+            plan: self.plan.clone(),
+            stage: stage as u16,
+            max_positions: self.max_positions,
+            lease_ms: u32::try_from(self.limits.lease.as_millis()).unwrap_or(u32::MAX),
+            tail,
+        }
+    }
+
+    /// A stage as errors name it.
+    pub(crate) fn label(&self, stage: usize) -> StageLabel {
+        StageLabel { stage, at: self.plan.stages[stage] }
+    }
+}
+
+/// A stage as errors name it: `node 1a2b3c4d (layers 10..20, 127.0.0.1:7401)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StageLabel {
+    /// Its place in the route.
+    pub stage: usize,
+    /// Node, address and span.
+    pub at: PlanStage,
+}
+
+impl fmt::Display for StageLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} (layers {}, {})", self.at.node.short(), self.at.span, self.at.addr)
+    }
+}

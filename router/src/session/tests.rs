@@ -1,0 +1,415 @@
+//! The session's rules: examples by name, then random peers that may do anything.
+
+use proptest::prelude::*;
+use proto::session::{Finish, Plan, PlanStage, SamplingParams};
+use proto::status::{CloseCode, Refusal, RefusalCode};
+use proto::tensor::NumericsClass;
+use proto::{Generation, LayerSpan, ModelId, NodeId, Position, SessionId};
+
+use super::*;
+use std::time::Duration;
+
+use proto::session::{Ended, Failed, Opened, Progress, Sampled};
+
+const PROMPT: u32 = 3;
+const EOS: u32 = 2;
+
+fn terms(stages: u32) -> SessionTerms {
+    let spans = LayerSpan::split_evenly(30, stages).unwrap();
+    let stages = (1u8..)
+        .zip(spans)
+        .map(|(number, span)| PlanStage {
+            node: NodeId::from_bytes([number; 32]),
+            addr: ([127, 0, 0, 1], 7400 + u16::from(number)).into(),
+            span,
+        })
+        .collect();
+    SessionTerms {
+        session: SessionId::new(9),
+        generation: Generation::new(1),
+        plan: Plan { model: ModelId::from_bytes([3; 32]), class: NumericsClass::Exact, n_layers: 30, stages },
+        prompt: vec![5; PROMPT as usize],
+        max_tokens: 8,
+        max_positions: 11,
+        vocab: 100,
+        eos: vec![EOS],
+        sampling: SamplingParams::default(),
+        credit: 4,
+        limits: SessionLimits::default(),
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn sampled(position: u32, token: u32) -> Sampled {
+    Sampled {
+        session: SessionId::new(9),
+        generation: Generation::new(1),
+        position: Position::new(position),
+        token,
+        logprob: -1.0,
+        margin: 1.0,
+        finish: Finish::No,
+    }
+}
+
+fn report(stage: usize, sampled: Sampled) -> Event {
+    Event::Reported { stage, report: Report::Sampled(sampled) }
+}
+
+fn progress(stage: usize, applied: u32) -> Event {
+    let (session, generation) = (SessionId::new(9), Generation::new(1));
+    let report =
+        Report::Progress(Progress { session, generation, applied: Position::new(applied), step_us: 1000 });
+    Event::Reported { stage, report }
+}
+
+fn failed(stage: usize, lost: Option<NodeId>) -> Event {
+    let (session, generation) = (SessionId::new(9), Generation::new(1));
+    let report =
+        Report::Failed(Failed { session, generation, code: CloseCode::HopLost, lost, detail: "gone".into() });
+    Event::Reported { stage, report }
+}
+
+fn ended(stage: usize) -> Event {
+    let report = Report::Ended(Ended {
+        session: SessionId::new(9),
+        generation: Generation::new(1),
+        decode_steps: 1,
+        prefill_rows: 3,
+        decode_us: 5,
+        prefill_us: 6,
+        hop_us: 7,
+        decode_bytes: 8,
+        waste_rows: 0,
+    });
+    Event::Reported { stage, report }
+}
+
+fn opened(terms: &SessionTerms) -> Opened {
+    Opened { session: terms.session, generation: terms.generation, digest: terms.plan.digest() }
+}
+
+/// A machine whose stages have all opened at time zero.
+fn running(stages: u32) -> SessionMachine {
+    let mut machine = SessionMachine::new(terms(stages));
+    let mut actions = machine.on_event(ms(0), Event::Start);
+    while let Some(&Action::Open { stage, .. }) = actions.first() {
+        let answer = Ok(opened(machine.terms()));
+        actions = machine.on_event(ms(0), Event::OpenAnswered { stage, answer });
+    }
+    machine
+}
+
+fn outcome(actions: &[Action]) -> Option<&Outcome> {
+    actions.iter().find_map(|action| match action {
+        Action::Conclude(outcome) => Some(outcome),
+        _ => None,
+    })
+}
+
+fn error(actions: &[Action]) -> String {
+    match outcome(actions) {
+        Some(Outcome::Failed(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn closed_stages(actions: &[Action]) -> Vec<usize> {
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Send { stage, frame: Control::Close(_) } => Some(*stage),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn stages_are_opened_downstream_first_and_only_the_tail_is_told_its_terms() {
+    let mut machine = SessionMachine::new(terms(3));
+    let mut order = Vec::new();
+    let mut actions = machine.on_event(ms(0), Event::Start);
+    while let Some(Action::Open { stage, open }) = actions.first() {
+        assert_eq!(open.tail.is_some(), *stage == 2);
+        order.push(*stage);
+        let event = Event::OpenAnswered { stage: *stage, answer: Ok(opened(machine.terms())) };
+        actions = machine.on_event(ms(1), event);
+    }
+    assert_eq!(order, [2, 1, 0]);
+    assert!(matches!(&actions[0], Action::Send { stage: 0, frame: Control::Tokens(_) }));
+    assert!(
+        matches!(&actions[1], Action::Send { stage: 0, frame: Control::Credit(c) } if c.run_until.get() == 7)
+    );
+}
+
+#[test]
+fn a_refusal_closes_those_that_opened_and_names_the_refuser() {
+    let mut machine = SessionMachine::new(terms(3));
+    machine.on_event(ms(0), Event::Start);
+    machine.on_event(ms(0), Event::OpenAnswered { stage: 2, answer: Ok(opened(&terms(3))) });
+    let refusal = OpenFailure::Refused(Refusal::new(RefusalCode::NoCapacity, "0 of 4096 positions"));
+    let actions = machine.on_event(ms(0), Event::OpenAnswered { stage: 1, answer: Err(refusal) });
+    assert_eq!(closed_stages(&actions), [2]);
+    assert!(error(&actions).starts_with("node 02020202 (layers 10..20, 127.0.0.1:7402) refused"));
+    assert!(machine.on_event(ms(1), ended(2)).iter().any(|action| matches!(action, Action::Done { .. })));
+}
+
+#[test]
+fn a_lie_about_the_digest_is_refused() {
+    let mut machine = SessionMachine::new(terms(2));
+    machine.on_event(ms(0), Event::Start);
+    let lie = Opened { digest: proto::ContentHash::of(b"another plan"), ..opened(&terms(2)) };
+    let actions = machine.on_event(ms(0), Event::OpenAnswered { stage: 1, answer: Ok(lie) });
+    assert!(error(&actions).contains("digest of another plan"));
+    assert_eq!(closed_stages(&actions), [1]);
+}
+
+#[test]
+fn an_answer_ends_at_eos_and_at_max_tokens() {
+    let mut machine = running(2);
+    machine.on_event(ms(10), report(1, sampled(3, 40)));
+    let actions = machine.on_event(ms(20), report(1, Sampled { finish: Finish::Eos, ..sampled(4, EOS) }));
+    assert_eq!(outcome(&actions), Some(&Outcome::Finished(FinishReason::Stop)));
+    assert_eq!(closed_stages(&actions), [0, 1]);
+
+    let mut machine = running(2);
+    for position in 3..10 {
+        let actions = machine.on_event(ms(20), report(1, sampled(position, 40)));
+        assert_eq!(outcome(&actions), None);
+        machine.on_event(ms(20), Event::Consumed { tokens: position - 2 });
+    }
+    let actions = machine.on_event(ms(20), report(1, Sampled { finish: Finish::Length, ..sampled(10, 40) }));
+    assert_eq!(outcome(&actions), Some(&Outcome::Finished(FinishReason::Length)));
+}
+
+#[test]
+fn duplicates_and_older_generations_are_dropped_and_gaps_are_violations() {
+    let mut machine = running(2);
+    assert_eq!(machine.on_event(ms(10), report(1, sampled(3, 40))).len(), 1);
+    assert_eq!(machine.on_event(ms(11), report(1, sampled(3, 41))), []);
+    let old = Sampled { generation: Generation::new(0), ..sampled(4, 42) };
+    assert_eq!(machine.on_event(ms(12), report(1, old)), []);
+    let actions = machine.on_event(ms(13), report(1, sampled(6, 43)));
+    assert!(error(&actions).contains("broke the protocol: it sent the token of position 6, expected 4"));
+}
+
+#[test]
+fn a_tail_may_not_run_past_its_credit_or_out_of_the_vocabulary_and_others_may_not_sample() {
+    let mut machine = running(2);
+    for position in 3..=7 {
+        assert_eq!(outcome(&machine.on_event(ms(10), report(1, sampled(position, 40)))), None);
+    }
+    assert!(error(&machine.on_event(ms(10), report(1, sampled(8, 40)))).contains("past its credit"));
+    assert!(error(&running(2).on_event(ms(10), report(1, sampled(3, 100)))).contains("vocabulary of 100"));
+    assert!(error(&running(2).on_event(ms(10), report(0, sampled(3, 40)))).contains("not the last stage"));
+}
+
+#[test]
+fn credit_follows_the_client() {
+    let mut machine = running(2);
+    machine.on_event(ms(10), report(1, sampled(3, 40)));
+    let actions = machine.on_event(ms(10), Event::Consumed { tokens: 1 });
+    assert!(
+        matches!(&actions[..], [Action::Send { stage: 0, frame: Control::Credit(c) }] if c.run_until.get() == 8)
+    );
+    // A client can't have read what has not come.
+    assert_eq!(machine.on_event(ms(10), Event::Consumed { tokens: 1000 }), []);
+}
+
+#[test]
+fn leases_are_renewed_on_every_stage_at_a_third() {
+    let mut machine = running(3);
+    let mut credits = [0; 3];
+    let mut now = ms(0);
+    while now < ms(10_000) {
+        now += ms(100);
+        for stage in 0..3 {
+            machine.on_event(now, progress(stage, 3));
+        }
+        for action in machine.on_event(now, Event::Tick) {
+            if let Action::Send { stage, frame: Control::Credit(_) } = action {
+                credits[stage] += 1;
+            }
+        }
+        assert!(machine.next_tick().is_some());
+        if now == ms(1000) {
+            // The first token, so that nothing counts as stuck in the prompt.
+            machine.on_event(now, report(2, sampled(3, 40)));
+            for stage in 0..3 {
+                machine.on_event(now, progress(stage, 4));
+            }
+        }
+        if now > ms(1000) {
+            machine.on_event(now, progress(0, 4));
+        }
+    }
+    assert!(credits.iter().all(|&count| count >= 2), "{credits:?}");
+}
+
+#[test]
+fn a_silent_stage_is_named_after_a_second() {
+    let mut machine = running(3);
+    for now in (100..=1100).step_by(100).map(ms) {
+        machine.on_event(now, progress(0, 3));
+        machine.on_event(now, progress(2, 0));
+        let actions = machine.on_event(now, Event::Tick);
+        if now >= ms(1000) {
+            assert_eq!(
+                error(&actions),
+                "node 02020202 (layers 10..20, 127.0.0.1:7402) was lost: stalled, no sign of life"
+            );
+            return;
+        }
+        assert_eq!(outcome(&actions), None, "{now:?}");
+    }
+}
+
+#[test]
+fn a_stage_that_lives_but_does_not_compute_is_named() {
+    let mut machine = running(3);
+    machine.on_event(ms(10), report(2, sampled(3, 40)));
+    for now in (100..5000).step_by(100).map(ms) {
+        // Stage 1 has the fourth row from stage 0 and does nothing with it.
+        for (stage, applied) in [(0, 4), (1, 3), (2, 3)] {
+            machine.on_event(now, progress(stage, applied));
+        }
+        let actions = machine.on_event(now, Event::Tick);
+        if outcome(&actions).is_some() {
+            assert!(error(&actions).contains("node 02020202 (layers 10..20"), "{}", error(&actions));
+            assert!(now >= ms(2000) && now <= ms(2300), "{now:?}");
+            return;
+        }
+    }
+    panic!("not noticed");
+}
+
+#[test]
+fn a_neighbours_word_and_a_lost_link_name_the_lost_node() {
+    let lost = terms(3).stages()[1].node;
+    let text = error(&running(3).on_event(ms(10), failed(2, Some(lost))));
+    assert!(text.starts_with("node 02020202 (layers 10..20, 127.0.0.1:7402) was lost"), "{text}");
+    let text = error(&running(3).on_event(ms(10), failed(2, None)));
+    assert!(text.starts_with("node 03030303 (layers 20..30, 127.0.0.1:7403) gave up"), "{text}");
+    let event = Event::LinkLost { stage: 1, why: "the peer fell silent".into() };
+    let actions = running(3).on_event(ms(10), event);
+    assert_eq!(
+        error(&actions),
+        "node 02020202 (layers 10..20, 127.0.0.1:7402) was lost: the peer fell silent"
+    );
+    assert_eq!(closed_stages(&actions), [0, 2]);
+}
+
+#[test]
+fn accounts_are_waited_for_but_not_for_long() {
+    let mut machine = running(2);
+    machine.on_event(ms(10), Event::Satisfied);
+    assert_eq!(machine.on_event(ms(20), ended(0)), []);
+    let actions = machine.on_event(ms(30), ended(1));
+    assert!(matches!(&actions[..], [Action::Done { accounts }] if accounts.iter().all(Option::is_some)));
+
+    let mut machine = running(2);
+    machine.on_event(ms(10), Event::Cancelled);
+    machine.on_event(ms(20), ended(0));
+    assert_eq!(machine.next_tick(), Some(ms(310)));
+    let actions = machine.on_event(ms(310), Event::Tick);
+    assert!(
+        matches!(&actions[..], [Action::Done { accounts }] if accounts[0].is_some() && accounts[1].is_none())
+    );
+    assert!(machine.is_done());
+}
+
+#[test]
+fn a_sleep_of_the_router_itself_is_no_stages_fault() {
+    let mut machine = running(2);
+    machine.forgive(ms(5000));
+    assert_eq!(outcome(&machine.on_event(ms(5500), Event::Tick)), None);
+}
+
+/// Anything peers, network and client can do.
+fn any_event() -> impl Strategy<Value = Event> {
+    let stage = 0usize..3;
+    let token =
+        (2u32..14, 0u32..104, 0u32..3, 0u8..3).prop_map(|(position, token, generation, finish)| Sampled {
+            generation: Generation::new(generation),
+            finish: [Finish::No, Finish::Eos, Finish::Length][usize::from(finish)],
+            ..sampled(position, token)
+        });
+    prop_oneof![
+        2 => Just(Event::Start),
+        4 => stage.clone().prop_map(|s| Event::OpenAnswered { stage: s, answer: Ok(opened(&terms(3))) }),
+        1 => stage.clone().prop_map(|s| {
+            Event::OpenAnswered { stage: s, answer: Err(OpenFailure::Unreachable("no".into())) }
+        }),
+        6 => (3u32..14).prop_map(|position| report(2, sampled(position, 40))),
+        2 => (stage.clone(), token).prop_map(|(s, token)| report(s, token)),
+        2 => (stage.clone(), 0u32..14).prop_map(|(s, applied)| progress(s, applied)),
+        1 => stage.clone().prop_map(|s| failed(s, None)),
+        2 => stage.clone().prop_map(ended),
+        1 => stage.prop_map(|s| Event::LinkLost { stage: s, why: "x".into() }),
+        2 => (0u32..20).prop_map(|tokens| Event::Consumed { tokens }),
+        1 => Just(Event::Satisfied),
+        1 => Just(Event::Cancelled),
+        2 => Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_tokens_come_once_in_order_and_every_asked_stage_is_closed(
+        open in any::<bool>(),
+        events in prop::collection::vec((any_event(), 0u64..400), 0..60),
+    ) {
+        let mut machine = if open { running(3) } else { SessionMachine::new(terms(3)) };
+        let mut now = ms(0);
+        let (mut position, mut concluded, mut done) = (PROMPT, 0, 0);
+        let mut asked = [open; 3];
+        let mut closed = [0; 3];
+        let mut heard_end = [false; 3];
+        let mut run_until = if open { PROMPT + 4 } else { PROMPT };
+        for (event, pause) in events {
+            now += ms(pause);
+            if let Event::LinkLost { stage, .. }
+            | Event::OpenAnswered { stage, answer: Err(_) }
+            | Event::Reported { stage, report: Report::Failed(_) } = &event
+            {
+                heard_end[*stage] = true;
+            }
+            for action in machine.on_event(now, event) {
+                prop_assert_eq!(done, 0, "nothing follows Done");
+                match action {
+                    Action::Open { stage, .. } => asked[stage] = true,
+                    Action::Send { stage, frame: Control::Close(_) } => closed[stage] += 1,
+                    Action::Send { frame: Control::Credit(credit), .. } => {
+                        prop_assert!(credit.run_until.get() >= run_until, "credit never shrinks");
+                        run_until = credit.run_until.get();
+                    }
+                    Action::Send { stage, frame: Control::Tokens(_) } => prop_assert_eq!(stage, 0),
+                    Action::Emit { token, .. } => {
+                        prop_assert_eq!(concluded, 0, "no token after the end");
+                        prop_assert_eq!(token.position.get(), position, "in order, once");
+                        prop_assert!(position <= run_until);
+                        position += 1;
+                    }
+                    Action::Conclude(_) => concluded += 1,
+                    Action::Done { .. } => done += 1,
+                }
+            }
+            prop_assert!(concluded <= 1);
+            prop_assert!(position - PROMPT <= 8);
+            prop_assert_eq!(machine.is_done(), done == 1);
+            prop_assert!(machine.next_tick().is_some() || machine.is_done() || !asked[2]);
+        }
+        if concluded == 1 {
+            // Time alone brings it to its end.
+            machine.on_event(now + ms(300), Event::Tick);
+            prop_assert!(machine.is_done());
+            for stage in 0..3 {
+                prop_assert!(closed[stage] <= 1);
+                prop_assert!(!asked[stage] || heard_end[stage] || closed[stage] == 1, "stage {} is left open", stage);
+            }
+        }
+    }
+}
