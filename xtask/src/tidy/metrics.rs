@@ -49,11 +49,12 @@ fn registered(files: &[SourceFile]) -> impl Iterator<Item = (&SourceFile, usize,
     })
 }
 
-/// Not a test file, and not this tool, which speaks about metrics but has none.
+/// Not a test or a build script, and not this tool, which speaks about metrics but has none.
 fn is_code(file: &SourceFile) -> bool {
-    let mut parts = file.path.iter().filter_map(|part| part.to_str());
-    !parts.clone().any(|part| ["tests", "benches", "tests.rs", "build.rs", "fuzz"].contains(&part))
-        && parts.next() != Some("xtask")
+    let in_source = file.path.iter().any(|part| part == "src");
+    let for_tests =
+        file.path.iter().any(|part| ["tests", "tests.rs", "fuzz"].iter().any(|name| part == *name));
+    in_source && !for_tests && !file.path.starts_with("xtask")
 }
 
 fn is_metric(name: &str) -> bool {
