@@ -22,7 +22,7 @@ use crate::{
     admission::Gate,
     connection::{Connection, Origin},
     error::{ConnectError, quic_code},
-    identity::Identity,
+    identity::{Alpn, Identity},
     metrics::{Direction, HandshakeFailure, TransportMetrics},
     socket::{self, BindError},
 };
@@ -40,8 +40,9 @@ pub struct EndpointConfig {
     pub accept: bool,
     /// Where to count.
     pub metrics: TransportMetrics,
+    alpn: Alpn,
     #[cfg(feature = "testing")]
-    pub(crate) faults: Option<crate::testing::Faults>,
+    faults: Option<crate::testing::Faults>,
 }
 
 impl EndpointConfig {
@@ -53,6 +54,7 @@ impl EndpointConfig {
             tuning: Tuning::default(),
             accept: true,
             metrics: TransportMetrics::default(),
+            alpn: ConnectionClass::alpn,
             #[cfg(feature = "testing")]
             faults: None,
         }
@@ -63,6 +65,18 @@ impl EndpointConfig {
     #[must_use]
     pub fn with_faults(mut self, faults: &crate::testing::Faults) -> Self {
         self.faults = Some(faults.clone());
+        self
+    }
+
+    /// Speaks a protocol version that never existed.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_foreign_version(mut self) -> Self {
+        self.alpn = |class| match class {
+            ConnectionClass::Interactive => b"layerlane/0/interactive",
+            ConnectionClass::Bulk => b"layerlane/0/bulk",
+            ConnectionClass::Discovery => b"layerlane/0/discovery",
+        };
         self
     }
 }
@@ -116,7 +130,7 @@ impl Endpoint {
         let listen = config.listen;
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
-        let identity = Identity::new(&config.key);
+        let identity = Identity::new(&config.key, config.alpn);
         let server = if config.accept {
             Some(server_config(identity.server().map_err(tls)?, &config.tuning))
         } else {
@@ -205,8 +219,9 @@ impl Endpoint {
         }
     }
 
-    /// Closes every connection, tells the peers, frees the port and waits for all tasks: at most
-    /// `Tuning::shutdown_timeout`. Further calls wait for the same end.
+    /// Closes every connection, tells the peers and waits for all tasks: at most `Tuning::shutdown_timeout`.
+    /// Further calls wait for the same end. The port is free when the last (dead) [`Connection`] and stream
+    /// is dropped, too.
     ///
     /// # Cancel safety
     /// Cancel-safe: the closing has begun and goes on, only the waiting ends.

@@ -23,7 +23,11 @@ pub(crate) struct Identity {
     id: NodeId,
     certified: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
+    alpn: Alpn,
 }
+
+/// The protocol name of a class; another one than [`ConnectionClass::alpn`] in tests only.
+pub(crate) type Alpn = fn(ConnectionClass) -> &'static [u8];
 
 /// What a dial needs, and where it leaves the id that it found.
 pub(crate) struct DialCrypto {
@@ -33,7 +37,7 @@ pub(crate) struct DialCrypto {
 }
 
 impl Identity {
-    pub(crate) fn new(key: &NodeKey) -> Self {
+    pub(crate) fn new(key: &NodeKey, alpn: Alpn) -> Self {
         let id = key.node_id();
         let signing = Arc::new(NodeSigningKey { spki: spki_of(&id), key: key.clone() });
         let certificate = CertificateDer::from(signing.spki.to_vec());
@@ -44,6 +48,7 @@ impl Identity {
             id,
             certified: Arc::new(CertifiedKey::new(vec![certificate], signing)),
             provider: Arc::new(provider),
+            alpn,
         }
     }
 
@@ -58,7 +63,8 @@ impl Identity {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(OneKey(self.certified.clone())));
-        config.alpn_protocols = ConnectionClass::ALL.iter().map(|class| class.alpn().to_vec()).collect();
+        config.alpn_protocols =
+            ConnectionClass::ALL.into_iter().map(|class| (self.alpn)(class).to_vec()).collect();
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         let config = QuicServerConfig::try_from(config)
@@ -79,7 +85,7 @@ impl Identity {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(OneKey(self.certified.clone())));
-        config.alpn_protocols = vec![class.alpn().to_vec()];
+        config.alpn_protocols = vec![(self.alpn)(class).to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_early_data = false;
         let config = QuicClientConfig::try_from(config)

@@ -99,6 +99,15 @@ impl FrameSender {
         self.send(M::KIND, message.encode()).await
     }
 
+    /// Sends bytes without a header, to see how a receiver takes what no sender of ours sends.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe.
+    #[cfg(feature = "testing")]
+    pub async fn send_unframed(&mut self, bytes: Bytes) -> Result<(), SendError> {
+        Ok(self.stream.write_all_chunks(&mut [bytes]).await?)
+    }
+
     /// Whose frames go first on this connection.
     pub fn set_priority(&self, priority: StreamPriority) {
         // Fails only on a stream that is closed already, where it means nothing.
