@@ -1,1 +1,20 @@
 //! Text around a model: tokenizer, chat template, incremental detokenise, stop strings.
+//!
+//! Both ends of a pipeline need it: the router turns text into ids and back, the tail will need the vocabulary for
+//! grammar masks. Everything here is pure; the date that some templates ask for is an argument. Tokenizers and
+//! templates come from strangers together with a model and are treated so: size limits, fuel, and errors instead
+//! of panics.
+//!
+//! It does not know where the bytes come from, and it does not choose end-of-sequence ids.
+
+pub mod chat;
+mod detokenise;
+pub mod gguf;
+mod stop;
+mod tokenizer;
+
+pub use chat::{ChatInput, ChatMessage, ChatTemplate, TemplateError};
+pub use detokenise::DetokenStream;
+pub use gguf::{GgufVocabulary, GgufVocabularyError};
+pub use stop::{StopError, StopMatcher, StopOutcome};
+pub use tokenizer::{EncodeMode, Tokenizer, TokenizerError};

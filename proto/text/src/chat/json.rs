@@ -1,0 +1,86 @@
+//! The `tojson` filter as `apply_chat_template` defines it: Python's `json.dumps` with `ensure_ascii=False`.
+//!
+//! The engine's own filter escapes `<`, `>`, `&` and `'` for HTML, which would change what the model reads.
+
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Error, ErrorKind, Value};
+
+/// Writes `value`; the only option that is honoured is `indent`, others are the defaults of Python.
+pub(super) fn to_json(value: &Value, options: &Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    if indent.is_some_and(|indent| indent > 16) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: indent is at most 16"));
+    }
+    let mut out = String::new();
+    write(value, indent, 0, &mut out)?;
+    Ok(out)
+}
+
+fn write(value: &Value, indent: Option<usize>, depth: usize, out: &mut String) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: nested too deeply"));
+    }
+    match value.kind() {
+        ValueKind::None | ValueKind::Undefined => out.push_str("null"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+        ValueKind::Number => out.push_str(&value.to_string()),
+        ValueKind::String => string(value.as_str().unwrap_or_default(), out),
+        ValueKind::Map => {
+            let keys: Vec<Value> = value.try_iter()?.collect();
+            list(('{', '}'), &keys, indent, depth, out, |key, out| {
+                match key.as_str() {
+                    Some(text) => string(text, out),
+                    None => string(&key.to_string(), out),
+                }
+                out.push_str(": ");
+                write(&value.get_item(key)?, indent, depth + 1, out)
+            })?;
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items: Vec<Value> = value.try_iter()?.collect();
+            list(('[', ']'), &items, indent, depth, out, |item, out| write(item, indent, depth + 1, out))?;
+        }
+        kind => {
+            let text = format!("tojson: a {kind} has no JSON form");
+            return Err(Error::new(ErrorKind::InvalidOperation, text));
+        }
+    }
+    Ok(())
+}
+
+fn list(
+    (open, close): (char, char),
+    items: &[Value],
+    indent: Option<usize>,
+    depth: usize,
+    out: &mut String,
+    mut each: impl FnMut(&Value, &mut String) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let line = |depth: usize, out: &mut String| {
+        if let Some(indent) = indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+    };
+    out.push(open);
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            out.push_str(if indent.is_some() { "," } else { ", " });
+        }
+        line(depth + 1, out);
+        each(item, out)?;
+    }
+    if !items.is_empty() {
+        line(depth, out);
+    }
+    out.push(close);
+    Ok(())
+}
+
+fn string(text: &str, out: &mut String) {
+    // A string has only one JSON form without ASCII escapes, and serde_json writes it.
+    out.push_str(&serde_json::Value::from(text).to_string());
+}
+
+/// Far deeper than any tool schema.
+const MAX_DEPTH: usize = 64;

@@ -1,0 +1,157 @@
+//! Token by token from ids to text, without ever splitting a character.
+//!
+//! ```text
+//!            +-- byte-level tokenizer: bytes of each token -> complete characters out, at most 3 bytes kept
+//! push(id) --+
+//!            +-- any other: decode the last emitted tokens with and without the new ones, the difference is new
+//! ```
+//! The first way is exact for any ids: the pieces together equal the text of all ids. The second costs a decode of a
+//! few tokens per step whatever the length, and is exact unless byte tokens make no UTF-8.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+/// The text of one growing sequence of ids.
+#[derive(Debug)]
+pub struct DetokenStream {
+    tokenizer: Arc<Tokenizer>,
+    skip_special: bool,
+    pending: Pending,
+}
+
+#[derive(Debug)]
+enum Pending {
+    /// The beginning of a character, at most 3 bytes.
+    Bytes(Vec<u8>),
+    /// Tokens whose text was emitted last (the context that decoders look back at), then those that wait.
+    Window { ids: Vec<u32>, emitted: usize },
+}
+
+impl DetokenStream {
+    /// A stream that leaves special tokens out if `skip_special`.
+    pub fn new(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
+        let pending = if tokenizer.is_byte_level() {
+            Pending::Bytes(Vec::new())
+        } else {
+            Pending::Window { ids: Vec::new(), emitted: 0 }
+        };
+        Self { tokenizer, skip_special, pending }
+    }
+
+    /// The text that `id` completes, if any.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
+        if self.skip_special && self.tokenizer.is_special(id) {
+            return Ok(None);
+        }
+        let text = match &mut self.pending {
+            Pending::Bytes(bytes) => {
+                let Some(content) = self.tokenizer.token_content(id) else { return Ok(None) };
+                append_bytes(&content, bytes);
+                take_characters(bytes)
+            }
+            Pending::Window { ids, emitted } => {
+                ids.push(id);
+                let waiting = ids.len() - *emitted;
+                match difference(&self.tokenizer, ids, *emitted)? {
+                    text if text.ends_with(char::REPLACEMENT_CHARACTER) && waiting < MAX_WAITING => {
+                        String::new()
+                    }
+                    text if text.is_empty() && waiting < MAX_WAITING => text,
+                    text => {
+                        ids.drain(..*emitted);
+                        *emitted = ids.len();
+                        text
+                    }
+                }
+            }
+        };
+        Ok((!text.is_empty()).then_some(text))
+    }
+
+    /// The sequence has ended: what is left, half characters as U+FFFD.
+    pub fn finish(&mut self) -> Result<Option<String>, TokenizerError> {
+        let text = match &mut self.pending {
+            Pending::Bytes(bytes) => String::from_utf8_lossy(&std::mem::take(bytes)).into_owned(),
+            Pending::Window { ids, emitted } => {
+                let text = difference(&self.tokenizer, ids, *emitted)?;
+                ids.clear();
+                *emitted = 0;
+                text
+            }
+        };
+        Ok((!text.is_empty()).then_some(text))
+    }
+}
+
+/// What `ids[emitted..]` add to the text of `ids[..emitted]`.
+fn difference(tokenizer: &Tokenizer, ids: &[u32], emitted: usize) -> Result<String, TokenizerError> {
+    let before = tokenizer.decode(&ids[..emitted], false)?;
+    let mut all = tokenizer.decode(ids, false)?;
+    if all.starts_with(&before) {
+        return Ok(all.split_off(before.len()));
+    }
+    // New byte tokens spoilt the run of bytes that the emitted ones began.
+    tokenizer.decode(&ids[emitted..], false)
+}
+
+/// Takes everything but the beginning of a character at the very end; U+FFFD stands for what can't become one, one
+/// per maximal invalid part, as `String::from_utf8_lossy` does it.
+fn take_characters(bytes: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    let mut done = 0;
+    loop {
+        match std::str::from_utf8(&bytes[done..]) {
+            Ok(valid) => {
+                text.push_str(valid);
+                bytes.clear();
+                return text;
+            }
+            Err(error) => {
+                let valid = done + error.valid_up_to();
+                text.push_str(&String::from_utf8_lossy(&bytes[done..valid]));
+                let Some(length) = error.error_len() else {
+                    bytes.drain(..valid);
+                    return text;
+                };
+                text.push(char::REPLACEMENT_CHARACTER);
+                done = valid + length;
+            }
+        }
+    }
+}
+
+/// Appends the bytes of a token; one with a character outside the alphabet stands for its own text.
+fn append_bytes(content: &str, bytes: &mut Vec<u8>) {
+    let start = bytes.len();
+    for c in content.chars() {
+        let Some(&byte) = BYTE_OF_CHAR.get(&c) else {
+            bytes.truncate(start);
+            bytes.extend_from_slice(content.as_bytes());
+            return;
+        };
+        bytes.push(byte);
+    }
+}
+
+/// The alphabet of byte-level BPE (GPT-2, `bytes_to_unicode`): printable Latin-1 stands for itself, the other 68
+/// bytes are the characters from U+0100 on.
+static BYTE_OF_CHAR: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+    let mut next = 0x100;
+    (0..=u8::MAX)
+        .map(|byte| match byte {
+            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => (char::from(byte), byte),
+            _ => {
+                next += 1;
+                (char::from_u32(next - 1).unwrap_or_default(), byte)
+            }
+        })
+        .collect()
+});
+
+/// A character takes at most 4 byte tokens; with twice as many waiting, what they hold is no character.
+const MAX_WAITING: usize = 8;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! Modes of encoding, and tokenizers that are refused.
+
+use super::*;
+use crate::gguf;
+
+fn smollm_head() -> Tokenizer {
+    gguf::tests::tokenizer(&gguf::tests::byte_level().vocabulary(Some("smollm")))
+}
+
+#[test]
+fn markup_becomes_tokens_only_where_asked_for() {
+    let tokenizer = smollm_head();
+    let end = tokenizer.token_id("<|im_end|>").unwrap();
+    assert_eq!(tokenizer.encode("<|im_end|>", EncodeMode::Markup).unwrap(), [end]);
+    let plain = tokenizer.encode("<|im_end|>", EncodeMode::Plain).unwrap();
+    assert!(plain.len() > 3 && !plain.contains(&end));
+    assert_eq!(tokenizer.decode(&plain, true).unwrap(), "<|im_end|>");
+    assert_eq!(tokenizer.decode(&[end], true).unwrap(), "");
+    assert_eq!(tokenizer.decode(&[end], false).unwrap(), "<|im_end|>");
+    assert!(tokenizer.is_special(end) && !tokenizer.is_special(plain[0]));
+    assert_eq!((tokenizer.vocab_size(), tokenizer.token_id("<|none|>")), (1500, None));
+    assert_eq!(tokenizer.token_content(end).as_deref(), Some("<|im_end|>"));
+}
+
+#[test]
+fn unknown_ids_decode_to_nothing() {
+    let tokenizer = smollm_head();
+    assert_eq!(tokenizer.decode(&[1_000_000, u32::MAX], false).unwrap(), "");
+}
+
+#[test]
+fn hostile_tokenizers_are_refused() {
+    let refused = |json: &str| Tokenizer::from_json(json.as_bytes()).unwrap_err().to_string();
+    assert!(refused("").contains("can't be read"));
+    assert!(refused("{}").contains("can't be read"));
+    assert!(refused(&"[".repeat(100_000)).contains("can't be read"));
+    let model = r#""model":{"type":"BPE","vocab":{"a":0},"merges":[],"dropout":DROP}"#;
+    let dropout = format!("{{{}}}", model.replace("DROP", "0.5"));
+    assert!(refused(&dropout).contains("dropout"));
+    let model = model.replace("DROP", "null");
+    let step = r#"{"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaaaaaaaaaa"}"#;
+    let bomb = format!(r#"{{"normalizer":{{"type":"Sequence","normalizers":[{step},{step},{step}]}},{model}}}"#);
+    assert!(refused(&bomb).contains("multiplies"));
+    let huge = vec![b' '; MAX_JSON_BYTES + 1];
+    assert!(matches!(Tokenizer::from_json(&huge), Err(TokenizerError::TooLarge { .. })));
+}
+
+#[test]
+fn padding_and_truncation_of_the_file_are_ignored() {
+    let json = r#"{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},
+        "truncation":{"max_length":1,"strategy":"LongestFirst","stride":0,"direction":"Right"},
+        "padding":{"strategy":{"Fixed":4000000000},"direction":"Right","pad_to_multiple_of":null,"pad_id":0,
+                   "pad_type_id":0,"pad_token":"a"}}"#;
+    let tokenizer = Tokenizer::from_json(json.as_bytes()).unwrap();
+    assert_eq!(tokenizer.encode("aaa", EncodeMode::Markup).unwrap(), [0, 0, 0]);
+}
+
+#[test]
+fn long_and_odd_texts_are_encoded_or_refused() {
+    let tokenizer = smollm_head();
+    let spaces = " ".repeat(1_500_000);
+    let ids = tokenizer.encode(&spaces, EncodeMode::Markup).unwrap();
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), spaces);
+    let long = "x".repeat(MAX_TEXT_BYTES + 1);
+    assert!(matches!(tokenizer.encode(&long, EncodeMode::Plain), Err(TokenizerError::TextTooLong { .. })));
+}
