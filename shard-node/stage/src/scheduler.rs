@@ -78,20 +78,28 @@ impl<K: Copy + Eq> Scheduler<K> {
 
     /// Takes the rows of the next step; `None` if nothing is ready.
     ///
-    /// `longest` is how many of the prefill rows offered to it the caller can take in one piece (a chunk that came
-    /// over a hop is not glued to the next one); it is asked once at most.
-    pub fn next(&mut self, longest: impl FnOnce(K, u32) -> u32) -> Option<StepPlan<K>> {
+    /// `longest` is how many of the prefill rows offered to it the caller takes in one piece: a chunk that came over
+    /// a hop is not glued to the next one. 0 passes the turn on to the next prefill; the session keeps its place.
+    pub fn next(&mut self, mut longest: impl FnMut(K, u32) -> u32) -> Option<StepPlan<K>> {
         let taken = self.decode.len().min(self.budget.rows as usize);
         let decode: Vec<K> = self.decode.drain(..taken).collect();
         let room = self.budget.rows.saturating_sub(decode.len() as u32).max(self.budget.prefill_floor).max(1);
-        let prefill = self.prefill.pop_front().map(|Waiting { key, rows }| {
-            let offered = rows.min(room);
-            let chunk = longest(key, offered).clamp(1, offered);
-            if rows > chunk {
-                self.prefill.push_back(Waiting { key, rows: rows - chunk });
+        let mut prefill = None;
+        for (place, waiting) in self.prefill.iter().enumerate() {
+            let offered = waiting.rows.min(room);
+            let rows = longest(waiting.key, offered).min(offered);
+            if rows > 0 {
+                prefill = Some((place, waiting.key, rows));
+                break;
             }
-            (key, chunk)
-        });
+        }
+        if let Some((place, key, rows)) = prefill
+            && let Some(waiting) = self.prefill.remove(place)
+            && waiting.rows > rows
+        {
+            self.prefill.push_back(Waiting { key, rows: waiting.rows - rows });
+        }
+        let prefill = prefill.map(|(_, key, rows)| (key, rows));
         (!decode.is_empty() || prefill.is_some()).then_some(StepPlan { decode, prefill })
     }
 
@@ -156,6 +164,18 @@ mod tests {
         assert_eq!(scheduler.next(whole), Some(StepPlan { decode: vec![2], prefill: None }));
         assert_eq!(scheduler.next(whole), None);
         assert!(scheduler.is_idle());
+    }
+
+    #[test]
+    fn a_prefill_that_must_wait_lets_the_next_one_pass_and_keeps_its_place() {
+        let mut scheduler = Scheduler::new(RowBudget::new(4));
+        scheduler.push_prefill(1, 5);
+        scheduler.push_prefill(2, 9);
+        let blocked = |key, offered| if key == 1 { 0 } else { offered };
+        assert_eq!(scheduler.next(blocked).unwrap().prefill, Some((2, 4)));
+        assert_eq!(scheduler.next(whole).unwrap().prefill, Some((1, 4)));
+        assert_eq!(scheduler.next(|_, _| 0), None);
+        assert_eq!(scheduler.waiting_rows(), 6);
     }
 
     #[derive(Debug, Clone)]

@@ -1,0 +1,382 @@
+//! One session on one stage, as a pure state machine.
+//!
+//! ```text
+//!              Tokens / Rows            take            StepDone
+//!   opened ------------------> waiting -----> computing --------> applied --+
+//!     ^                           ^                                |        |
+//!     |                           +------ Sampled, Credit (head) --+--------+
+//!     +-- Close / lease / lost hop / lost router / violation, from anywhere --> End
+//! ```
+//! Time, rows and logits come in as arguments, actions go out; nothing here sends, waits or computes. Between
+//! [`Session::take`] and `StepDone` or `StepFailed` no other event comes: one thread owns stage and sessions. Which
+//! session a frame belongs to, generations and tombstones are [`table`]'s.
+
+mod account;
+mod admission;
+mod head;
+mod inbox;
+mod lease;
+mod step;
+pub mod table;
+mod tail;
+mod terms;
+mod tombstones;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use proto::session::{Ended, Failed, Progress, Sampled};
+use proto::status::{CloseCode, cut};
+use proto::{NodeId, Position};
+use proto_sampling::Scratch;
+use shard_node_stage::KvSlot;
+
+pub use account::Account;
+pub use admission::Admission;
+pub use inbox::{Arrival, Chunk, ChunkRows, Hold};
+pub use step::{Member, Outgoing, Step};
+pub use terms::{SessionKey, Terms};
+
+use head::Head;
+use inbox::{Inbox, Violation};
+use lease::Lease;
+use tail::Tail;
+
+/// What happens to a session.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Prompt tokens from the router; stage 0 only.
+    Tokens {
+        /// Position of the first one.
+        start: Position,
+        /// The ids.
+        tokens: Vec<u32>,
+    },
+    /// Rows from the stage before; all but stage 0.
+    Rows {
+        /// Position of the first one.
+        start: Position,
+        /// The rows.
+        chunk: Chunk,
+    },
+    /// A token from the tail; stage 0 only.
+    Sampled {
+        /// The token.
+        sampled: Sampled,
+        /// When it came.
+        arrival: Arrival,
+    },
+    /// The router lets stage 0 run so far, and lives.
+    Credit {
+        /// No row at or beyond it.
+        run_until: Position,
+    },
+    /// The rows taken are in the KV.
+    StepDone {
+        /// How long the step took.
+        took: Duration,
+        /// Bytes sent downstream for the session's rows.
+        bytes: u64,
+        /// Logits of the last row, if it was to be sampled and this is the tail; overwritten.
+        logits: Option<&'a mut [f32]>,
+        /// The sampler's memory.
+        scratch: &'a mut Scratch,
+    },
+    /// The rows taken could not be computed.
+    StepFailed {
+        /// Why.
+        detail: String,
+    },
+    /// The router ends it.
+    Close(CloseCode),
+    /// This neighbour is gone.
+    HopLost(NodeId),
+    /// The connection to the router is gone.
+    RouterLost,
+    /// Time passes: leases end, progress is due.
+    Tick,
+    /// The process is going down.
+    ShutDown,
+}
+
+/// What follows from an event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// A decode row is ready to be computed.
+    DecodeReady,
+    /// So many more prefill rows are ready to be computed.
+    PrefillReady(u32),
+    /// Send the token to stage 0, before anything else.
+    Return(Sampled),
+    /// Tell the router.
+    Report(Report),
+    /// The session is over: free its KV and forget it.
+    End(CloseCode),
+}
+
+/// What the router is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// A token.
+    Sampled(Sampled),
+    /// The stage lives and computes.
+    Progress(Progress),
+    /// It can't go on.
+    Failed(Failed),
+    /// The account after a close.
+    Ended(Ended),
+}
+
+/// Rows on their way into a step.
+#[derive(Debug)]
+pub struct Taken {
+    /// Position of the first one.
+    pub start: Position,
+    /// The rows.
+    pub chunk: Chunk,
+    /// From the end of upstream's compute to now, if it is known.
+    pub hop: Option<Duration>,
+    /// From the arrival here to now.
+    pub waited: Option<Duration>,
+}
+
+/// What remains to be known of rows in a step.
+#[derive(Debug, Clone, Copy)]
+struct Computing {
+    start: Position,
+    rows: u32,
+    sample: bool,
+    prefill: bool,
+    hop: Option<Duration>,
+}
+
+/// One session on this stage.
+#[derive(Debug)]
+pub struct Session {
+    terms: Terms,
+    slot: KvSlot,
+    inbox: Inbox,
+    computing: Option<Computing>,
+    applied: Position,
+    head: Option<Head>,
+    tail: Option<Tail>,
+    lease: Lease,
+    account: Account,
+    last_step: Duration,
+}
+
+impl Session {
+    /// A session that was just opened.
+    pub fn new(now: Instant, terms: Terms, slot: KvSlot) -> Self {
+        Self {
+            inbox: Inbox::new(terms.max_positions),
+            computing: None,
+            applied: Position::new(0),
+            head: terms.is_first().then(Head::default),
+            tail: terms.tail.clone().map(Tail::new),
+            lease: Lease::new(now, terms.lease),
+            account: Account::default(),
+            last_step: Duration::ZERO,
+            slot,
+            terms,
+        }
+    }
+
+    /// What was agreed at open.
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Its KV.
+    pub const fn slot(&self) -> KvSlot {
+        self.slot
+    }
+
+    /// Rows in its KV.
+    pub const fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// Rows that the next piece of its inbox holds, 0 if it is empty.
+    pub fn ready_rows(&self) -> u32 {
+        self.inbox.front_rows()
+    }
+
+    /// What follows from `event`.
+    pub fn on_event(&mut self, now: Instant, event: Event<'_>) -> Vec<Action> {
+        match event {
+            Event::Tokens { start, tokens } => {
+                self.lease.renew(now);
+                self.on_tokens(start, tokens)
+            }
+            Event::Rows { start, chunk } => self.on_rows(start, chunk),
+            Event::Sampled { sampled, arrival } => self.on_sampled(&sampled, Some(arrival)),
+            Event::Credit { run_until } => {
+                self.lease.renew(now);
+                self.on_credit(run_until)
+            }
+            Event::StepDone { took, bytes, logits, scratch } => {
+                self.on_step_done(took, bytes, logits, scratch)
+            }
+            Event::StepFailed { detail } => self.fail(CloseCode::Compute, None, detail),
+            Event::Close(code) => {
+                let waste = if code == CloseCode::Finished { 0 } else { self.account.rows_since_credit() };
+                let ended = self.account.ended(&self.terms, waste);
+                vec![Action::Report(Report::Ended(ended)), Action::End(code)]
+            }
+            Event::HopLost(node) => {
+                let detail = format!("the connection to node {} is gone", node.short());
+                self.fail(CloseCode::HopLost, Some(node), detail)
+            }
+            Event::RouterLost => {
+                self.lease.router_lost(now);
+                Vec::new()
+            }
+            Event::Tick => match self.lease.expired(now) {
+                Some(code) => {
+                    self.fail(code, None, format!("silent for {} ms", self.terms.lease.as_millis()))
+                }
+                None => vec![Action::Report(Report::Progress(self.progress()))],
+            },
+            Event::ShutDown => {
+                self.fail(CloseCode::ShuttingDown, Some(self.terms.own), "the node is leaving".into())
+            }
+        }
+    }
+
+    /// Takes up to `rows` rows for a step. `None` if nothing is ready.
+    pub fn take(&mut self, now: Instant, rows: u32) -> Option<Taken> {
+        let (start, chunk) = self.inbox.take(rows)?;
+        let hop = chunk.arrival.and_then(|arrival| arrival.since_upstream(now));
+        let waited = chunk.arrival.map(|arrival| now.saturating_duration_since(arrival.received));
+        self.computing =
+            Some(Computing { start, rows: chunk.count, sample: chunk.sample, prefill: chunk.prefill, hop });
+        Some(Taken { start, chunk, hop, waited })
+    }
+
+    fn on_tokens(&mut self, start: Position, tokens: Vec<u32>) -> Vec<Action> {
+        let Some(head) = &mut self.head else {
+            return self.violation(&Violation::NotForThisStage { what: "tokens" });
+        };
+        if start.get() + tokens.len() as u32 <= self.inbox.end().get() {
+            return Vec::new();
+        }
+        if let Some(&token) = tokens.iter().find(|&&token| token >= self.terms.vocab) {
+            let violation = Violation::Token { token, vocab: self.terms.vocab };
+            return self.violation(&violation);
+        }
+        if std::mem::replace(&mut head.prompted, true) {
+            return self.violation(&Violation::Crowded);
+        }
+        let count = tokens.len() as u32;
+        let chunk = Chunk {
+            rows: ChunkRows::Tokens(tokens),
+            count,
+            sample: true,
+            prefill: true,
+            arrival: None,
+            hold: None,
+        };
+        self.offer(start, chunk)
+    }
+
+    fn on_rows(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {
+        if self.head.is_some() {
+            return self.violation(&Violation::NotForThisStage { what: "activations" });
+        }
+        self.offer(start, chunk)
+    }
+
+    fn on_sampled(&mut self, sampled: &Sampled, arrival: Option<Arrival>) -> Vec<Action> {
+        let Some(head) = &mut self.head else {
+            return self.violation(&Violation::NotForThisStage { what: "a sampled token" });
+        };
+        let vocab = self.terms.vocab;
+        if sampled.token >= vocab {
+            return self.violation(&Violation::Token { token: sampled.token, vocab });
+        }
+        match head.on_sampled(sampled, self.inbox.end(), arrival) {
+            Ok(Some(next)) => self.offer(next.position, Chunk::token(next.token, next.arrival)),
+            Ok(None) => Vec::new(),
+            Err(violation) => self.violation(&violation),
+        }
+    }
+
+    fn on_credit(&mut self, run_until: Position) -> Vec<Action> {
+        self.account.credit();
+        match self.head.as_mut().and_then(|head| head.on_credit(run_until)) {
+            // The wait for credit is the router's, not the hop's: no arrival.
+            Some(next) => self.offer(next.position, Chunk::token(next.token, None)),
+            None => Vec::new(),
+        }
+    }
+
+    fn on_step_done(
+        &mut self,
+        took: Duration,
+        bytes: u64,
+        logits: Option<&mut [f32]>,
+        scratch: &mut Scratch,
+    ) -> Vec<Action> {
+        let Some(done) = self.computing.take() else { return Vec::new() };
+        self.applied = done.start.plus(done.rows);
+        self.last_step = took;
+        if done.prefill {
+            self.account.prefill(done.rows, took);
+        } else {
+            self.account.decode(took, done.hop, bytes);
+        }
+        let (Some(tail), Some(logits), true) = (&mut self.tail, logits, done.sample) else {
+            return Vec::new();
+        };
+        match tail.sample(&self.terms, self.applied, logits, scratch) {
+            Ok(sampled) if self.head.is_some() => {
+                let mut actions = vec![Action::Report(Report::Sampled(sampled))];
+                actions.extend(self.on_sampled(&sampled, None));
+                actions
+            }
+            Ok(sampled) => vec![Action::Return(sampled), Action::Report(Report::Sampled(sampled))],
+            Err(error) => self.fail(CloseCode::Compute, None, error.to_string()),
+        }
+    }
+
+    fn offer(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {
+        let prefill = chunk.prefill;
+        match self.inbox.offer(start, chunk) {
+            Ok(0) => Vec::new(),
+            Ok(_) if !prefill => vec![Action::DecodeReady],
+            Ok(rows) => vec![Action::PrefillReady(rows)],
+            Err(violation) => self.violation(&violation),
+        }
+    }
+
+    fn violation(&self, violation: &Violation) -> Vec<Action> {
+        self.fail(CloseCode::Protocol, None, violation.to_string())
+    }
+
+    fn fail(&self, code: CloseCode, lost: Option<NodeId>, detail: String) -> Vec<Action> {
+        let failed = Failed {
+            session: self.terms.key.session,
+            generation: self.terms.generation,
+            code,
+            lost,
+            detail: cut(detail),
+        };
+        vec![Action::Report(Report::Failed(failed)), Action::End(code)]
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            session: self.terms.key.session,
+            generation: self.terms.generation,
+            applied: self.applied,
+            step_us: micros(self.last_step),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}

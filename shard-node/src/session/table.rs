@@ -1,0 +1,446 @@
+//! All sessions of a stage: admission, generations, whose frame is whose, and what the next step computes.
+//!
+//! Pure like [`Session`]: the shell opens and frees KV slots, runs steps and sends what [`Effect`]s say.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use proto::activation::Activations;
+use proto::session::{Open, Sampled};
+use proto::status::{CloseCode, Refusal, RefusalCode};
+use proto::{Generation, NodeId, SessionId};
+use proto_sampling::Scratch;
+use shard_node_stage::{KvLedger, KvSlot, RowBudget, Scheduler};
+
+use super::inbox::{Arrival, Chunk, ChunkRows, Hold};
+use super::step::{Step, StepBuilder};
+use super::tombstones::Tombstones;
+use super::{Action, Admission, Event, Report, Session, SessionKey, Terms};
+
+/// Names a connection to a neighbour, as long as this process lives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct LinkId(pub u64);
+
+/// What the shell has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Send the token to stage 0 by this link, before anything else.
+    Return(LinkId, Sampled),
+    /// Tell the router.
+    Report(NodeId, Report),
+    /// Free the KV.
+    Free(KvSlot),
+    /// The session is over for this reason; let go of its link.
+    Ended(SessionKey, CloseCode),
+}
+
+/// The bounds of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct TableLimits {
+    /// Positions of KV.
+    pub kv_positions: u64,
+    /// Sessions open at once.
+    pub sessions: usize,
+    /// Rows of a step.
+    pub budget: RowBudget,
+    /// Most bytes of activations that a prefill chunk gives.
+    pub chunk_bytes: usize,
+}
+
+/// Sessions of one stage.
+#[derive(Debug)]
+pub struct SessionTable {
+    admission: Admission,
+    limits: TableLimits,
+    // Bounded by `limits.sessions`.
+    sessions: HashMap<SessionKey, Entry>,
+    /// By the neighbour whose frames name only the session.
+    by_feeder: HashMap<(NodeId, SessionId), SessionKey>,
+    tombstones: Tombstones,
+    ledger: KvLedger<SessionKey>,
+    scheduler: Scheduler<SessionKey>,
+    draining: bool,
+    late_rows: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: Session,
+    link: Option<LinkId>,
+    /// Connections of the feeder that rows or tokens came on: at most one of each class.
+    fed_by: [Option<LinkId>; 2],
+}
+
+impl SessionTable {
+    /// No session is open.
+    pub fn new(admission: Admission, limits: TableLimits) -> Self {
+        Self {
+            admission,
+            limits,
+            sessions: HashMap::new(),
+            by_feeder: HashMap::new(),
+            tombstones: Tombstones::default(),
+            ledger: KvLedger::new(limits.kv_positions),
+            scheduler: Scheduler::new(limits.budget),
+            draining: false,
+            late_rows: 0,
+        }
+    }
+
+    /// Refuses new sessions from now on.
+    pub const fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether new sessions are refused.
+    pub const fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Sessions open.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether no session is open.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Reservations.
+    pub const fn ledger(&self) -> &KvLedger<SessionKey> {
+        &self.ledger
+    }
+
+    /// Generations remembered as closed.
+    pub fn tombstones(&self) -> usize {
+        self.tombstones.len()
+    }
+
+    /// Rows that came for sessions already closed, so far.
+    pub const fn late_rows(&self) -> u64 {
+        self.late_rows
+    }
+
+    /// Rows that wait for a step.
+    pub fn waiting_rows(&self) -> u64 {
+        self.scheduler.waiting_rows()
+    }
+
+    /// Reserves KV for a session. An older generation of it is closed, whether or not the new one is admitted: its
+    /// router has given it up. After `Ok` the shell calls [`Self::insert`] or [`Self::abandon`].
+    pub fn admit(
+        &mut self,
+        now: Instant,
+        router: NodeId,
+        open: &Open,
+    ) -> (Vec<Effect>, Result<Terms, Refusal>) {
+        let key = SessionKey { router, session: open.session };
+        let mut effects = Vec::new();
+        let known = self.sessions.get(&key).map(|entry| entry.session.terms().generation);
+        let newest = known.max(self.tombstones.newest(&key));
+        if newest.is_some_and(|newest| newest >= open.generation) {
+            let detail = format!("generation {} came, {newest:?} is known", open.generation);
+            return (effects, Err(Refusal::new(RefusalCode::Stale, detail)));
+        }
+        if known.is_some() {
+            effects = self.end(now, key, CloseCode::Superseded);
+        }
+        let admitted = self.admit_new(router, open);
+        (effects, admitted)
+    }
+
+    /// The session is open from now on.
+    pub fn insert(&mut self, now: Instant, terms: Terms, slot: KvSlot) {
+        let key = terms.key;
+        if let Some(feeder) = terms.feeder() {
+            self.by_feeder.insert((feeder, key.session), key);
+        }
+        let session = Session::new(now, terms, slot);
+        self.sessions.insert(key, Entry { session, link: None, fed_by: [None; 2] });
+    }
+
+    /// No KV could be had for an admitted session: takes its reservation back.
+    pub fn abandon(&mut self, key: SessionKey) {
+        self.ledger.release(key);
+    }
+
+    /// The neighbour that the session sends to is connected. `false` if the session is over by now.
+    pub fn attach(&mut self, key: SessionKey, generation: Generation, link: LinkId) -> bool {
+        match self.entry(key, generation) {
+            Some(entry) => {
+                entry.link = Some(link);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The session was opened, but its neighbour can't be reached: forgets it without a trace, since its router is
+    /// told by a refusal and may try again.
+    pub fn withdraw(&mut self, key: SessionKey, generation: Generation) -> Vec<Effect> {
+        match self.entry(key, generation) {
+            Some(_) => self.remove(key, CloseCode::HopLost),
+            None => Vec::new(),
+        }
+    }
+
+    /// A control frame of the session's router.
+    pub fn control(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        generation: Generation,
+        event: Event<'_>,
+    ) -> Vec<Effect> {
+        if self.entry(key, generation).is_some() {
+            return self.apply(now, key, event);
+        }
+        let newer = self.sessions.contains_key(&key);
+        if matches!(event, Event::Close(_)) && !newer {
+            // It may have overtaken the open.
+            self.tombstones.bury(now, key, generation, UNKNOWN_LEASE);
+        }
+        Vec::new()
+    }
+
+    /// A frame of rows from `feeder`, that came on `link`.
+    pub fn rows(
+        &mut self,
+        now: Instant,
+        feeder: NodeId,
+        link: LinkId,
+        frame: &Activations,
+        arrival: Arrival,
+        hold: Option<&Hold>,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let row_bytes = self.admission.shape.row_bytes();
+        let mut at = 0;
+        for group in &frame.groups {
+            let end = at + group.rows as usize * row_bytes;
+            let bytes = frame.rows.slice(at..end);
+            at = end;
+            let Some(key) = self.fed(feeder, group.session, group.generation, link) else {
+                self.late_rows += u64::from(group.rows);
+                continue;
+            };
+            let chunk = Chunk {
+                rows: ChunkRows::Activations(bytes),
+                count: group.rows,
+                sample: group.sample,
+                prefill: group.prefill,
+                arrival: (!group.prefill).then_some(arrival),
+                hold: hold.cloned(),
+            };
+            effects.extend(self.apply(now, key, Event::Rows { start: group.start, chunk }));
+        }
+        effects
+    }
+
+    /// A token from the tail `feeder`, that came on `link`.
+    pub fn sampled(
+        &mut self,
+        now: Instant,
+        feeder: NodeId,
+        link: LinkId,
+        sampled: Sampled,
+        arrival: Arrival,
+    ) -> Vec<Effect> {
+        match self.fed(feeder, sampled.session, sampled.generation, link) {
+            Some(key) => self.apply(now, key, Event::Sampled { sampled, arrival }),
+            None => Vec::new(),
+        }
+    }
+
+    /// A connection that we dialled is gone, and with it the sessions that send by it.
+    pub fn link_lost(&mut self, now: Instant, peer: NodeId, link: LinkId) -> Vec<Effect> {
+        self.apply_where(now, |entry| entry.link == Some(link), |_| Event::HopLost(peer))
+    }
+
+    /// A connection that `peer` dialled is gone: the sessions fed by it, and if it broke (rather than was closed in
+    /// good order) all that `peer` feeds.
+    pub fn feeder_lost(&mut self, now: Instant, peer: NodeId, link: LinkId, broken: bool) -> Vec<Effect> {
+        let hit = |entry: &Entry| {
+            entry.fed_by.contains(&Some(link)) || (broken && entry.session.terms().feeder() == Some(peer))
+        };
+        self.apply_where(now, hit, |_| Event::HopLost(peer))
+    }
+
+    /// The last connection of a router is gone.
+    pub fn router_lost(&mut self, now: Instant, router: NodeId) -> Vec<Effect> {
+        self.apply_where(now, |entry| entry.session.terms().key.router == router, |_| Event::RouterLost)
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, now: Instant) -> Vec<Effect> {
+        self.tombstones.sweep(now);
+        self.apply_where(now, |_| true, |_| Event::Tick)
+    }
+
+    /// Ends all sessions.
+    pub fn shut_down(&mut self, now: Instant) -> Vec<Effect> {
+        self.draining = true;
+        self.apply_where(now, |_| true, |_| Event::ShutDown)
+    }
+
+    /// Takes the rows of the next step. `has_room` says whether a link takes another bulk frame; a session whose
+    /// link does not waits, so that a slow network throttles its prefill and nobody else's.
+    pub fn next_step(&mut self, now: Instant, has_room: impl Fn(LinkId) -> bool) -> Option<Step> {
+        let sessions = &self.sessions;
+        let chunk_rows = (self.limits.chunk_bytes / self.admission.shape.row_bytes().max(1)).max(1) as u32;
+        let plan = self.scheduler.next(|key, offered| match sessions.get(&key) {
+            Some(entry) if entry.link.is_none_or(&has_room) => {
+                offered.min(chunk_rows).min(entry.session.ready_rows()).max(1)
+            }
+            Some(_) => 0,
+            // Not reached: a session that ends is cancelled. One row of nothing is dropped below.
+            None => 1,
+        })?;
+        let mut decode = plan.decode;
+        // Side by side by link, so that the rows for one neighbour are one slice of the output.
+        decode.sort_by_key(|key| sessions.get(key).and_then(|entry| entry.link));
+        let mut builder = StepBuilder::default();
+        let chosen = decode.into_iter().map(|key| (key, 1)).chain(plan.prefill);
+        for (key, rows) in chosen {
+            let Some(entry) = self.sessions.get_mut(&key) else { continue };
+            if let Some(taken) = entry.session.take(now, rows) {
+                builder.add(key, &entry.session, entry.link, taken);
+            }
+        }
+        builder.finish()
+    }
+
+    /// The step was computed. `logits` holds one row for each sampled member, in order; empty on all but the tail.
+    pub fn step_done(
+        &mut self,
+        now: Instant,
+        step: &Step,
+        took: Duration,
+        logits: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Vec<Effect> {
+        let vocab = self.admission.shape.vocab as usize;
+        let row_bytes = self.admission.shape.row_bytes() as u64;
+        let mut rows_of_logits = logits.chunks_exact_mut(vocab.max(1));
+        let mut effects = Vec::new();
+        for member in &step.members {
+            let logits = if member.row.sample { rows_of_logits.next() } else { None };
+            let bytes = if logits.is_some() { SAMPLED_BYTES } else { GROUP_BYTES + row_bytes };
+            effects.extend(self.apply(now, member.key, Event::StepDone { took, bytes, logits, scratch }));
+            if let Some(entry) = self.sessions.get(&member.key) {
+                self.ledger.set_used(member.key, entry.session.applied().get());
+            }
+        }
+        effects
+    }
+
+    /// The rows of one member could not be computed.
+    pub fn step_failed(&mut self, now: Instant, key: SessionKey, detail: String) -> Vec<Effect> {
+        self.apply(now, key, Event::StepFailed { detail })
+    }
+
+    /// A session's output can't be sent to this neighbour.
+    pub fn hop_failed(&mut self, now: Instant, key: SessionKey, peer: NodeId) -> Vec<Effect> {
+        self.apply(now, key, Event::HopLost(peer))
+    }
+
+    /// The neighbour that a session sends to.
+    pub fn receiver(&self, key: SessionKey) -> Option<NodeId> {
+        self.sessions.get(&key)?.session.terms().receiver().map(|stage| stage.node)
+    }
+
+    fn admit_new(&mut self, router: NodeId, open: &Open) -> Result<Terms, Refusal> {
+        if self.draining {
+            return Err(Refusal::new(RefusalCode::Draining, "choose another node"));
+        }
+        let terms = self.admission.check(router, open)?;
+        if self.sessions.len() >= self.limits.sessions {
+            let detail = format!("{} sessions are open, the limit", self.sessions.len());
+            return Err(Refusal::new(RefusalCode::NoCapacity, detail));
+        }
+        let taken = terms.feeder().is_some_and(|feeder| self.by_feeder.contains_key(&(feeder, open.session)));
+        if taken {
+            // Two routers drew one number out of 2^64, or one guesses the other's.
+            return Err(Refusal::new(RefusalCode::BadPlan, "the session id is taken: draw another one"));
+        }
+        self.ledger
+            .reserve(terms.key, open.max_positions)
+            .map_err(|error| Refusal::new(RefusalCode::NoCapacity, error.to_string()))?;
+        Ok(terms)
+    }
+
+    fn entry(&mut self, key: SessionKey, generation: Generation) -> Option<&mut Entry> {
+        self.sessions.get_mut(&key).filter(|entry| entry.session.terms().generation == generation)
+    }
+
+    /// The session that `feeder` means, if it is open in this generation; notes the connection.
+    fn fed(
+        &mut self,
+        feeder: NodeId,
+        session: SessionId,
+        generation: Generation,
+        link: LinkId,
+    ) -> Option<SessionKey> {
+        let key = *self.by_feeder.get(&(feeder, session))?;
+        let entry = self.entry(key, generation)?;
+        if !entry.fed_by.contains(&Some(link)) {
+            // A third connection takes the place of the first: that one must be gone.
+            let place = usize::from(entry.fed_by[0].is_some());
+            entry.fed_by[place] = Some(link);
+        }
+        Some(key)
+    }
+
+    fn apply_where<'a>(
+        &mut self,
+        now: Instant,
+        hit: impl Fn(&Entry) -> bool,
+        event: impl Fn(SessionKey) -> Event<'a>,
+    ) -> Vec<Effect> {
+        let keys: Vec<SessionKey> =
+            self.sessions.iter().filter(|(_, entry)| hit(entry)).map(|(&key, _)| key).collect();
+        keys.into_iter().flat_map(|key| self.apply(now, key, event(key))).collect()
+    }
+
+    fn apply(&mut self, now: Instant, key: SessionKey, event: Event<'_>) -> Vec<Effect> {
+        let Some(entry) = self.sessions.get_mut(&key) else { return Vec::new() };
+        let link = entry.link;
+        let mut effects = Vec::new();
+        for action in entry.session.on_event(now, event) {
+            match action {
+                Action::DecodeReady => self.scheduler.push_decode(key),
+                Action::PrefillReady(rows) => self.scheduler.push_prefill(key, rows),
+                Action::Report(report) => effects.push(Effect::Report(key.router, report)),
+                Action::Return(sampled) => effects.extend(link.map(|link| Effect::Return(link, sampled))),
+                Action::End(code) => effects.extend(self.end(now, key, code)),
+            }
+        }
+        effects
+    }
+
+    fn end(&mut self, now: Instant, key: SessionKey, code: CloseCode) -> Vec<Effect> {
+        if let Some(entry) = self.sessions.get(&key) {
+            let terms = entry.session.terms();
+            self.tombstones.bury(now, key, terms.generation, terms.lease);
+        }
+        self.remove(key, code)
+    }
+
+    fn remove(&mut self, key: SessionKey, code: CloseCode) -> Vec<Effect> {
+        let Some(entry) = self.sessions.remove(&key) else { return Vec::new() };
+        if let Some(feeder) = entry.session.terms().feeder() {
+            self.by_feeder.remove(&(feeder, key.session));
+        }
+        self.scheduler.cancel(key);
+        self.ledger.release(key);
+        vec![Effect::Free(entry.session.slot()), Effect::Ended(key, code)]
+    }
+}
+
+/// A close of a session that is not known: as long as the longest open may be under way, generously.
+const UNKNOWN_LEASE: Duration = Duration::from_secs(60);
+/// A row's share of its frame: one entry of the group table, and the header and the fixed part as if it were alone.
+const GROUP_BYTES: u64 = 28 + 16 + 8;
+/// A `Sampled` frame: header, session, generation, position, token, two floats and `finish`.
+const SAMPLED_BYTES: u64 = 8 + 8 + 4 + 4 + 4 + 4 + 4 + 4;

@@ -1,0 +1,101 @@
+//! What was agreed at open: fixed for the life of a session on this stage.
+
+use std::time::Duration;
+
+use proto::session::{Open, PlanStage, TailTerms};
+use proto::{Generation, NodeId, SessionId};
+use proto_sampling::{ParameterError, Sampler};
+
+/// Names a session: ids are drawn by routers, so only both together are unique, and no router can touch another's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SessionKey {
+    /// The router that opened it, proved by the handshake.
+    pub router: NodeId,
+    /// Its number.
+    pub session: SessionId,
+}
+
+/// A stage's part of an [`Open`], checked.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The session.
+    pub key: SessionKey,
+    /// Its pipeline's number.
+    pub generation: Generation,
+    /// This node.
+    pub own: NodeId,
+    /// Positions of KV reserved.
+    pub max_positions: u32,
+    /// How long the router may be silent.
+    pub lease: Duration,
+    /// The stage before; `None` on stage 0.
+    pub upstream: Option<NodeId>,
+    /// The stage after; `None` on the tail.
+    pub downstream: Option<PlanStage>,
+    /// Stage 0, as seen from a tail that is another node.
+    pub return_to: Option<PlanStage>,
+    /// The tail, as seen from a stage 0 that is another node.
+    pub returned_by: Option<NodeId>,
+    /// Entries of the vocabulary.
+    pub vocab: u32,
+    /// For the tail only.
+    pub tail: Option<TailPart>,
+}
+
+/// What the tail samples with.
+#[derive(Debug, Clone)]
+pub struct TailPart {
+    /// As opened.
+    pub terms: TailTerms,
+    /// Its parameters, checked.
+    pub sampler: Sampler,
+}
+
+impl Terms {
+    /// The part of `open` that concerns its receiver `own`. The plan's shape was checked when it was decoded.
+    pub fn new(own: NodeId, router: NodeId, open: &Open, vocab: u32) -> Result<Self, ParameterError> {
+        let stage = usize::from(open.stage);
+        let stages = &open.plan.stages;
+        let last = stages.len() - 1;
+        let tail = match &open.tail {
+            Some(terms) => {
+                let sampler = Sampler::new(&terms.sampling, vocab as usize)?;
+                Some(TailPart { terms: terms.clone(), sampler })
+            }
+            None => None,
+        };
+        Ok(Self {
+            key: SessionKey { router, session: open.session },
+            generation: open.generation,
+            own,
+            max_positions: open.max_positions,
+            lease: Duration::from_millis(u64::from(open.lease_ms)).clamp(SHORTEST_LEASE, LONGEST_LEASE),
+            upstream: (stage > 0).then(|| stages[stage - 1].node),
+            downstream: stages.get(stage + 1).copied(),
+            return_to: (stage == last && last > 0).then(|| stages[0]),
+            returned_by: (stage == 0 && last > 0).then(|| stages[last].node),
+            vocab,
+            tail,
+        })
+    }
+
+    /// Embeds tokens.
+    pub const fn is_first(&self) -> bool {
+        self.upstream.is_none()
+    }
+
+    /// Who sends it frames from within the pipeline: the stage before, or the tail for stage 0.
+    pub fn feeder(&self) -> Option<NodeId> {
+        self.upstream.or(self.returned_by)
+    }
+
+    /// Whom it sends to within the pipeline: the stage after, or stage 0 for the tail.
+    pub fn receiver(&self) -> Option<PlanStage> {
+        self.downstream.or(self.return_to)
+    }
+}
+
+/// Shorter ones end between two signs of life (a third of the lease) whenever a packet is lost.
+const SHORTEST_LEASE: Duration = Duration::from_millis(200);
+/// What a router that vanished may block at most.
+const LONGEST_LEASE: Duration = Duration::from_secs(600);
