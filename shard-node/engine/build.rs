@@ -24,14 +24,17 @@ fn main() {
         .file("shim/torch.cc")
         .compile("layerlane_torch_shim");
 
-    // No torch headers here; the loops want -O3.
+    // No torch headers here; the loops want -O3. Their threads are those of libtorch's own libgomp.
     cc::Build::new()
         .cpp(true)
         .pic(true)
         .std("c++17")
         .opt_level(3)
+        .flag("-fopenmp")
         .flag("-fno-math-errno")
         .flag("-ffp-contract=off")
-        .file("shim/rows.cc")
+        .files(["shim/rows.cc", "shim/attention.cc", "shim/head.cc"])
         .compile("layerlane_rows");
+    println!("cargo:rustc-link-search=native={lib}");
+    println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
 }

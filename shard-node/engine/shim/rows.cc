@@ -8,53 +8,27 @@
 //
 // Values are f32 or bf16 in memory (`bf16` != 0) and f32 in between.
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 
-#define EVERY_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#include "values.h"
 
 namespace {
 
-struct Bf16 {
-  uint16_t bits;
-};
-
-inline __attribute__((always_inline)) float load(const float* p) { return *p; }
-inline __attribute__((always_inline)) float load(const Bf16* p) {
-  uint32_t u = static_cast<uint32_t>(p->bits) << 16;
-  float f;
-  std::memcpy(&f, &u, 4);
-  return f;
-}
-inline __attribute__((always_inline)) void store(float* p, float f) { *p = f; }
-// Rounds to nearest even; a NaN stays one because its upper mantissa bit is set.
-inline __attribute__((always_inline)) void store(Bf16* p, float f) {
-  uint32_t u;
-  std::memcpy(&u, &f, 4);
-  uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  uint32_t quiet = (u >> 16) | 0x40u;
-  p->bits = static_cast<uint16_t>(f != f ? quiet : rounded);
-}
-
-// 16 partial sums: a fixed order that any vector width can follow.
 template <class T>
-inline __attribute__((always_inline)) float sum_of_squares(const T* x, int64_t n) {
-  float part[16] = {0};
+INLINE float sum_of_squares(const T* x, int64_t n) {
+  F32x16 part = {};
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; ++j) {
-      float v = load(x + i + j);
-      part[j] += v * v;
-    }
+  for (; i + 16 <= n; i += 16) {
+    F32x16 v;
+    load16(x + i, v);
+    part += v * v;
+  }
   float tail = 0;
   for (; i < n; ++i) tail += load(x + i) * load(x + i);
-  for (int width = 8; width > 0; width /= 2)
-    for (int j = 0; j < width; ++j) part[j] += part[j + width];
-  return part[0] + tail;
+  return sum16(part) + tail;
 }
 
 template <class T>
-inline __attribute__((always_inline)) void rms_norm(const T* x, const float* weight, T* out, int64_t rows,
+INLINE void rms_norm(const T* x, const float* weight, T* out, int64_t rows,
                                                     int64_t n, float eps) {
   for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
     float scale = 1.0f / std::sqrt(sum_of_squares(x, n) / static_cast<float>(n) + eps);
@@ -66,7 +40,7 @@ constexpr int64_t kMaxDim = 512;  // src/kernels/rows.rs refuses wider heads
 
 // `out` may be `head`: the copy to the stack also lets the compiler use vectors.
 template <class T>
-inline __attribute__((always_inline)) void rotate(const T* head, const float* cos, const float* sin,
+INLINE void rotate(const T* head, const float* cos, const float* sin,
                                                   int64_t half, T* out) {
   float x[kMaxDim];
   for (int64_t i = 0; i < 2 * half; ++i) x[i] = load(head + i);
@@ -75,7 +49,7 @@ inline __attribute__((always_inline)) void rotate(const T* head, const float* co
 }
 
 template <class T>
-inline __attribute__((always_inline)) void rope_append(T* qkv, const float* cos, const float* sin, T* keys,
+INLINE void rope_append(T* qkv, const float* cos, const float* sin, T* keys,
                                                        T* values, int64_t rows, int64_t heads,
                                                        int64_t kv_heads, int64_t dim, int64_t start,
                                                        int64_t capacity) {
@@ -94,27 +68,8 @@ inline __attribute__((always_inline)) void rope_append(T* qkv, const float* cos,
   }
 }
 
-// exp for SiLU: 2^k times a polynomial, relative error below 2e-7, branch-free so that it vectorises.
-inline __attribute__((always_inline)) float exp_fast(float x) {
-  x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-  float k = x * 1.44269504088896341f;
-  k = static_cast<float>(static_cast<int32_t>(k + (k < 0 ? -0.5f : 0.5f)));
-  float r = x - k * 0.693359375f + k * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  int32_t e = (static_cast<int32_t>(k) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &e, 4);
-  return p * scale;
-}
-
 template <class T>
-inline __attribute__((always_inline)) void silu_mul(const T* gate_up, T* out, int64_t rows, int64_t n) {
+INLINE void silu_mul(const T* gate_up, T* out, int64_t rows, int64_t n) {
   for (int64_t r = 0; r < rows; ++r, gate_up += 2 * n, out += n)
     for (int64_t i = 0; i < n; ++i) {
       float g = load(gate_up + i);
@@ -135,7 +90,7 @@ EVERY_CPU void ll_rms_norm(const void* x, const float* weight, void* out, int64_
     rms_norm(static_cast<const float*>(x), weight, static_cast<float*>(out), rows, n, eps);
 }
 
-// qkv [rows, heads + 2 kv_heads, dim] of consecutive positions from `start`: rotates the queries in
+// `qkv` [rows, heads + 2 kv_heads, dim] of consecutive positions from `start`: rotates the queries in
 // place, writes rotated keys and plain values to their place in the caches [kv_heads, capacity, dim].
 // cos, sin [positions, dim / 2].
 EVERY_CPU void ll_rope_append(void* qkv, const float* cos, const float* sin, void* keys, void* values,

@@ -235,13 +235,17 @@ pub(crate) struct AppendAt {
     pub(crate) heads: i64,
     pub(crate) kv_heads: i64,
     pub(crate) dim: i64,
+    /// First row of the run in `qkv`.
+    pub(crate) row: i64,
+    /// Rows of the run.
+    pub(crate) rows: i64,
     /// Position of the first row; the others follow it.
     pub(crate) start: i64,
 }
 
-/// Rotates the queries of `qkv [rows, (heads + 2 kv_heads) dim]` in place and appends its rotated
-/// keys and its values to `keys`, `values [kv_heads, capacity, dim]`. `cos`, `sin` are f32
-/// `[positions, dim / 2]`. CPU only.
+/// Rotates the queries of a run of rows of `qkv [_, (heads + 2 kv_heads) dim]` in place and appends
+/// its rotated keys and its values to `keys`, `values [kv_heads, capacity, dim]`. `cos`, `sin` are
+/// f32 `[positions, dim / 2]`. CPU only.
 #[expect(unsafe_code, reason = "calls the shim")]
 pub(crate) fn rope_append(
     qkv: &mut Tensor,
@@ -251,10 +255,11 @@ pub(crate) fn rope_append(
     at: AppendAt,
 ) -> Result<(), TorchError> {
     let bf16 = row_format(qkv)?;
-    let AppendAt { heads, kv_heads, dim, start } = at;
-    let (rows, width) = qkv.size2()?;
+    let AppendAt { heads, kv_heads, dim, row, rows, start } = at;
+    let (all_rows, width) = qkv.size2()?;
     let (_, capacity, _) = keys.size3()?;
     let (positions, half) = cos.size2()?;
+    check(row >= 0 && rows > 0 && row + rows <= all_rows, "rows that qkv does not have")?;
     check(width == (heads + 2 * kv_heads) * dim && heads > 0 && kv_heads > 0, "qkv has another width")?;
     check(dim > 0 && dim <= MAX_HEAD_DIM && half * 2 == dim, "the rotary table has another width")?;
     check(
@@ -270,8 +275,9 @@ pub(crate) fn rope_append(
     // SAFETY: every index the kernel forms lies inside the sizes checked above; qkv and the caches
     // are separate tensors, borrowed for writing here.
     unsafe {
+        let first = row_pointer(qkv, row * width);
         ll_rope_append(
-            qkv.data_ptr(),
+            first,
             cos.data_ptr().cast(),
             sin.data_ptr().cast(),
             keys.data_ptr(),
@@ -288,8 +294,102 @@ pub(crate) fn rope_append(
     Ok(())
 }
 
+/// One query row and the cache it looks at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttendJob<'a> {
+    /// Row of `qkv` and of the output.
+    pub(crate) row: i64,
+    /// `[kv_heads, capacity, dim]`.
+    pub(crate) keys: &'a Tensor,
+    /// `[kv_heads, capacity, dim]`.
+    pub(crate) values: &'a Tensor,
+    /// Positions it sees, from 0.
+    pub(crate) seen: i64,
+}
+
+/// Attention of single rows: queries are the first `heads * dim` elements of a row of `qkv`, the
+/// results go to the same row of `out [rows, heads * dim]`. CPU only.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn attend(
+    qkv: &Tensor,
+    out: &mut Tensor,
+    jobs: &[AttendJob<'_>],
+    (heads, kv_heads, dim): (i64, i64, i64),
+) -> Result<(), TorchError> {
+    let bf16 = row_format(qkv)?;
+    let (rows, width) = qkv.size2()?;
+    check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "heads that do not share keys evenly")?;
+    check(dim > 0 && dim <= MAX_HEAD_DIM && width >= heads * dim, "qkv has another width")?;
+    check(row_format(out)? == bf16 && out.size() == [rows, heads * dim], "the output has another shape")?;
+    let (mut work, mut last) = (0, -1);
+    let mut table = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let (_, capacity, _) = job.keys.size3()?;
+        check(job.keys.size() == [kv_heads, capacity, dim], "the keys have another shape")?;
+        check(job.values.size() == [kv_heads, capacity, dim], "the values have another shape")?;
+        check(
+            row_format(job.keys)? == bf16 && row_format(job.values)? == bf16,
+            "the cache has another type",
+        )?;
+        check(job.row > last && job.row < rows, "rows out of order or beyond those of qkv")?;
+        last = job.row;
+        check(job.seen > 0 && job.seen <= capacity, "positions beyond the cache")?;
+        work += job.seen * heads * dim;
+        // SAFETY: the row exists in both tensors, checked above.
+        let (query, out) =
+            unsafe { (row_pointer(qkv, job.row * width), row_pointer(out, job.row * heads * dim)) };
+        let (keys, values) = (job.keys.data_ptr(), job.values.data_ptr());
+        table.push(AttendRow { query, keys, values, out, seen: job.seen, capacity });
+    }
+    let threads = if work < WORTH_A_THREAD { 1 } else { tch::get_num_threads() };
+    let scale = 1.0 / (dim as f32).sqrt();
+    // SAFETY: all sizes checked above; every job writes a row of `out` of its own, since they ascend.
+    unsafe {
+        ll_attend(table.as_ptr(), table.len() as i64, heads, kv_heads, dim, scale, bf16, threads);
+    }
+    Ok(())
+}
+
+/// `x [rows, width]` times `table [vocab, width]`, both bf16, to f32 `[rows, vocab]`. CPU only.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn head(x: &Tensor, table: &Tensor) -> Result<Tensor, TorchError> {
+    let ((rows, width), (vocab, table_width)) = (x.size2()?, table.size2()?);
+    check(row_format(x)? == 1 && row_format(table)? == 1, "the head takes bf16")?;
+    check(width == table_width, "the head has another width")?;
+    let out = Tensor::f_empty([rows, vocab], (Kind::Float, Device::Cpu))?;
+    let threads = tch::get_num_threads();
+    // SAFETY: dense tensors of the sizes just read; `out` is new.
+    unsafe { ll_head(x.data_ptr(), table.data_ptr(), out.data_ptr().cast(), rows, width, vocab, threads) };
+    Ok(out)
+}
+
+/// Multiplications that take as long as waking a second thread, about 5 us.
+const WORTH_A_THREAD: i64 = 1 << 18;
+
+/// The element at `offset` of a dense tensor.
+///
+/// # Safety
+/// The tensor has more than `offset` elements, dense on the CPU.
+#[expect(unsafe_code, reason = "pointer arithmetic inside a tensor")]
+unsafe fn row_pointer(tensor: &Tensor, offset: i64) -> *mut c_void {
+    let bytes = offset as usize * tensor.kind().elt_size_in_bytes();
+    // SAFETY: the caller's promise.
+    unsafe { tensor.data_ptr().cast::<u8>().add(bytes).cast() }
+}
+
 /// The widest head the kernels hold on their stack; `kMaxDim` in `shim/rows.cc`.
 pub(crate) const MAX_HEAD_DIM: i64 = 512;
+
+/// `AttendRow` of `shim/attention.cc`.
+#[repr(C)]
+struct AttendRow {
+    query: *const c_void,
+    keys: *const c_void,
+    values: *const c_void,
+    out: *mut c_void,
+    seen: i64,
+    capacity: i64,
+}
 
 /// The last refusal of the shim on this thread.
 #[expect(unsafe_code, reason = "calls the shim")]
@@ -353,6 +453,25 @@ unsafe extern "C" {
         start: i64,
         capacity: i64,
         bf16: c_int,
+    );
+    fn ll_attend(
+        rows: *const AttendRow,
+        count: i64,
+        heads: i64,
+        kv_heads: i64,
+        dim: i64,
+        scale: f32,
+        bf16: c_int,
+        threads: c_int,
+    );
+    fn ll_head(
+        x: *const c_void,
+        table: *const c_void,
+        out: *mut f32,
+        rows: i64,
+        width: i64,
+        vocab: i64,
+        threads: c_int,
     );
     fn ll_silu_mul(gate_up: *const c_void, out: *mut c_void, rows: i64, n: i64, bf16: c_int);
 }

@@ -141,9 +141,18 @@ impl SessionKv {
     }
 
     /// The cache of a layer, counted from the span's first.
-    pub(crate) fn layer(&mut self, index: usize) -> Result<&mut LayerCache, TorchError> {
-        self.layers.get_mut(index).ok_or_else(|| TorchError("no cache for this layer".into()))
+    pub(crate) fn layer(&self, index: usize) -> Result<&LayerCache, TorchError> {
+        self.layers.get(index).ok_or_else(no_cache)
     }
+
+    /// The same, to write to.
+    pub(crate) fn layer_mut(&mut self, index: usize) -> Result<&mut LayerCache, TorchError> {
+        self.layers.get_mut(index).ok_or_else(no_cache)
+    }
+}
+
+fn no_cache() -> TorchError {
+    TorchError("no cache for this layer".into())
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -18,4 +18,4 @@ mod stage;
 pub use device::{DeviceChoice, DeviceError};
 pub use error::EngineError;
 pub use ffi::TorchError;
-pub use loader::{EngineOptions, LoadProgress, load, loader};
+pub use loader::{EngineOptions, LoadProgress, decode_bytes, load, loader};

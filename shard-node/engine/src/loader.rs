@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use proto::LayerSpan;
+use proto::manifest::Architecture;
 use proto::tensor::NumericsClass;
 use shard_node_stage::{LoadError, Stage, StageLoader, StageShape};
 use shard_node_weights::Checkpoint;
@@ -18,7 +19,7 @@ use crate::kernels::rotary::Rotary;
 use crate::kv::KvStore;
 use crate::numerics::Numerics;
 use crate::span_weights::{SpanWeights, stored_bytes};
-use crate::stage::{Head, TorchStage, heads_of};
+use crate::stage::{Head, Output, TorchStage, heads_of};
 
 /// What to load and how to compute it.
 #[derive(Debug, Clone)]
@@ -88,12 +89,13 @@ pub(crate) fn load_stage(
         progress(LoadProgress { read: total * layers.len() as u64 / (u64::from(span.len()) + 1), total });
     }
     let head = if last {
-        let output = if architecture.tied_head { EMBEDDING } else { "lm_head.weight" };
-        Some(Head {
-            norm: weights.vector("model.norm.weight", hidden)?,
-            eps: architecture.norm_eps,
-            output: weights.linear(&[(output, vocab)], hidden)?,
-        })
+        let name = if architecture.tied_head { EMBEDDING } else { "lm_head.weight" };
+        let output = match &embedding {
+            _ if !numerics.head_is_table(device) => Output::Linear(weights.linear(&[(name, vocab)], hidden)?),
+            Some(table) if architecture.tied_head => Output::Table(table.shallow_clone()),
+            _ => Output::Table(weights.table(name, vocab, hidden)?),
+        };
+        Some(Head { norm: weights.vector("model.norm.weight", hidden)?, eps: architecture.norm_eps, output })
     } else {
         None
     };
@@ -115,6 +117,16 @@ pub(crate) fn load_stage(
         TorchStage { shape, numerics, device, heads, embedding, layers, head, rotary, kv, _mode: mode };
     tracing::info!(%span, threads, matrix_bytes = stage.weight_bytes(), "shard loaded");
     Ok(stage)
+}
+
+/// Bytes of the matrices that one decode step of a span reads in a numerics class.
+pub fn decode_bytes(architecture: &Architecture, span: LayerSpan, class: NumericsClass) -> u64 {
+    let a = architecture;
+    let [hidden, ffn, vocab] = [a.hidden, a.ffn, a.vocab].map(u64::from);
+    let [queries, keys] = [a.heads, a.kv_heads].map(|heads| u64::from(heads) * u64::from(a.head_dim));
+    let layer = hidden * (2 * queries + 2 * keys + 3 * ffn);
+    let head = if span.end() == a.n_layers { vocab * hidden } else { 0 };
+    (layer * u64::from(span.len()) + head) * class.wire_dtype().bytes() as u64
 }
 
 const EMBEDDING: &str = "model.embed_tokens.weight";

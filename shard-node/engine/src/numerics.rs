@@ -27,6 +27,11 @@ impl Numerics {
         self.class == NumericsClass::Exact
     }
 
+    /// The head multiplies by plain bf16 rows and gives f32.
+    pub(crate) fn head_is_table(self, device: Device) -> bool {
+        self.class == NumericsClass::Bf16 && device == Device::Cpu
+    }
+
     /// Compute threads: the exact class has one, because sums split over threads round otherwise.
     pub(crate) fn threads(self, asked: usize) -> usize {
         if self.row_by_row() { 1 } else { asked.max(1) }

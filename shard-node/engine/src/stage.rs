@@ -42,7 +42,32 @@ pub(crate) struct TorchStage {
 pub(crate) struct Head {
     pub(crate) norm: Tensor,
     pub(crate) eps: f64,
-    pub(crate) output: Linear,
+    pub(crate) output: Output,
+}
+
+/// The output matrix.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// As any other matrix.
+    Linear(Linear),
+    /// bf16 rows for the shim's kernel; a tied head shares them with the embedding.
+    Table(Tensor),
+}
+
+impl Output {
+    fn logits(&self, x: &Tensor) -> Result<Tensor, TorchError> {
+        match self {
+            Self::Linear(linear) => linear.forward_f32(x),
+            Self::Table(table) => ffi::head(x, table),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Linear(linear) => linear.bytes(),
+            Self::Table(table) => table.numel() * table.kind().elt_size_in_bytes(),
+        }
+    }
 }
 
 /// The sizes of an architecture's attention.
@@ -245,7 +270,7 @@ fn logits(head: &Head, groups: &[StepGroup], x: &Tensor) -> Result<Vec<f32>, Tor
     } else {
         x.f_index_select(0, &Tensor::f_from_slice(&wanted)?.f_to_device(x.device())?)?
     };
-    let logits = head.output.forward_f32(&rms_norm(&x, &head.norm, head.eps)?)?.f_to_device(Device::Cpu)?;
+    let logits = head.output.logits(&rms_norm(&x, &head.norm, head.eps)?)?.f_to_device(Device::Cpu)?;
     let values = ffi::contiguous_f32(&logits).ok_or_else(|| TorchError("logits are not dense".into()))?;
     Ok(values.to_vec())
 }

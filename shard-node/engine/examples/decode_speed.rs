@@ -1,0 +1,129 @@
+//! Decode and prefill speed of one stage, with this machine's memory read limit beside it.
+//!
+//! `cargo run --release -p shard-node-engine --example decode_speed -- MODEL [THREADS] [CLASS] [A..B]`
+//! prints, for a GGUF file or HF directory: the read limit for as many threads, decode at batch 1, 4
+//! and 16 from position 256, and a prefill of 512 in chunks of 256.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a measuring program: prints and reads clocks"
+)]
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use proto::tensor::NumericsClass;
+use proto::{LayerSpan, Position};
+use shard_node_engine::{DeviceChoice, EngineOptions, load};
+use shard_node_stage::{KvSlot, Stage, StepGroup, StepInput};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let model = PathBuf::from(arguments.next().context("name a GGUF file or an HF directory")?);
+    let threads: usize = arguments.next().map_or(Ok(1), |text| text.parse())?;
+    let class: NumericsClass = arguments.next().map_or(Ok(NumericsClass::Bf16), |text| text.parse())?;
+    let architecture = shard_node_weights::Checkpoint::open(&model)?.architecture()?;
+    let span: LayerSpan =
+        arguments.next().map_or_else(|| LayerSpan::new(0, architecture.n_layers), |text| text.parse())?;
+
+    let limit = read_limit(threads);
+    println!("read limit, {threads} thread(s): {:.1} GB/s", limit / 1e9);
+    let options = EngineOptions { model, span, class, device: DeviceChoice::Cpu, threads };
+    let begun = Instant::now();
+    let mut stage = load(&options, |_| ())?;
+    println!("load {span} in {class}: {:.2} s", begun.elapsed().as_secs_f64());
+
+    let bytes = shard_node_engine::decode_bytes(&architecture, span, class);
+    for batch in [1, 4, 16] {
+        let seconds = decode(stage.as_mut(), batch)?;
+        println!(
+            "decode batch {batch}: {:.2} ms/step, {:.1} tok/s, weights {:.1} GB/s = {:.0} % of the read limit",
+            seconds * 1e3,
+            f64::from(batch) / seconds,
+            bytes as f64 / seconds / 1e9,
+            bytes as f64 / seconds / limit * 100.0,
+        );
+    }
+    let seconds = prefill(stage.as_mut(), 512, 256)?;
+    println!("prefill 512: {:.0} ms, {:.0} tok/s", seconds * 1e3, 512.0 / seconds);
+    Ok(())
+}
+
+/// Best of many steps from position 256.
+fn decode(stage: &mut dyn Stage, batch: u32) -> Result<f64> {
+    const STEPS: u32 = 40;
+    let slots = (0..batch).map(|_| stage.open(256 + STEPS)).collect::<Result<Vec<_>, _>>()?;
+    for &slot in &slots {
+        run(stage, &[group(slot, 0, 256)])?;
+    }
+    let mut best = f64::MAX;
+    for step in 0..STEPS {
+        let groups: Vec<_> = slots.iter().map(|&slot| group(slot, 256 + step, 1)).collect();
+        best = best.min(run(stage, &groups)?);
+    }
+    slots.into_iter().for_each(|slot| stage.close(slot));
+    Ok(best)
+}
+
+/// Best of three.
+fn prefill(stage: &mut dyn Stage, rows: u32, chunk: u32) -> Result<f64> {
+    let mut best = f64::MAX;
+    for _ in 0..3 {
+        let slot = stage.open(rows)?;
+        let mut seconds = 0.0;
+        for start in (0..rows).step_by(chunk as usize) {
+            seconds += run(stage, &[group(slot, start, chunk)])?;
+        }
+        stage.close(slot);
+        best = best.min(seconds);
+    }
+    Ok(best)
+}
+
+fn group(slot: KvSlot, start: u32, rows: u32) -> StepGroup {
+    StepGroup { slot, start: Position::new(start), rows, sample: true }
+}
+
+/// Seconds of one step.
+fn run(stage: &mut dyn Stage, groups: &[StepGroup]) -> Result<f64> {
+    let shape = stage.shape();
+    let rows: u32 = groups.iter().map(|group| group.rows).sum();
+    let input = if shape.is_first() {
+        StepInput::Tokens((0..rows).map(|row| row * 7919 % shape.vocab).collect())
+    } else {
+        StepInput::Activations(Bytes::from(vec![0x3c; rows as usize * shape.row_bytes()]))
+    };
+    let begun = Instant::now();
+    black_box(stage.step(groups, input)?);
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// Bytes a second that `threads` threads can read from memory, best of some passes over 1 GiB.
+fn read_limit(threads: usize) -> f64 {
+    let words: Vec<u64> = (0..1u64 << 27).collect();
+    let pass = || {
+        std::thread::scope(|scope| {
+            let parts = words.chunks(words.len() / threads).map(|part| {
+                scope.spawn(move || {
+                    part.chunks_exact(64).fold([0u64; 64], |mut sum, chunk| {
+                        sum.iter_mut().zip(chunk).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+                        sum
+                    })
+                })
+            });
+            for part in parts.collect::<Vec<_>>() {
+                black_box(part.join().ok());
+            }
+        });
+    };
+    let seconds = (0..8).map(|_| {
+        let begun = Instant::now();
+        pass();
+        begun.elapsed().as_secs_f64()
+    });
+    (words.len() * 8) as f64 / seconds.fold(f64::MAX, f64::min)
+}

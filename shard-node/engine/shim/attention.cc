@@ -1,0 +1,162 @@
+// Attention of single query rows over a contiguous cache, for the CPU.
+//
+// Blocks of 64 positions from 0 on, a running maximum and sum (Dao et al. 2022, FlashAttention):
+// a row's arithmetic depends on the row and on the positions it sees, on nothing else. Each key is
+// widened once for up to four query heads that share it.
+#include <cmath>
+
+#include "values.h"
+
+// One query row [heads, dim] against the first `seen` positions of keys, values [kv_heads, capacity, dim].
+struct AttendRow {
+  const void* query;
+  const void* keys;
+  const void* values;
+  void* out;
+  int64_t seen;
+  int64_t capacity;
+};
+
+namespace {
+
+constexpr int64_t kBlock = 64;
+constexpr int64_t kMaxDim = 512;  // as in rows.cc
+
+// kDim 0: any width, with a tail that is no whole vector.
+template <class T, int kDim>
+INLINE float dot(const float* q, const T* k, int64_t dim_any) {
+  const int64_t dim = kDim > 0 ? kDim : dim_any;
+  F32x16 sum = {};
+  int64_t i = 0;
+  for (; i + 16 <= dim; i += 16) {
+    F32x16 a, b;
+    load16(q + i, a);
+    load16(k + i, b);
+    sum += a * b;
+  }
+  float tail = 0;
+  for (; i < dim; ++i) tail += q[i] * load(k + i);
+  return sum16(sum) + tail;
+}
+
+// kQueries query heads that share one key head.
+template <class T, int kQueries, int kDim>
+INLINE void attend(const T* query, const T* keys, const T* values, T* out, int64_t seen, int64_t dim_any,
+                   float scale) {
+  const int64_t dim = kDim > 0 ? kDim : dim_any;
+  alignas(64) float q[kQueries][kDim > 0 ? kDim : kMaxDim];
+  alignas(64) float acc[kQueries][kDim > 0 ? kDim : kMaxDim];
+  float top[kQueries], total[kQueries];
+  for (int h = 0; h < kQueries; ++h) {
+    top[h] = -INFINITY;
+    total[h] = 0;
+    for (int64_t i = 0; i < dim; ++i) {
+      q[h][i] = load(query + h * dim + i) * scale;
+      acc[h][i] = 0;
+    }
+  }
+  for (int64_t begin = 0; begin < seen; begin += kBlock) {
+    const int64_t count = seen - begin < kBlock ? seen - begin : kBlock;
+    alignas(64) float weight[kQueries][kBlock];
+    for (int64_t j = 0; j < count; ++j)
+      for (int h = 0; h < kQueries; ++h) weight[h][j] = dot<T, kDim>(q[h], keys + (begin + j) * dim, dim);
+    for (int h = 0; h < kQueries; ++h) {
+      float peak = top[h];
+      for (int64_t j = 0; j < count; ++j) peak = weight[h][j] > peak ? weight[h][j] : peak;
+      const float keep = exp_fast(top[h] - peak);
+      top[h] = peak;
+      for (int64_t j = 0; j < count; ++j) weight[h][j] = exp_fast(weight[h][j] - peak);
+      for (int64_t j = count; j < kBlock; ++j) weight[h][j] = 0;
+      F32x16 sum = {};
+      for (int64_t j = 0; j < kBlock; j += 16) {
+        F32x16 v;
+        load16(weight[h] + j, v);
+        sum += v;
+      }
+      total[h] = total[h] * keep + sum16(sum);
+      for (int64_t i = 0; i < dim; ++i) acc[h][i] *= keep;
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      const T* value = values + (begin + j) * dim;
+      int64_t i = 0;
+      for (; i + 16 <= dim; i += 16) {
+        F32x16 v;
+        load16(value + i, v);
+        for (int h = 0; h < kQueries; ++h) {
+          F32x16 a;
+          load16(acc[h] + i, a);
+          a += v * weight[h][j];
+          std::memcpy(acc[h] + i, &a, 64);
+        }
+      }
+      for (; i < dim; ++i)
+        for (int h = 0; h < kQueries; ++h) acc[h][i] += weight[h][j] * load(value + i);
+    }
+  }
+  for (int h = 0; h < kQueries; ++h) {
+    const float inverse = 1.0f / total[h];
+    for (int64_t i = 0; i < dim; ++i) store(out + h * dim + i, acc[h][i] * inverse);
+  }
+}
+
+template <class T, int kDim>
+INLINE void attend_group(const T* query, const T* keys, const T* values, T* out, int64_t queries, int64_t seen,
+                         int64_t dim, float scale) {
+  int64_t h = 0;
+  for (; h + 4 <= queries; h += 4)
+    attend<T, 4, kDim>(query + h * dim, keys, values, out + h * dim, seen, dim, scale);
+  query += h * dim;
+  out += h * dim;
+  switch (queries - h) {
+    case 3: attend<T, 3, kDim>(query, keys, values, out, seen, dim, scale); break;
+    case 2: attend<T, 2, kDim>(query, keys, values, out, seen, dim, scale); break;
+    case 1: attend<T, 1, kDim>(query, keys, values, out, seen, dim, scale); break;
+    default: break;
+  }
+}
+
+template <class T>
+INLINE void attend_any(const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim,
+                       float scale) {
+  const int64_t group = heads / kv_heads, first = kv_head * group * dim;
+  const T* query = static_cast<const T*>(row.query) + first;
+  const T* keys = static_cast<const T*>(row.keys) + kv_head * row.capacity * dim;
+  const T* values = static_cast<const T*>(row.values) + kv_head * row.capacity * dim;
+  T* out = static_cast<T*>(row.out) + first;
+  if (dim == 64)
+    attend_group<T, 64>(query, keys, values, out, group, row.seen, dim, scale);
+  else if (dim == 128)
+    attend_group<T, 128>(query, keys, values, out, group, row.seen, dim, scale);
+  else
+    attend_group<T, 0>(query, keys, values, out, group, row.seen, dim, scale);
+}
+
+EVERY_CPU void attend_bf16(const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim,
+                           float scale) {
+  attend_any<Bf16>(row, kv_head, heads, kv_heads, dim, scale);
+}
+
+EVERY_CPU void attend_f32(const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim,
+                          float scale) {
+  attend_any<float>(row, kv_head, heads, kv_heads, dim, scale);
+}
+
+}  // namespace
+
+extern "C" {
+
+// All rows, on up to `threads` threads; a (row, key head) is never split.
+void ll_attend(const AttendRow* rows, int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, float scale,
+               int bf16, int threads) {
+  const int64_t jobs = count * kv_heads;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+  for (int64_t job = 0; job < jobs; ++job) {
+    const AttendRow& row = rows[job / kv_heads];
+    if (bf16)
+      attend_bf16(row, job % kv_heads, heads, kv_heads, dim, scale);
+    else
+      attend_f32(row, job % kv_heads, heads, kv_heads, dim, scale);
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,69 @@
+// f32 and bf16 in memory, f32 in between; sixteen at a time as a GCC vector, which every clone of a
+// function lowers to what its CPU has. Sums go in one fixed order: sixteen lanes, then by halves.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+// One copy per x86-64 level, chosen when the program starts.
+#define EVERY_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define INLINE inline __attribute__((always_inline))
+
+struct Bf16 {
+  uint16_t bits;
+};
+
+typedef float F32x16 __attribute__((vector_size(64)));
+typedef uint32_t U32x16 __attribute__((vector_size(64)));
+typedef uint16_t U16x16 __attribute__((vector_size(32)));
+
+static INLINE float load(const float* p) { return *p; }
+static INLINE float load(const Bf16* p) {
+  uint32_t u = static_cast<uint32_t>(p->bits) << 16;
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+static INLINE void store(float* p, float f) { *p = f; }
+// Rounds to nearest even; a NaN stays one because its upper mantissa bit is set.
+static INLINE void store(Bf16* p, float f) {
+  uint32_t u;
+  std::memcpy(&u, &f, 4);
+  uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  uint32_t quiet = (u >> 16) | 0x40u;
+  p->bits = static_cast<uint16_t>(f != f ? quiet : rounded);
+}
+
+static INLINE void load16(const float* p, F32x16& v) { std::memcpy(&v, p, 64); }
+static INLINE void load16(const Bf16* p, F32x16& v) {
+  U16x16 narrow;
+  std::memcpy(&narrow, p, 32);
+  U32x16 wide = __builtin_convertvector(narrow, U32x16) << 16;
+  std::memcpy(&v, &wide, 64);
+}
+
+static INLINE float sum16(const F32x16& v) {
+  float part[16];
+  std::memcpy(part, &v, 64);
+  for (int width = 8; width > 0; width /= 2)
+    for (int j = 0; j < width; ++j) part[j] += part[j + width];
+  return part[0];
+}
+
+// exp as 2^k times a polynomial (Cephes expf), relative error below 2e-7; no branches, so that it vectorises.
+static INLINE float exp_fast(float x) {
+  x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  float k = x * 1.44269504088896341f;
+  k = static_cast<float>(static_cast<int32_t>(k + (k < 0 ? -0.5f : 0.5f)));
+  float r = x - k * 0.693359375f + k * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  int32_t e = (static_cast<int32_t>(k) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &e, 4);
+  return p * scale;
+}
