@@ -22,7 +22,7 @@ use proto::record::DhtKey;
 use super::distance::Distance;
 use super::limits::{
     ALPHA, K, LOOKUP_DEADLINE, MAX_ADDRESSES_PER_NODE, MAX_ASKED, MAX_CANDIDATES, MAX_PAGES, MAX_PER_ADDRESS,
-    PATH_WIDTH, PATHS, SLOW, SUBNET_CAP, SWEEP_AFTER,
+    PATH_SPARE, PATH_WIDTH, PATHS, SLOW, SPARE, SUBNET_CAP, SWEEP_AFTER,
 };
 use super::select::subnet_fair;
 use super::subnet::{Scope, Subnet, may_dial};
@@ -208,36 +208,41 @@ impl Lookup {
         asks
     }
 
-    /// Asks the path's next contacts; says whether the path is done.
+    /// Asks the path's next contacts, a few ahead; says whether the path is done.
     fn step_path(&mut self, path: u8, now: Duration, asks: &mut Vec<Ask>) -> bool {
-        let chosen = self.select(PATH_WIDTH, now, |candidate| match candidate.state.path() {
+        let on_path = |candidate: &Candidate| match candidate.state.path() {
             Some(asked_on) => asked_on == path,
             None => candidate.paths & (1 << path) != 0,
-        });
+        };
+        let ahead = self.select(PATH_WIDTH + PATH_SPARE, now, on_path);
         let waiting =
-            |at: &usize| matches!(self.candidates[*at].state, State::Asked { .. } | State::More { .. });
-        let free = ALPHA.saturating_sub(chosen.iter().filter(|at| waiting(at)).count());
-        let fresh: Vec<usize> =
-            chosen.iter().copied().filter(|at| self.candidates[*at].state == State::Fresh).collect();
-        for at in fresh.into_iter().take(free) {
-            self.ask(at, path, now, asks);
-        }
-        chosen.iter().all(|at| matches!(self.candidates[*at].state, State::Answered { .. }))
-    }
-
-    /// Asks whoever of the nearest `K` was not asked yet; says whether all of them have answered.
-    fn sweep(&mut self, paths_done: bool, now: Duration, asks: &mut Vec<Ask>) -> bool {
-        let chosen = self.select(K, now, |_| true);
-        let answered = |at: &usize| matches!(self.candidates[*at].state, State::Answered { .. });
-        let known = chosen.iter().filter(|at| answered(at)).count();
-        if paths_done || known >= SWEEP_AFTER {
-            let fresh: Vec<usize> =
-                chosen.iter().copied().filter(|at| self.candidates[*at].state == State::Fresh).collect();
-            for at in fresh {
-                let path = self.candidates[at].paths.trailing_zeros() as u8;
+            |at: &&usize| matches!(self.candidates[**at].state, State::Asked { .. } | State::More { .. });
+        let mut free = ALPHA.saturating_sub(ahead.iter().filter(waiting).count());
+        for at in ahead {
+            if free > 0 && self.candidates[at].state == State::Fresh {
                 self.ask(at, path, now, asks);
+                free -= 1;
             }
         }
+        self.all_answered(&self.select(PATH_WIDTH, now, on_path))
+    }
+
+    /// Asks whoever of the nearest was not asked yet; says whether the nearest `K` have answered. A few more than
+    /// `K` are asked, so that the place of one that turns out dead is filled already.
+    fn sweep(&mut self, paths_done: bool, now: Duration, asks: &mut Vec<Ask>) -> bool {
+        let known = self.answered;
+        if paths_done || known >= SWEEP_AFTER {
+            for at in self.select(K + SPARE, now, |_| true) {
+                if self.candidates[at].state == State::Fresh {
+                    let path = self.candidates[at].paths.trailing_zeros() as u8;
+                    self.ask(at, path, now, asks);
+                }
+            }
+        }
+        self.all_answered(&self.select(K, now, |_| true))
+    }
+
+    fn all_answered(&self, chosen: &[usize]) -> bool {
         chosen.iter().all(|at| matches!(self.candidates[*at].state, State::Answered { .. }))
     }
 

@@ -96,7 +96,7 @@ impl Core {
     fn dial_back(&mut self, now: Now, peer: Peer, port: u16, actions: &mut Vec<Action>) {
         let addr = SocketAddr::new(peer.addr.ip().to_canonical(), port);
         let contact = Contact { node: peer.node, addr };
-        if self.table.holds(contact) || self.dial_backs.contains(&peer.node) {
+        if !self.table.wants(contact) || self.dial_backs.contains(&peer.node) {
             return;
         }
         if !may_dial(addr, peer.addr.ip()) {

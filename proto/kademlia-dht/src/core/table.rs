@@ -103,9 +103,12 @@ impl Table {
             .collect()
     }
 
-    /// Whether `contact` is in the table at this address.
-    pub(crate) fn holds(&self, contact: Contact) -> bool {
-        self.entries().any(|entry| entry.contact == contact)
+    /// Whether finding out if `contact` can be dialled is worth a handshake: it is new and would get a place, or
+    /// few wait for one.
+    pub(crate) fn wants(&self, contact: Contact) -> bool {
+        let key = DhtKey::of_node(contact.node);
+        let Some(index) = Distance::between(&self.own, &key).shared_prefix() else { return false };
+        self.buckets.get(index).is_none_or(|bucket| bucket.wants(contact))
     }
 
     /// All contacts, furthest bucket first.
@@ -188,15 +191,28 @@ impl Bucket {
             self.entries.push(entry);
             return Placement::Inserted;
         }
-        if self.crowd(entry.subnet) < SUBNET_CAP
-            && let Some(at) = self.entries.iter().rposition(|held| self.crowd(held.subnet) > SUBNET_CAP)
-        {
+        if let Some(at) = self.gives_way(entry.subnet) {
             self.entries.remove(at);
             self.entries.push(entry);
             return Placement::Inserted;
         }
         self.wait(entry);
         Placement::Waiting(self.probe(now))
+    }
+
+    fn wants(&self, contact: Contact) -> bool {
+        if self.entries.iter().chain(&self.waiting).any(|held| held.contact == contact) {
+            return false;
+        }
+        self.entries.len() < K || self.waiting.len() < WAITING_PER_BUCKET / 2 || self.gives_way(Subnet::of(contact.addr)).is_some()
+    }
+
+    /// The place that a newcomer of `subnet` takes from a more crowded subnet, if any.
+    fn gives_way(&self, subnet: Subnet) -> Option<usize> {
+        if self.crowd(subnet) >= SUBNET_CAP {
+            return None;
+        }
+        self.entries.iter().rposition(|held| self.crowd(held.subnet) > SUBNET_CAP)
     }
 
     fn failed(&mut self, contact: Contact) -> Option<Contact> {
