@@ -5,10 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use proto::manifest::MAX_TEMPLATE_BYTES;
+use proto_text::{GgufVocabulary, GgufVocabularyError};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{Checkpoint, Container, OpenError, read_json, read_small};
-use crate::gguf::Gguf;
+use crate::gguf::{Array, Gguf, Value as GgufValue};
 
 /// Largest `tokenizer.json`: the largest published ones (vocabulary 262,144) have 33 MB.
 pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
@@ -50,7 +51,7 @@ pub enum TextError {
         /// The model.
         path: PathBuf,
         /// What is wrong.
-        source: GgufTokenizerError,
+        source: GgufVocabularyError,
     },
 }
 
@@ -163,11 +164,46 @@ fn gguf_parts(gguf: &Gguf, path: &Path) -> Result<TextParts, TextError> {
     })
 }
 
-/// Stands in until proto-text converts vocabularies.
-#[derive(Debug, thiserror::Error)]
-#[error("no conversion")]
-pub struct GgufTokenizerError;
-
-fn gguf_tokenizer(gguf: &Gguf, _path: &Path) -> Result<Option<Vec<u8>>, TextError> {
-    Ok(gguf.string("tokenizer.huggingface.json").map(|json| json.as_bytes().to_vec()))
+/// The file's own `tokenizer.json` if it holds one, otherwise its vocabulary converted; `None` when it
+/// has neither.
+fn gguf_tokenizer(gguf: &Gguf, path: &Path) -> Result<Option<Vec<u8>>, TextError> {
+    if let Some(json) = gguf.string("tokenizer.huggingface.json") {
+        return Ok(Some(json.as_bytes().to_vec()));
+    }
+    let Some(model) = gguf.string("tokenizer.ggml.model").filter(|&model| model != "no_vocab") else {
+        return Ok(None);
+    };
+    let id = |key: &str| gguf.unsigned(key).and_then(|id| u32::try_from(id).ok());
+    let strings = |key: &str| gguf.strings(key).map(<[String]>::to_vec).unwrap_or_default();
+    let scores = match gguf.metadata.get("tokenizer.ggml.scores") {
+        Some(GgufValue::Array(Array::Float(scores))) => scores.iter().map(|&score| score as f32).collect(),
+        _ => Vec::new(),
+    };
+    let token_types = match gguf.metadata.get("tokenizer.ggml.token_type") {
+        Some(GgufValue::Array(Array::Signed(types))) => {
+            types.iter().map(|&kind| i32::try_from(kind).unwrap_or(i32::MAX)).collect()
+        }
+        Some(GgufValue::Array(Array::Unsigned(types))) => {
+            types.iter().map(|&kind| i32::try_from(kind).unwrap_or(i32::MAX)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let vocabulary = GgufVocabulary {
+        model: model.to_owned(),
+        pre: gguf.string("tokenizer.ggml.pre").map(str::to_owned),
+        tokens: strings("tokenizer.ggml.tokens"),
+        merges: strings("tokenizer.ggml.merges"),
+        scores,
+        token_types,
+        bos: id("tokenizer.ggml.bos_token_id"),
+        eos: id("tokenizer.ggml.eos_token_id"),
+        unknown: id("tokenizer.ggml.unknown_token_id"),
+        add_bos: gguf.boolean("tokenizer.ggml.add_bos_token"),
+        add_eos: gguf.boolean("tokenizer.ggml.add_eos_token"),
+        add_space_prefix: gguf.boolean("tokenizer.ggml.add_space_prefix"),
+    };
+    vocabulary
+        .to_tokenizer_json()
+        .map(Some)
+        .map_err(|source| TextError::Tokenizer { path: path.to_owned(), source })
 }
