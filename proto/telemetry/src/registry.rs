@@ -24,6 +24,12 @@ pub struct RegisterMetricError {
     source: prometheus::Error,
 }
 
+impl RegisterMetricError {
+    pub(crate) fn new(name: &str, source: prometheus::Error) -> Self {
+        Self { name: name.to_owned(), source }
+    }
+}
+
 impl Registry {
     /// An empty registry.
     pub fn new() -> Self {
@@ -115,7 +121,7 @@ impl Registry {
         name: &str,
         metric: Result<M, prometheus::Error>,
     ) -> Result<M, RegisterMetricError> {
-        let wrap = |source| RegisterMetricError { name: name.to_owned(), source };
+        let wrap = |source| RegisterMetricError::new(name, source);
         let metric = metric.map_err(wrap)?;
         self.inner.register(Box::new(metric.clone())).map_err(wrap)?;
         Ok(metric)
