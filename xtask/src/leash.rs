@@ -70,7 +70,8 @@ impl Leashed {
         stdout: Stdio,
         stderr: Stdio,
     ) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe().context("find our own program")?)
+        // Ourselves, also when a build has put a newer program in our place meanwhile.
+        let mut child = Command::new("/proc/self/exe")
             .arg("leash")
             .arg("--parent")
             .arg(std::process::id().to_string())
