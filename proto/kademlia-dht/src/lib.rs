@@ -1,5 +1,6 @@
 //! Kademlia over signed records: a sans-IO core and a thin driver.
 
+pub mod bootstrap;
 mod clock;
 pub mod core;
 pub mod directory;
