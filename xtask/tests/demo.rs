@@ -19,7 +19,7 @@ fn json_is_the_last_line_and_no_node_is_left() {
     let output = stubs.demo(&["--json", "--nodes", "3"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(text.lines().last().unwrap(), r#"{"text":"ok","route":[]}"#);
+    assert_eq!(text.lines().last().unwrap(), r#"{"text":"ok","hops":[]}"#);
     assert_eq!(stubs.pids().len(), 4);
     stubs.assert_all_ended();
 }
@@ -184,6 +184,6 @@ const SERVE: &str = "echo loading\necho '{\"event\":\"ready\",\"node\":\"aa11\",
 \"admin\":\"127.0.0.1:2\",\"model\":\"stub\",\"model_id\":\"00\",\"layers\":[0,8]}'\nexec sleep 600\n";
 
 /// Streams a word, or prints its object; writes the report where it is told.
-const GOOD_ROUTER: &str = "object='{\"text\":\"ok\",\"route\":[]}'\nwhile [ $# -gt 0 ]; do\n\
+const GOOD_ROUTER: &str = "object='{\"text\":\"ok\",\"hops\":[]}'\nwhile [ $# -gt 0 ]; do\n\
 if [ \"$1\" = --report ]; then echo \"$object\" > \"$2\"; echo 'Gravity is'; exit 0; fi\n\
 if [ \"$1\" = --json ]; then echo noise; echo \"$object\"; exit 0; fi\nshift\ndone\nexit 9\n";

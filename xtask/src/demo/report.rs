@@ -12,7 +12,7 @@ pub(super) fn table(answer: &Value) -> String {
         "{:>3}  {:8}  {:>8}  {:>10}  {:>10}  {:>11}\n",
         "hop", "node", "layers", "compute ms", "network ms", "bytes/token"
     );
-    for (index, hop) in list(answer, "route").iter().enumerate() {
+    for (index, hop) in list(answer, "hops").iter().enumerate() {
         let node = hop.get("node").and_then(Value::as_str).unwrap_or("-");
         let layers: Vec<String> = list(hop, "layers").iter().map(Value::to_string).collect();
         let _ = writeln!(
@@ -62,7 +62,7 @@ mod tests {
             "token_ids": [1, 2, 3],
             "finish_reason": "stop",
             "timings": {"ttft_ms": 312.4, "decode_tokens_per_second": 41.25},
-            "route": [
+            "hops": [
                 {"node": "0123456789abcdef", "layers": [0, 10], "compute_ms": 3.256, "network_ms": 0.1, "bytes_per_token": 1152},
                 {"node": "fedcba9876543210", "layers": [10, 30]},
             ],
