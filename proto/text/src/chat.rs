@@ -98,7 +98,8 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(python_methods::call);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, "raised by the template").with_source(Raised(message)))
+            Err(Error::new(ErrorKind::InvalidOperation, "raised by the template")
+                .with_source(Raised(message)))
         });
         environment.add_filter("tojson", |value: Value, options: Kwargs| json::to_json(&value, &options));
         environment

@@ -25,8 +25,9 @@ pub struct DetokenStream {
 enum Pending {
     /// The beginning of a character, at most 3 bytes.
     Bytes(Vec<u8>),
-    /// Tokens whose text was emitted last (the context that decoders look back at), then those that wait.
-    Window { ids: Vec<u32>, emitted: usize },
+    /// Tokens whose text was emitted last (the context that decoders look back at), then those that wait; the
+    /// bytes of those that wait and are byte tokens.
+    Window { ids: Vec<u32>, emitted: usize, bytes: Vec<u8> },
 }
 
 impl DetokenStream {
@@ -35,7 +36,7 @@ impl DetokenStream {
         let pending = if tokenizer.is_byte_level() {
             Pending::Bytes(Vec::new())
         } else {
-            Pending::Window { ids: Vec::new(), emitted: 0 }
+            Pending::Window { ids: Vec::new(), emitted: 0, bytes: Vec::new() }
         };
         Self { tokenizer, skip_special, pending }
     }
@@ -45,26 +46,31 @@ impl DetokenStream {
         if self.skip_special && self.tokenizer.is_special(id) {
             return Ok(None);
         }
+        let Some(content) = self.tokenizer.token_content(id).filter(|content| !content.is_empty()) else {
+            return Ok(None);
+        };
         let text = match &mut self.pending {
             Pending::Bytes(bytes) => {
-                let Some(content) = self.tokenizer.token_content(id) else { return Ok(None) };
                 append_bytes(&content, bytes);
                 take_characters(bytes)
             }
-            Pending::Window { ids, emitted } => {
+            Pending::Window { ids, emitted, bytes } => {
                 ids.push(id);
-                let waiting = ids.len() - *emitted;
-                match difference(&self.tokenizer, ids, *emitted)? {
-                    text if text.ends_with(char::REPLACEMENT_CHARACTER) && waiting < MAX_WAITING => {
-                        String::new()
+                let text = difference(&self.tokenizer, ids, *emitted)?;
+                let half = match byte_token(&content) {
+                    Some(byte) => {
+                        bytes.push(byte);
+                        ends_inside_character(bytes)
                     }
-                    text if text.is_empty() && waiting < MAX_WAITING => text,
-                    text => {
-                        ids.drain(..*emitted);
-                        *emitted = ids.len();
-                        text
-                    }
+                    None => text.ends_with(char::REPLACEMENT_CHARACTER) && ids.len() - *emitted < MAX_WAITING,
+                };
+                if half {
+                    return Ok(None);
                 }
+                bytes.clear();
+                ids.drain(..*emitted);
+                *emitted = ids.len();
+                text
             }
         };
         Ok((!text.is_empty()).then_some(text))
@@ -74,9 +80,10 @@ impl DetokenStream {
     pub fn finish(&mut self) -> Result<Option<String>, TokenizerError> {
         let text = match &mut self.pending {
             Pending::Bytes(bytes) => String::from_utf8_lossy(&std::mem::take(bytes)).into_owned(),
-            Pending::Window { ids, emitted } => {
+            Pending::Window { ids, emitted, bytes } => {
                 let text = difference(&self.tokenizer, ids, *emitted)?;
                 ids.clear();
+                bytes.clear();
                 *emitted = 0;
                 text
             }
@@ -96,30 +103,28 @@ fn difference(tokenizer: &Tokenizer, ids: &[u32], emitted: usize) -> Result<Stri
     tokenizer.decode(&ids[emitted..], false)
 }
 
+/// The byte of a byte token, `<0x0A>` for instance.
+fn byte_token(content: &str) -> Option<u8> {
+    let digits = content.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
+/// Whether more bytes may turn the end into a character.
+fn ends_inside_character(bytes: &[u8]) -> bool {
+    let last = bytes.utf8_chunks().last();
+    last.is_some_and(|chunk| std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none()))
+}
+
 /// Takes everything but the beginning of a character at the very end; U+FFFD stands for what can't become one, one
 /// per maximal invalid part, as `String::from_utf8_lossy` does it.
 fn take_characters(bytes: &mut Vec<u8>) -> String {
-    let mut text = String::new();
-    let mut done = 0;
-    loop {
-        match std::str::from_utf8(&bytes[done..]) {
-            Ok(valid) => {
-                text.push_str(valid);
-                bytes.clear();
-                return text;
-            }
-            Err(error) => {
-                let valid = done + error.valid_up_to();
-                text.push_str(&String::from_utf8_lossy(&bytes[done..valid]));
-                let Some(length) = error.error_len() else {
-                    bytes.drain(..valid);
-                    return text;
-                };
-                text.push(char::REPLACEMENT_CHARACTER);
-                done = valid + length;
-            }
-        }
-    }
+    let half = if ends_inside_character(bytes) {
+        bytes.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len())
+    } else {
+        0
+    };
+    let rest = bytes.split_off(bytes.len() - half);
+    String::from_utf8_lossy(&std::mem::replace(bytes, rest)).into_owned()
 }
 
 /// Appends the bytes of a token; one with a character outside the alphabet stands for its own text.
@@ -150,7 +155,8 @@ static BYTE_OF_CHAR: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
         .collect()
 });
 
-/// A character takes at most 4 byte tokens; with twice as many waiting, what they hold is no character.
+/// For decoders that are neither byte-level nor have byte tokens: a character takes at most 4 of their tokens; with
+/// twice as many waiting, what they hold is no character.
 const MAX_WAITING: usize = 8;
 
 #[cfg(test)]

@@ -47,7 +47,9 @@ pub enum GgufVocabularyError {
     #[error("tokenizer.ggml.model {0:?} is not supported; supported are gpt2 and llama")]
     UnknownModel(String),
     /// A pre-tokenizer that is not known here.
-    #[error("tokenizer.ggml.pre {0:?} is not supported; supported are default, gpt-2, llama-bpe, qwen2 and smollm")]
+    #[error(
+        "tokenizer.ggml.pre {0:?} is not supported; supported are default, gpt-2, llama-bpe, qwen2 and smollm"
+    )]
     UnknownPreTokenizer(String),
     /// No tokens, or more than any model has.
     #[error("tokenizer.ggml.tokens has {0} entries; it must have 1 to {MAX_TOKENS}")]
@@ -144,7 +146,8 @@ impl GgufVocabulary {
                 return Err(GgufVocabularyError::ListLength { list, got, tokens });
             }
         }
-        let named = [("bos_token_id", self.bos), ("eos_token_id", self.eos), ("unknown_token_id", self.unknown)];
+        let named =
+            [("bos_token_id", self.bos), ("eos_token_id", self.eos), ("unknown_token_id", self.unknown)];
         for (key, id) in named {
             if let Some(id) = id.filter(|&id| id as usize >= tokens) {
                 return Err(GgufVocabularyError::TokenId { key, id, tokens });

@@ -93,9 +93,7 @@ impl Tokenizer {
             return Err(TokenizerError::Refused { reason: "BPE dropout would make token ids random" });
         }
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| TokenizerError::Malformed { reason: e.to_string() })?;
+        inner.with_truncation(None).map_err(|e| TokenizerError::Malformed { reason: e.to_string() })?;
         let vocab_size = inner.get_vocab_size(true) as u32;
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
@@ -115,9 +113,8 @@ impl Tokenizer {
             }),
             EncodeMode::Markup | EncodeMode::Prompt => &self.inner,
         };
-        let encoded = guarded(|| {
-            inner.encode_fast(text, mode == EncodeMode::Prompt).map_err(|e| e.to_string())
-        });
+        let encoded =
+            guarded(|| inner.encode_fast(text, mode == EncodeMode::Prompt).map_err(|e| e.to_string()));
         encoded.map(|e| e.get_ids().to_vec()).map_err(|reason| TokenizerError::Encode { reason })
     }
 
@@ -179,7 +176,8 @@ fn refuse_growth(bytes: &[u8]) -> Result<(), TokenizerError> {
 /// By how much a step, or the sequence in it, may multiply its input, from the strings that it inserts.
 fn growth_of(step: &Value) -> usize {
     let inserted = ["content", "prepend", "replacement"];
-    let own = inserted.iter().filter_map(|key| step.get(key)?.as_str()).map(str::len).max().unwrap_or(1).max(1);
+    let own =
+        inserted.iter().filter_map(|key| step.get(key)?.as_str()).map(str::len).max().unwrap_or(1).max(1);
     let lists = ["normalizers", "pretokenizers", "decoders"];
     let inner = lists.iter().filter_map(|key| step.get(key)?.as_array()).flatten();
     inner.map(growth_of).fold(own, usize::saturating_mul)

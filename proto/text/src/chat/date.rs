@@ -35,12 +35,13 @@ pub(super) fn format(now: i64, pattern: &str) -> Result<String, Error> {
             Some('B') => out.push_str(month_name),
             Some('a') => out.push_str(&weekday[..3]),
             Some('A') => out.push_str(weekday),
-            Some('F') => out.push_str(&format!("{year}-{month:02}-{day_of_month:02}")),
-            Some('T') => out.push_str(&format!("{hour:02}:{minute:02}:{:02}", second % 60)),
+            Some('F') => out.push_str(&format(now, "%Y-%m-%d")?),
+            Some('T') => out.push_str(&format(now, "%H:%M:%S")?),
             Some('Z') => out.push_str("UTC"),
             Some('%') => out.push('%'),
             other => {
-                let text = format!("strftime_now does not know %{}", other.map(String::from).unwrap_or_default());
+                let text =
+                    format!("strftime_now does not know %{}", other.map(String::from).unwrap_or_default());
                 return Err(Error::new(ErrorKind::InvalidOperation, text));
             }
         }
@@ -54,8 +55,7 @@ fn civil(day: i64) -> (i64, i64, i64) {
     let shifted = day + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
@@ -64,7 +64,17 @@ fn civil(day: i64) -> (i64, i64, i64) {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 

@@ -4,7 +4,12 @@ use minijinja::value::{ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// Called by the engine for a method that it does not know.
-pub(super) fn call(_: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call(
+    _: &mut State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::String => on_string(value.as_str().unwrap_or_default(), method, args),
         ValueKind::Map => on_map(value, method, args),
@@ -16,7 +21,7 @@ pub(super) fn call(_: &mut State<'_, '_>, value: &Value, method: &str, args: &[V
 fn on_string(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     let trimmed = |args: &[Value], start: bool, end: bool| -> Result<Value, Error> {
         let (set,): (Option<&str>,) = from_args(args)?;
-        let strips = |c: char| set.map_or(c.is_whitespace(), |set| set.contains(c));
+        let strips = |c: char| set.map_or_else(|| c.is_whitespace(), |set| set.contains(c));
         let text = if start { text.trim_start_matches(strips) } else { text };
         Ok(Value::from(if end { text.trim_end_matches(strips) } else { text }))
     };
@@ -42,7 +47,7 @@ fn on_string(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
         "replace" => replace(text, args)?,
         "split" => split(text, args, false)?,
         "rsplit" => split(text, args, true)?,
-        "splitlines" => none(args).map(|()| Value::from_iter(text.lines()))?,
+        "splitlines" => none(args).map(|()| text.lines().collect())?,
         "count" => {
             let (part,): (&str,) = from_args(args)?;
             if part.is_empty() { text.chars().count() + 1 } else { text.matches(part).count() }.into()
@@ -70,9 +75,9 @@ fn on_map(map: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
         "get" => {
             let (key, default): (&Value, Option<Value>) = from_args(args)?;
             let found = map.get_item(key)?;
-            Ok(if found.is_undefined() { default.unwrap_or(Value::from(())) } else { found })
+            Ok(if found.is_undefined() { default.unwrap_or_else(|| Value::from(())) } else { found })
         }
-        "keys" => from_args::<()>(args).and_then(|()| Ok(Value::from_iter(map.try_iter()?))),
+        "keys" => from_args::<()>(args).and_then(|()| Ok(map.try_iter()?.collect())),
         "values" => from_args::<()>(args).and_then(|()| Ok(pairs()?.into_iter().map(|(_, v)| v).collect())),
         "items" => from_args::<()>(args)
             .and_then(|()| Ok(pairs()?.into_iter().map(|(k, v)| Value::from(vec![k, v])).collect())),
@@ -140,7 +145,7 @@ fn split(text: &str, args: &[Value], from_end: bool) -> Result<Value, Error> {
     if from_end {
         parts.reverse();
     }
-    Ok(Value::from_iter(parts))
+    Ok(parts.into_iter().collect())
 }
 
 /// Index in characters, -1 if absent, as Python counts.

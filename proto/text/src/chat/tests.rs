@@ -83,7 +83,9 @@ fn hostile_templates_are_stopped() {
     assert!(render(&nested, &message).is_err());
     let brackets = format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000));
     assert!(render(&brackets, &message).is_err());
-    for missing in ["{{ nothing.at.all }}", "{{ messages[0].content.nomethod() }}", "{{ unknown_function() }}"] {
+    for missing in
+        ["{{ nothing.at.all }}", "{{ messages[0].content.nomethod() }}", "{{ unknown_function() }}"]
+    {
         assert!(matches!(render(missing, &message), Err(TemplateError::Render(_))), "{missing}");
     }
     for outside in ["{% include '/etc/passwd' %}", "{% import 'os' as os %}", "{% extends 'base' %}"] {
@@ -95,8 +97,35 @@ fn hostile_templates_are_stopped() {
 fn templates_and_messages_of_any_bytes_do_not_panic() {
     use proptest::prelude::*;
     let parts = prop::sample::select(vec![
-        "{%", "%}", "{{", "}}", "{#", "#}", "-", " generation ", " for x in messages ", " endfor ", " if ", " x.y ",
-        " set a = ", "'", "\"", "|", "trim", "(", ")", "[", "]", "é", "\0", "\n", " endif ", "1", "::", "~", ".strip",
+        "{%",
+        "%}",
+        "{{",
+        "}}",
+        "{#",
+        "#}",
+        "-",
+        " generation ",
+        " for x in messages ",
+        " endfor ",
+        " if ",
+        " x.y ",
+        " set a = ",
+        "'",
+        "\"",
+        "|",
+        "trim",
+        "(",
+        ")",
+        "[",
+        "]",
+        "é",
+        "\0",
+        "\n",
+        " endif ",
+        "1",
+        "::",
+        "~",
+        ".strip",
     ]);
     let source = prop::collection::vec(parts, 0..40).prop_map(|parts| parts.concat());
     proptest!(|(source in source, content: String)| {

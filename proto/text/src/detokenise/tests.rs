@@ -6,6 +6,11 @@ use super::*;
 use crate::EncodeMode;
 use crate::gguf::tests as golden;
 
+static BYTES: LazyLock<Arc<Tokenizer>> = LazyLock::new(bytes_tokenizer);
+
+static PIECES: LazyLock<Arc<Tokenizer>> =
+    LazyLock::new(|| Arc::new(golden::tokenizer(&golden::sentence_piece().vocabulary(None))));
+
 /// All byte tokens and some merges: any text can be encoded, most characters in several tokens.
 fn bytes_tokenizer() -> Arc<Tokenizer> {
     let mut letters: Vec<(u8, char)> = BYTE_OF_CHAR.iter().map(|(&c, &b)| (b, c)).collect();
@@ -40,8 +45,20 @@ fn stream(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special: bool) -> Vec<St
 fn any_text() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         any::<char>().prop_map(String::from),
-        prop::sample::select(vec!["你好", "👩‍👩‍👧", "e\u{301}", "🇩🇪", " ", "  ", "abc", "\u{fffd}", "नि", "\n", "▁"])
-            .prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "你好",
+            "👩‍👩‍👧",
+            "e\u{301}",
+            "🇩🇪",
+            " ",
+            "  ",
+            "abc",
+            "\u{fffd}",
+            "नि",
+            "\n",
+            "▁"
+        ])
+        .prop_map(str::to_owned),
     ];
     prop::collection::vec(part, 0..30).prop_map(|parts| parts.concat())
 }
@@ -49,52 +66,52 @@ fn any_text() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn deltas_of_a_text_are_whole_characters_and_make_up_the_text(text in any_text()) {
-        let tokenizer = bytes_tokenizer();
+        let tokenizer = &*BYTES;
         let ids = tokenizer.encode(&text, EncodeMode::Plain).unwrap();
-        prop_assert_eq!(stream(&tokenizer, &ids, true).concat(), text);
+        prop_assert_eq!(stream(tokenizer, &ids, true).concat(), text);
     }
 
     #[test]
     fn deltas_of_any_ids_make_up_their_decoding(ids in prop::collection::vec(0u32..300, 0..60), skip: bool) {
-        let tokenizer = bytes_tokenizer();
+        let tokenizer = &*BYTES;
         let want = tokenizer.decode(&ids, skip).unwrap();
-        prop_assert_eq!(stream(&tokenizer, &ids, skip).concat(), want);
+        prop_assert_eq!(stream(tokenizer, &ids, skip).concat(), want);
     }
 
     #[test]
     fn sentencepiece_deltas_make_up_the_text(text in any_text()) {
-        let tokenizer = Arc::new(golden::tokenizer(&golden::sentence_piece().vocabulary(None)));
+        let tokenizer = &*PIECES;
         let ids = tokenizer.encode(&text, EncodeMode::Plain).unwrap();
         let want = tokenizer.decode(&ids, true).unwrap();
-        prop_assert_eq!(stream(&tokenizer, &ids, true).concat(), want);
+        prop_assert_eq!(stream(tokenizer, &ids, true).concat(), want);
     }
 
     /// Byte tokens that make no UTF-8 are where decoders look back without bound; text still comes, and no panic.
     #[test]
     fn sentencepiece_streams_survive_any_ids(ids in prop::collection::vec(0u32..800, 0..60)) {
-        let tokenizer = Arc::new(golden::tokenizer(&golden::sentence_piece().vocabulary(None)));
+        let tokenizer = &*PIECES;
         let plain: Vec<u32> = ids.iter().copied().filter(|&id| !(3..259).contains(&id)).collect();
-        prop_assert_eq!(stream(&tokenizer, &plain, true).concat(), tokenizer.decode(&plain, true).unwrap());
-        let _ = stream(&tokenizer, &ids, false);
+        prop_assert_eq!(stream(tokenizer, &plain, true).concat(), tokenizer.decode(&plain, true).unwrap());
+        let _ = stream(tokenizer, &ids, false);
     }
 }
 
 #[test]
 fn a_character_is_held_back_until_it_is_whole() {
-    let tokenizer = bytes_tokenizer();
+    let tokenizer = &*BYTES;
     let ids = tokenizer.encode("a😀b", EncodeMode::Plain).unwrap();
     assert!(ids.len() > 3);
-    assert_eq!(stream(&tokenizer, &ids, true), ["a", "😀", "b"]);
+    assert_eq!(stream(tokenizer, &ids, true), ["a", "😀", "b"]);
     let cut = &ids[..ids.len() - 2];
-    assert_eq!(stream(&tokenizer, cut, true), ["a", "\u{fffd}"]);
+    assert_eq!(stream(tokenizer, cut, true), ["a", "\u{fffd}"]);
 }
 
 #[test]
 fn a_run_of_broken_bytes_is_not_held_for_ever() {
-    let golden = golden::sentence_piece();
-    let tokenizer = Arc::new(golden::tokenizer(&golden.vocabulary(None)));
+    let tokenizer = &*PIECES;
     let broken = tokenizer.token_id("<0xFF>").unwrap();
-    let mut stream = DetokenStream::new(tokenizer, true);
-    let shown = (0..100).filter_map(|_| stream.push(broken).unwrap()).map(|text| text.chars().count()).sum::<usize>();
+    let mut stream = DetokenStream::new(Arc::clone(tokenizer), true);
+    let shown =
+        (0..100).filter_map(|_| stream.push(broken).unwrap()).map(|text| text.chars().count()).sum::<usize>();
     assert!(shown >= 90, "{shown}");
 }

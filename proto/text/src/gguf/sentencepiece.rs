@@ -29,7 +29,13 @@ pub(super) fn parts(
         "vocab": vocabulary.vocab_json(),
         "merges": merges(vocabulary, ids)?,
     });
-    Ok(Parts { normalizer: normalizer(prefix), pre_tokenizer: Value::Null, decoder: decoder(prefix), model, adds_bos: true })
+    Ok(Parts {
+        normalizer: normalizer(prefix),
+        pre_tokenizer: Value::Null,
+        decoder: decoder(prefix),
+        model,
+        adds_bos: true,
+    })
 }
 
 /// A space is U+2581 in pieces; one more stands before the text unless the file says otherwise.

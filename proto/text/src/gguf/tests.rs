@@ -89,8 +89,11 @@ fn the_same_vocabulary_gives_the_same_bytes() {
     let golden = sentence_piece();
     let bytes = || golden.vocabulary(None).to_tokenizer_json().unwrap();
     assert_eq!(bytes(), bytes());
-    let text = String::from_utf8(byte_level().vocabulary(Some("smollm")).to_tokenizer_json().unwrap()).unwrap();
-    assert!(text.starts_with(r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":0,"#));
+    let text =
+        String::from_utf8(byte_level().vocabulary(Some("smollm")).to_tokenizer_json().unwrap()).unwrap();
+    assert!(
+        text.starts_with(r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":0,"#)
+    );
     assert!(text.contains(r#""vocab":{"<|endoftext|>":0,"<|im_start|>":1,"#));
 }
 

@@ -39,7 +39,8 @@ fn hostile_tokenizers_are_refused() {
     assert!(refused(&dropout).contains("dropout"));
     let model = model.replace("DROP", "null");
     let step = r#"{"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaaaaaaaaaa"}"#;
-    let bomb = format!(r#"{{"normalizer":{{"type":"Sequence","normalizers":[{step},{step},{step}]}},{model}}}"#);
+    let bomb =
+        format!(r#"{{"normalizer":{{"type":"Sequence","normalizers":[{step},{step},{step}]}},{model}}}"#);
     assert!(refused(&bomb).contains("multiplies"));
     let huge = vec![b' '; MAX_JSON_BYTES + 1];
     assert!(matches!(Tokenizer::from_json(&huge), Err(TokenizerError::TooLarge { .. })));
