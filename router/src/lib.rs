@@ -1,5 +1,12 @@
 //! Front door of the swarm: discovers shards, plans a route, drives sessions, streams tokens out. Never links libtorch.
 
+mod clock;
+pub mod discovery;
 pub mod driver;
+pub mod generate;
 pub mod metrics;
+pub mod model;
+mod router;
 pub mod session;
+
+pub use router::Router;

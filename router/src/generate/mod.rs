@@ -1,0 +1,307 @@
+//! One answer, from a model's name to its text: resolve, fetch, plan, open, stream, account.
+
+mod answer;
+mod error;
+mod reply;
+mod timings;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proto::manifest::{MAX_MANIFEST_BYTES, Manifest};
+use proto::record::ShardOffer;
+use proto::session::SamplingParams;
+use proto::tensor::NumericsClass;
+use proto::{ContentHash, Generation, ModelId, NodeId, SessionId};
+use router_plan::{ModelRef, Route, RouteRequest, View, choose_route, resolve};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::unix_seconds;
+use crate::discovery::measure;
+use crate::driver::{SessionEnd, TimedToken};
+use crate::model::{Model, ModelError, Prompt};
+use crate::router::Router;
+use crate::session::{FinishReason, Outcome, SessionError, SessionLimits, SessionTerms};
+use answer::AnswerText;
+
+pub use error::GenerateError;
+pub use reply::{Finish, Hop, Reply};
+pub use timings::Timings;
+
+/// What is asked of a model.
+#[derive(Clone, PartialEq, Debug)]
+pub struct GenerateRequest {
+    /// Which model; `None` takes the only one there is.
+    pub model: Option<ModelRef>,
+    /// The numerics class; `None` takes the cheaper route's.
+    pub class: Option<NumericsClass>,
+    /// What to continue.
+    pub prompt: Prompt,
+    /// Tokens to generate at most; cut to what the context leaves room for.
+    pub max_tokens: u32,
+    /// How to sample.
+    pub sampling: SamplingParams,
+    /// Texts that end the answer before them.
+    pub stop: Vec<String>,
+    /// How many positions the nodes may run ahead of the reader.
+    pub credit: u32,
+    /// For the whole answer, from the opening on.
+    pub timeout: Option<Duration>,
+}
+
+/// How far stage 0 may run ahead unless a request says otherwise: three seconds of reading.
+pub const DEFAULT_CREDIT: u32 = 64;
+
+/// What happens on the way to a reply.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// A route was chosen and is being opened.
+    Route(&'a Route),
+    /// A stage failed before the first token; another route is tried.
+    Retry(&'a SessionError),
+    /// A token came, and with it this text (often none, as stop strings and half characters are held back).
+    Token(&'a TimedToken, &'a str),
+    /// The end of the text that was held back.
+    Rest(&'a str),
+}
+
+/// Where steps are told.
+pub type Watch<'a> = dyn FnMut(Step<'_>) + Send + 'a;
+
+/// How long nodes have to say how they are before a route is chosen without them.
+const MEASURE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Routes tried before the first token.
+const ATTEMPTS: usize = 3;
+
+impl Router {
+    /// Finds the model and fetches its manifest and tokenizer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn model(&self, wanted: Option<&ModelRef>) -> Result<(Model, View), GenerateError> {
+        let view = self.view_of(wanted).await?;
+        let resolved = resolve(&view, wanted)
+            .map_err(|source| GenerateError::Resolve { source, swarm: self.swarm_note().to_owned() })?;
+        let nodes = holders(&view, resolved.model);
+        let bytes =
+            self.blobs().get(resolved.model.into(), MAX_MANIFEST_BYTES as u64, &nodes).await.map_err(
+                |source| GenerateError::Blob { what: "manifest", model: resolved.name.clone(), source },
+            )?;
+        let manifest = Manifest::from_bytes(&bytes, resolved.model)
+            .map_err(|source| ModelError::Manifest { name: resolved.name.clone(), source })?;
+        let tokenizer = match manifest.tokenizer {
+            Some(entry) => Some(self.tokenizer(&resolved.name, entry.blake3, entry.bytes, &nodes).await?),
+            None => None,
+        };
+        let model = Model::new(resolved.model, resolved.name, manifest, tokenizer.as_deref())?;
+        Ok((model, view))
+    }
+
+    async fn tokenizer(
+        &self,
+        model: &str,
+        hash: ContentHash,
+        bytes: u64,
+        nodes: &[(NodeId, Vec<SocketAddr>)],
+    ) -> Result<Vec<u8>, GenerateError> {
+        self.blobs().get(hash, bytes, nodes).await.map_err(|source| GenerateError::Blob {
+            what: "tokenizer",
+            model: model.to_owned(),
+            source,
+        })
+    }
+
+    /// Answers one request. `watch` is told of every step; `cancel` ends the answer early, what came until then is in
+    /// the reply.
+    pub async fn generate(
+        &self,
+        request: &GenerateRequest,
+        watch: &mut Watch<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Reply, GenerateError> {
+        let found = tokio::select! {
+            found = self.model(request.model.as_ref()) => found?,
+            () = cancel.cancelled() => return Err(GenerateError::Cancelled),
+        };
+        let (model, mut view) = found;
+        self.generate_on(&model, &mut view, request, watch, cancel).await
+    }
+
+    /// As [`Router::generate`], with a model that is known already. Measures the nodes of `view` first.
+    pub async fn generate_on(
+        &self,
+        model: &Model,
+        view: &mut View,
+        request: &GenerateRequest,
+        watch: &mut Watch<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Reply, GenerateError> {
+        let prompt = model.encode(&request.prompt, unix_seconds())?;
+        let room = model.context() - prompt.len() as u32;
+        let max_tokens = request.max_tokens.clamp(1, room);
+        let wanted = RouteRequest {
+            model: model.id(),
+            n_layers: model.manifest().architecture.n_layers,
+            class: request.class,
+            max_positions: prompt.len() as u32 + max_tokens,
+            exclude: BTreeSet::new(),
+        };
+        tokio::select! {
+            () = measure(view, self.driver(), Some(model.id()), MEASURE_TIMEOUT) => {}
+            () = cancel.cancelled() => return Err(GenerateError::Cancelled),
+        }
+        let mut failed: Option<SessionError> = None;
+        for attempt in 1.. {
+            let route = match (choose_route(view, &wanted), failed.take()) {
+                (Ok(route), _) => route,
+                // Without another route the failure itself is the reason.
+                (Err(_), Some(error)) => return Err(error.into()),
+                (Err(source), None) => return Err(GenerateError::route(source, view, &wanted)),
+            };
+            watch(Step::Route(&route));
+            let terms = SessionTerms {
+                session: self.new_session_id()?,
+                generation: Generation::new(0),
+                plan: route.to_plan(),
+                prompt: prompt.clone(),
+                max_tokens,
+                max_positions: wanted.max_positions,
+                vocab: model.manifest().architecture.vocab,
+                eos: model.manifest().eos.clone(),
+                sampling: request.sampling.clone(),
+                credit: request.credit.max(1),
+                limits: SessionLimits { total: request.timeout, ..SessionLimits::default() },
+            };
+            let run = self.run(model, terms, &request.stop, watch, cancel).await?;
+            match &run.end.outcome {
+                Outcome::Failed(error) if run.ids.is_empty() && attempt < ATTEMPTS => {
+                    let Some(node) = error.avoid() else { return Err(error.clone().into()) };
+                    watch(Step::Retry(error));
+                    view.mark_unreachable(node, error.to_string());
+                    failed = Some(error.clone());
+                }
+                Outcome::Failed(error) => return Err(error.clone().into()),
+                Outcome::Cancelled if run.ids.is_empty() => return Err(GenerateError::Cancelled),
+                _ => return Ok(run.reply(model, &route, prompt)),
+            }
+        }
+        Err(GenerateError::Cancelled)
+    }
+
+    async fn run(
+        &self,
+        model: &Model,
+        terms: SessionTerms,
+        stops: &[String],
+        watch: &mut Watch<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Run, GenerateError> {
+        let eos = terms.eos.clone();
+        let mut text = AnswerText::new(model.tokenizer().cloned(), stops)?;
+        let mut session = self.driver().start(terms)?;
+        let mut run = Run::default();
+        let mut cancelled = false;
+        loop {
+            let token = tokio::select! {
+                token = session.next() => token,
+                () = cancel.cancelled(), if !cancelled => {
+                    cancelled = true;
+                    session.cancel();
+                    continue;
+                }
+            };
+            let Some(token) = token else { break };
+            if text.stopped() {
+                continue; // Overshoot: came before the nodes heard of the end.
+            }
+            self.observe(run.times.last().copied(), token.at);
+            run.push(&token);
+            let shown =
+                if eos.contains(&token.token.token) { String::new() } else { text.push(token.token.token)? };
+            watch(Step::Token(&token, &shown));
+            if text.stopped() {
+                session.satisfied();
+            }
+        }
+        let rest = text.finish()?;
+        if !rest.is_empty() {
+            watch(Step::Rest(&rest));
+        }
+        let stopped = text.stopped();
+        run.text = text.into_text();
+        run.end = session.end().await;
+        if stopped && !matches!(run.end.outcome, Outcome::Cancelled) {
+            // The answer is whole, however the pipeline ended after it.
+            run.end.outcome = Outcome::Finished(FinishReason::Stop);
+        }
+        Ok(run)
+    }
+
+    fn observe(&self, last: Option<Duration>, at: Duration) {
+        match last {
+            None => self.metrics().first_token(at),
+            Some(last) => self.metrics().next_token(at.saturating_sub(last)),
+        }
+    }
+
+    fn new_session_id(&self) -> Result<SessionId, GenerateError> {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(|error| GenerateError::Random(error.to_string()))?;
+        Ok(SessionId::new(u64::from_le_bytes(bytes)))
+    }
+}
+
+/// One attempt's tokens, text and end.
+#[derive(Debug)]
+struct Run {
+    ids: Vec<u32>,
+    times: Vec<Duration>,
+    margins: Vec<f32>,
+    text: String,
+    end: SessionEnd,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        let end = SessionEnd { outcome: Outcome::Cancelled, accounts: Vec::new(), prompt_sent: None };
+        Self { ids: Vec::new(), times: Vec::new(), margins: Vec::new(), text: String::new(), end }
+    }
+}
+
+impl Run {
+    fn push(&mut self, token: &TimedToken) {
+        self.ids.push(token.token.token);
+        self.times.push(token.at);
+        self.margins.push(token.token.margin);
+    }
+
+    fn reply(self, model: &Model, route: &Route, prompt: Vec<u32>) -> Reply {
+        Reply {
+            model: model.name().to_owned(),
+            model_id: model.id(),
+            class: route.class,
+            finish: match self.end.outcome {
+                Outcome::Finished(FinishReason::Stop) => Finish::Stop,
+                Outcome::Finished(FinishReason::Length) => Finish::Length,
+                Outcome::Cancelled | Outcome::Failed(_) => Finish::Cancelled,
+            },
+            timings: Timings::new(prompt.len(), self.end.prompt_sent, &self.times),
+            hops: reply::hops(route, &self.end.accounts),
+            stages: route.stages.clone(),
+            prompt_token_ids: prompt,
+            token_ids: self.ids,
+            margins: self.margins,
+            text: self.text,
+        }
+    }
+}
+
+/// Nodes that should have the model's blobs, ordered by id.
+fn holders(view: &View, model: ModelId) -> Vec<(NodeId, Vec<SocketAddr>)> {
+    let has = |offer: &ShardOffer| offer.model == model;
+    view.nodes()
+        .filter(|node| node.offer().is_some_and(has) && !view.is_expired(node))
+        .map(|node| (node.node(), node.record().addresses.clone()))
+        .collect()
+}

@@ -1,0 +1,255 @@
+//! A model as the router needs it: manifest, tokenizer and chat template, and how a prompt becomes ids.
+
+use std::sync::Arc;
+
+use proto::ModelId;
+use proto::manifest::{Manifest, ManifestError};
+use proto_text::{
+    ChatInput, ChatMessage, ChatTemplate, EncodeMode, TemplateError, Tokenizer, TokenizerError,
+};
+
+/// A model with its text side.
+#[derive(Clone, Debug)]
+pub struct Model {
+    id: ModelId,
+    name: String,
+    manifest: Arc<Manifest>,
+    tokenizer: Option<Arc<Tokenizer>>,
+}
+
+/// What is to be continued.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Prompt {
+    /// Text as it is; BOS in front only if the manifest says so.
+    Text(String),
+    /// A conversation, put into the model's template.
+    Chat(Vec<ChatMessage>),
+    /// Ids as they are.
+    TokenIds(Vec<u32>),
+}
+
+/// Why a prompt can't be turned into ids.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// The model has no tokenizer.
+    #[error("model {0} has no tokenizer: give --token-ids")]
+    NoTokenizer(String),
+    /// The model has no chat template.
+    #[error("model {0} has no chat template: leave --chat out")]
+    NoTemplate(String),
+    /// The template does not work.
+    #[error("apply the chat template of {model}: {source}")]
+    Template {
+        /// The model.
+        model: String,
+        /// Why.
+        source: TemplateError,
+    },
+    /// The text can't be encoded.
+    #[error("encode the prompt: {0}")]
+    Encode(#[from] TokenizerError),
+    /// Nothing to begin with.
+    #[error("the prompt is empty: give at least one token")]
+    Empty,
+    /// An id that the model does not have.
+    #[error("token id {id} is outside the vocabulary of {model}, which has {vocab} entries")]
+    Id {
+        /// The id.
+        id: u32,
+        /// The model.
+        model: String,
+        /// Its entries.
+        vocab: u32,
+    },
+    /// No room for the prompt and one more token.
+    #[error("the prompt has {prompt} tokens, but the context of {model} is {context}")]
+    TooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// The model.
+        model: String,
+        /// Positions of its context.
+        context: u32,
+    },
+}
+
+/// Why the pieces of a model do not fit together.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The manifest is not one.
+    #[error("read the manifest of {name}: {source}")]
+    Manifest {
+        /// The model.
+        name: String,
+        /// Why.
+        source: ManifestError,
+    },
+    /// The tokenizer can't be read.
+    #[error("read the tokenizer of {name}: {source}")]
+    Tokenizer {
+        /// The model.
+        name: String,
+        /// Why.
+        source: TokenizerError,
+    },
+}
+
+impl Model {
+    /// Puts a model together. `tokenizer` are the bytes of a `tokenizer.json`.
+    pub fn new(
+        id: ModelId,
+        name: String,
+        manifest: Manifest,
+        tokenizer: Option<&[u8]>,
+    ) -> Result<Self, ModelError> {
+        let tokenizer = tokenizer
+            .map(Tokenizer::from_json)
+            .transpose()
+            .map_err(|source| ModelError::Tokenizer { name: name.clone(), source })?
+            .map(Arc::new);
+        Ok(Self { id, name, manifest: Arc::new(manifest), tokenizer })
+    }
+
+    /// BLAKE3 of the manifest.
+    pub const fn id(&self) -> ModelId {
+        self.id
+    }
+
+    /// The name it was asked for by, or is announced under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the model is.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Its tokenizer, if it has one.
+    pub const fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Positions a session may have.
+    pub fn context(&self) -> u32 {
+        self.manifest.architecture.context.min(proto::session::MAX_POSITIONS)
+    }
+
+    /// The ids of a prompt; at least one, all known to the model, with room for one more. `now_unix_s` is for
+    /// templates that print the date.
+    pub fn encode(&self, prompt: &Prompt, now_unix_s: u64) -> Result<Vec<u32>, PromptError> {
+        let ids = match prompt {
+            Prompt::Text(text) => self.encode_text(text)?,
+            Prompt::Chat(messages) => self.encode_chat(messages, now_unix_s)?,
+            Prompt::TokenIds(ids) => ids.clone(),
+        };
+        let vocab = self.manifest.architecture.vocab;
+        if let Some(&id) = ids.iter().find(|&&id| id >= vocab) {
+            return Err(PromptError::Id { id, model: self.name.clone(), vocab });
+        }
+        if ids.is_empty() {
+            return Err(PromptError::Empty);
+        }
+        let context = self.context();
+        if ids.len() >= context as usize {
+            return Err(PromptError::TooLong { prompt: ids.len(), model: self.name.clone(), context });
+        }
+        Ok(ids)
+    }
+
+    fn encode_text(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        let mut ids = self.need_tokenizer()?.encode(text, EncodeMode::Markup)?;
+        if let Some(bos) = self.manifest.bos.filter(|_| self.manifest.add_bos)
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    fn encode_chat(&self, messages: &[ChatMessage], now_unix_s: u64) -> Result<Vec<u32>, PromptError> {
+        let tokenizer = self.need_tokenizer()?;
+        let source = self
+            .manifest
+            .chat_template
+            .as_deref()
+            .ok_or_else(|| PromptError::NoTemplate(self.name.clone()))?;
+        let content = |id: Option<u32>| id.and_then(|id| tokenizer.token_content(id));
+        let (bos, eos) = (content(self.manifest.bos), content(self.manifest.eos.first().copied()));
+        let input = ChatInput {
+            messages,
+            add_generation_prompt: true,
+            bos: bos.as_deref(),
+            eos: eos.as_deref(),
+            now: i64::try_from(now_unix_s).ok(),
+        };
+        let text = ChatTemplate::new(source)
+            .and_then(|template| template.render(input))
+            .map_err(|source| PromptError::Template { model: self.name.clone(), source })?;
+        // The template writes the special tokens itself.
+        Ok(tokenizer.encode(&text, EncodeMode::Markup)?)
+    }
+
+    fn need_tokenizer(&self) -> Result<&Tokenizer, PromptError> {
+        self.tokenizer.as_deref().ok_or_else(|| PromptError::NoTokenizer(self.name.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::manifest::Architecture;
+
+    use super::*;
+
+    fn toy() -> Model {
+        let architecture = Architecture {
+            family: "toy".into(),
+            n_layers: 4,
+            hidden: 8,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            ffn: 8,
+            vocab: 100,
+            context: 16,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+            tied_head: true,
+        };
+        let manifest = Manifest {
+            format: 1,
+            architecture,
+            quantisation: "F32".into(),
+            container: "safetensors".into(),
+            bos: None,
+            add_bos: false,
+            eos: vec![2],
+            tokenizer: None,
+            chat_template: None,
+            licence: None,
+            tensors: Vec::new(),
+        };
+        Model::new(manifest.model_id(), "toy".into(), manifest, None).unwrap()
+    }
+
+    fn error(prompt: Prompt) -> String {
+        toy().encode(&prompt, 0).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn token_ids_are_used_as_they_are() {
+        assert_eq!(toy().encode(&Prompt::TokenIds(vec![5, 6]), 0).unwrap(), [5, 6]);
+    }
+
+    #[test]
+    fn bad_prompts_are_named_with_their_numbers() {
+        assert_eq!(
+            error(Prompt::TokenIds(vec![1; 16])),
+            "the prompt has 16 tokens, but the context of toy is 16"
+        );
+        assert!(error(Prompt::TokenIds(vec![100])).contains("token id 100"));
+        assert!(error(Prompt::TokenIds(vec![])).contains("empty"));
+        assert!(error(Prompt::Text("hi".into())).contains("no tokenizer"));
+    }
+}

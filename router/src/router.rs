@@ -1,0 +1,88 @@
+//! The router as one object: endpoint, discovery, driver, blobs. Bound once, shut down once.
+
+use std::sync::Arc;
+
+use kademlia_dht::Directory;
+use proto_transport::{Endpoint, Peers};
+use router_plan::{ModelRef, View};
+
+use crate::discovery::{BlobCache, Blobs, Discovery};
+use crate::driver::Driver;
+use crate::generate::GenerateError;
+use crate::metrics::RouterMetrics;
+
+/// Nodes that blobs are fetched from at once.
+const MAX_BLOB_PEERS: usize = 64;
+
+/// A running router. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct Router {
+    endpoint: Endpoint,
+    discovery: Discovery,
+    driver: Driver,
+    blobs: Blobs,
+    metrics: RouterMetrics,
+    /// Which bootstrap peers were reached, ready to append to an error.
+    swarm_note: Arc<str>,
+}
+
+impl Router {
+    /// A router that dials from `endpoint` and looks up through `directory`.
+    pub fn new(
+        endpoint: Endpoint,
+        directory: Arc<dyn Directory>,
+        cache: BlobCache,
+        metrics: RouterMetrics,
+    ) -> Self {
+        let peers = Peers::new(endpoint.clone(), MAX_BLOB_PEERS);
+        Self {
+            discovery: Discovery::new(directory, metrics.clone()),
+            driver: Driver::new(endpoint.clone(), metrics.clone()),
+            blobs: Blobs::new(peers, cache, metrics.clone()),
+            endpoint,
+            metrics,
+            swarm_note: Arc::from(""),
+        }
+    }
+
+    /// Adds a remark about the swarm to errors that found nothing.
+    #[must_use]
+    pub fn with_swarm_note(mut self, note: &str) -> Self {
+        self.swarm_note = Arc::from(note);
+        self
+    }
+
+    /// Drives sessions.
+    pub const fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Every node that offers the model; if there is none, every node that offers any.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn view_of(&self, model: Option<&ModelRef>) -> Result<View, GenerateError> {
+        self.discovery
+            .view_of(model)
+            .await
+            .map_err(|source| GenerateError::Lookup { source, swarm: self.swarm_note().to_owned() })
+    }
+
+    /// Ends all sessions and connections and frees the port.
+    pub async fn shutdown(&self) {
+        self.driver.shutdown().await;
+        self.endpoint.shutdown().await;
+    }
+
+    pub(crate) const fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    pub(crate) const fn metrics(&self) -> &RouterMetrics {
+        &self.metrics
+    }
+
+    pub(crate) fn swarm_note(&self) -> &str {
+        &self.swarm_note
+    }
+}
