@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{DecoderWrapper, Tokenizer as Inner};
@@ -157,16 +158,23 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("the tokenizers library panicked".into()))
 }
 
+/// The parts of a `tokenizer.json` that rewrite text.
+#[derive(Deserialize)]
+struct RewritingSteps {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    decoder: Value,
+}
+
 /// Refuses rewriting steps that together could multiply a text by more than [`MAX_GROWTH`].
 fn refuse_growth(bytes: &[u8]) -> Result<(), TokenizerError> {
-    let json: Value =
+    let steps: RewritingSteps =
         serde_json::from_slice(bytes).map_err(|e| TokenizerError::Malformed { reason: e.to_string() })?;
-    let mut growth = 1usize;
-    for part in ["normalizer", "pre_tokenizer", "decoder"] {
-        if let Some(step) = json.get(part) {
-            growth = growth.saturating_mul(growth_of(step));
-        }
-    }
+    let steps = [&steps.normalizer, &steps.pre_tokenizer, &steps.decoder];
+    let growth = steps.into_iter().map(growth_of).fold(1, usize::saturating_mul);
     if growth > MAX_GROWTH {
         return Err(TokenizerError::Refused { reason: "its normalizer or decoder multiplies the text" });
     }

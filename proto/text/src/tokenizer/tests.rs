@@ -1,5 +1,7 @@
 //! Modes of encoding, and tokenizers that are refused.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::gguf;
 
@@ -65,3 +67,52 @@ fn long_and_odd_texts_are_encoded_or_refused() {
     let long = "x".repeat(MAX_TEXT_BYTES + 1);
     assert!(matches!(tokenizer.encode(&long, EncodeMode::Plain), Err(TokenizerError::TextTooLong { .. })));
 }
+
+#[test]
+fn every_part_of_the_small_tokenizer_works() {
+    let tokenizer = Tokenizer::from_json(SMALL.as_bytes()).unwrap();
+    let ids = tokenizer.encode("ab<s>", EncodeMode::Prompt).unwrap();
+    assert_eq!(ids, [0, 3, 0]);
+    assert_eq!(tokenizer.decode(&[3, 4, 5], true).unwrap(), "ab\u{e9}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_tokenizers_are_errors_or_work(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0usize..4), 1..4),
+    ) {
+        let mut json = SMALL.as_bytes().to_vec();
+        for (at, byte, action) in edits {
+            let at = at.index(json.len());
+            match action {
+                0 => json[at] = byte,
+                1 => json.insert(at, byte),
+                2 => drop(json.remove(at)),
+                _ => json.truncate(at.max(1)),
+            }
+        }
+        if let Ok(tokenizer) = Tokenizer::from_json(&json) {
+            for mode in [EncodeMode::Plain, EncodeMode::Markup, EncodeMode::Prompt] {
+                let _ = tokenizer.encode("<s>ab 12 \u{e9}b\n", mode);
+            }
+            let _ = tokenizer.decode(&[0, 1, 2, 3, 4, 5, 9, u32::MAX], false);
+        }
+    }
+}
+
+/// One of everything that a real file has.
+const SMALL: &str = r#"{"version":"1.0","truncation":null,"padding":null,
+"added_tokens":[{"id":0,"content":"<s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+"normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Replace","pattern":{"String":" "},"content":"_"}]},
+"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\p{N}{1,3}|\\s+(?!\\S)"},
+"behavior":"Isolated","invert":false},{"type":"Digits","individual_digits":true},
+{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}]},
+"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},
+{"Sequence":{"id":"A","type_id":0}}],"pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],
+"special_tokens":{"<s>":{"id":"<s>","ids":[0],"tokens":["<s>"]}}},
+"decoder":{"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]},
+"model":{"type":"BPE","dropout":null,"unk_token":"<s>","continuing_subword_prefix":null,"end_of_word_suffix":null,
+"fuse_unk":true,"byte_fallback":true,"ignore_merges":false,
+"vocab":{"<s>":0,"a":1,"b":2,"ab":3,"<0xC3>":4,"<0xA9>":5},"merges":[["a","b"]]}}"#;
