@@ -2,7 +2,6 @@
 //!
 //! What is fetched, from where and with which hashes is the business of `shard-node setup`.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -25,12 +24,6 @@ pub(crate) fn run(workspace: &Workspace, args: &SetupArgs) -> Result<()> {
     setup.arg("setup").arg("--dir").arg(workspace.third_party()).current_dir(workspace.root());
     if args.cuda {
         setup.arg("--cuda");
-    }
-    // `.cargo/config.toml` sets LIBTORCH to the copy that setup is about to make: that is not a wish of the
-    // person at the keyboard, whose own LIBTORCH is respected.
-    let ours = workspace.third_party().join("libtorch/torch");
-    if std::env::var_os("LIBTORCH").is_some_and(|set| Path::new(&set) == ours) {
-        setup.env_remove("LIBTORCH");
     }
     process::run(&mut setup)
 }
