@@ -35,6 +35,16 @@ impl TokenCounts {
         counts
     }
 
+    /// Counts of a session's ids so far, of which the last `generated` were generated (all, if there are fewer).
+    pub fn from_history(ids: &[u32], generated: u32) -> Self {
+        let (prompt, output) = ids.split_at(ids.len().saturating_sub(generated as usize));
+        let mut counts = Self::from_prompt(prompt);
+        for &id in output {
+            counts.push_generated(id);
+        }
+        counts
+    }
+
     /// Adds a token of the prompt.
     pub fn push_prompt(&mut self, id: u32) {
         let count = self.counts.entry(id).or_default();
@@ -77,6 +87,14 @@ impl TokenCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_history_is_what_was_generated() {
+        let counts = TokenCounts::from_history(&[5, 6, 5, 7], 2);
+        assert_eq!(counts.get(5), TokenCount { prompt: 1, generated: 1 });
+        assert_eq!(counts.get(6), TokenCount { prompt: 1, generated: 0 });
+        assert_eq!(TokenCounts::from_history(&[5], 9).get(5), TokenCount { prompt: 0, generated: 1 });
+    }
 
     #[test]
     fn retracting_undoes_a_push() {
