@@ -1,1 +1,4 @@
 //! In-process swarms, fault injection and real processes.
+
+pub mod processes;
+pub mod prompts;

@@ -1,1 +1,0 @@
-//! Load, latency and throughput measurements; see docs/BENCHMARKS.md.
