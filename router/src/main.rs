@@ -1,3 +1,9 @@
-//! Front door of the swarm: discovers, plans, drives, streams.
+//! The `router` program: command line in, exit code out. Everything else is the library's.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

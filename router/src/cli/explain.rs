@@ -1,0 +1,106 @@
+//! `router explain`: the route that would be taken, and the reason for each node.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use router::Router;
+use router::discovery::measure;
+use router_plan::{Explanation, RouteRequest, explain};
+use serde_json::{Value, json};
+
+use super::options::Explain;
+use super::output;
+use super::settings::Settings;
+
+/// How long nodes have to say how they are.
+const MEASURE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Exit code 0 if there is a route, 1 if not.
+pub(super) async fn run(
+    router: &Router,
+    settings: &Settings,
+    arguments: &Explain,
+) -> anyhow::Result<ExitCode> {
+    let wanted = arguments.choice.model.clone().or_else(|| settings.model.clone());
+    let (model, mut view) = router.model(wanted.as_ref()).await?;
+    measure(&mut view, router.driver(), Some(model.id()), MEASURE_TIMEOUT).await;
+    let n_layers = model.manifest().architecture.n_layers;
+    let request = RouteRequest {
+        model: model.id(),
+        n_layers,
+        class: arguments.choice.numerics,
+        max_positions: arguments.max_positions,
+        exclude: BTreeSet::new(),
+    };
+    let explanation = explain(&view, &request);
+    let code = if explanation.route.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if settings.json {
+        let mut object = to_json(&explanation);
+        object["model"] = json!(model.name());
+        object["model_id"] = json!(model.id());
+        object["n_layers"] = json!(n_layers);
+        output::line(&serde_json::to_string(&object)?)?;
+        return Ok(code);
+    }
+    output::line(&format!("{}@{} ({n_layers} layers)", model.name(), model.id().short()))?;
+    let rows: Vec<Vec<String>> = explanation
+        .nodes
+        .iter()
+        .map(|node| {
+            let dash = || "-".to_owned();
+            vec![
+                node.node.short(),
+                node.span.map_or_else(dash, |span| span.to_string()),
+                node.class.map_or_else(dash, |class| class.to_string()),
+                node.verdict.to_string(),
+            ]
+        })
+        .collect();
+    output::line(&output::table(&["node", "layers", "class", "verdict"], &rows))?;
+    match &explanation.route {
+        Ok(route) => {
+            let stages: Vec<_> =
+                route.stages.iter().map(|stage| format!("{} ({})", stage.node.short(), stage.span)).collect();
+            output::line(&format!(
+                "route in class {}: {}; about {:.1} ms a token",
+                route.class,
+                stages.join(" -> "),
+                route.expected_us as f64 / 1000.0
+            ))?;
+        }
+        Err(error) => output::line(&error.to_string())?,
+    }
+    Ok(code)
+}
+
+fn to_json(explanation: &Explanation) -> Value {
+    let nodes: Vec<Value> = explanation
+        .nodes
+        .iter()
+        .map(|node| {
+            json!({
+                "node": node.node,
+                "layers": node.span,
+                "numerics": node.class,
+                "verdict": node.verdict.name(),
+                "reason": node.verdict.to_string(),
+            })
+        })
+        .collect();
+    let route = explanation.route.as_ref().ok().map(|route| {
+        route
+            .stages
+            .iter()
+            .map(|stage| json!({"node": stage.node, "addr": stage.addr.to_string(), "layers": stage.span}))
+            .collect::<Vec<_>>()
+    });
+    json!({
+        "numerics": explanation.class,
+        "route": route,
+        "expected_token_ms": explanation.route.as_ref().ok().map(|route| route.expected_us as f64 / 1000.0),
+        "error": explanation.route.as_ref().err().map(ToString::to_string),
+        "gaps": explanation.gaps.spans(),
+        "nodes": nodes,
+    })
+}

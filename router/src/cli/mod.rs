@@ -1,0 +1,71 @@
+//! The command line of `router`: options, settings and the six commands.
+//!
+//! Exit codes: 0 done, 1 failed, 2 not understood (options, configuration).
+
+mod chat;
+mod config;
+mod explain;
+mod generate;
+mod identity;
+mod list;
+mod options;
+mod output;
+mod settings;
+mod swarm;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use proto_telemetry::init_binary_logging;
+
+use options::{Cli, Command};
+use settings::{Settings, UsageError};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Runs the program.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" that go to stdout and end with 0.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Config { command } = &cli.command {
+        return config::run(&cli.common, command);
+    }
+    let settings = Settings::load(&cli.common)?;
+    init_binary_logging(settings.log_format, &settings.log_filter)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let command = async {
+        let swarm = swarm::join(&settings).await?;
+        let done = match &cli.command {
+            Command::Generate(arguments) => generate::run(&swarm.router, &settings, arguments).await,
+            Command::Chat(arguments) => chat::run(&swarm.router, &settings, arguments).await,
+            Command::Nodes => list::nodes(&swarm.router, &settings).await,
+            Command::Models => list::models(&swarm.router, &settings).await,
+            Command::Explain(arguments) => explain::run(&swarm.router, &settings, arguments).await,
+            Command::Config { .. } => Ok(ExitCode::SUCCESS),
+        };
+        swarm.shutdown().await;
+        done
+    };
+    let done = runtime.block_on(command);
+    // A thread that waits for the terminal must not hold the end up.
+    runtime.shutdown_background();
+    done
+}

@@ -1,0 +1,189 @@
+//! Options as they are written. What they mean together with environment and file is `settings`'.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use kademlia_dht::bootstrap::Bootstrap;
+use proto::tensor::NumericsClass;
+use proto_telemetry::LogFormat;
+use router_plan::ModelRef;
+
+/// Finds shards of language models in a swarm, plans a route over them and streams their answers.
+#[derive(Parser, Debug)]
+#[command(name = "router", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command. A flag beats the environment, which beats the configuration file.
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct Common {
+    /// A peer of the swarm to begin with; bare HOST:PORT only on this machine or with --trust-first. Repeatable
+    #[arg(
+        long,
+        global = true,
+        value_name = "[NODEID@]HOST:PORT",
+        env = "LAYERLANE_BOOTSTRAP",
+        value_delimiter = ','
+    )]
+    pub(crate) bootstrap: Vec<Bootstrap>,
+    /// Accept whoever answers at a bare bootstrap address
+    #[arg(long, global = true, env = "LAYERLANE_TRUST_FIRST", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) trust_first: Option<bool>,
+    /// Print one JSON value as the last line of stdout; everything else goes to stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more on stderr: route, retries, debug log. With --json the margins of the tokens are printed, too
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
+    /// Shape of log lines on stderr: text or json
+    #[arg(long, global = true, env = "LAYERLANE_LOG_FORMAT", value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// What is logged, for example info or warn,router=debug
+    #[arg(long, global = true, env = "LAYERLANE_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// Configuration file; by default layerlane/router.toml in the XDG configuration folder
+    #[arg(long, global = true, env = "LAYERLANE_ROUTER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Keep this router's identity here; without it every run is a stranger to the nodes
+    #[arg(long, global = true, env = "LAYERLANE_ROUTER_STATE", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Keep manifests and tokenizers here; by default in the XDG cache folder
+    #[arg(long, global = true, env = "LAYERLANE_ROUTER_CACHE", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Continue a prompt
+    #[command(visible_alias = "run")]
+    Generate(Box<Generate>),
+    /// Talk to a model in the terminal
+    Chat(Box<Chat>),
+    /// List the nodes that offer shards
+    Nodes,
+    /// List the models on offer, and which layers nobody holds
+    Models,
+    /// Say why each node would be taken into a route or left out
+    Explain(Explain),
+    /// Show or check the settings
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Subcommand, Debug, Clone, Copy)]
+pub(crate) enum ConfigCommand {
+    /// Print the settings in force, as a configuration file
+    Show,
+    /// Check flags, environment and file
+    Check,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Generate {
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    #[command(flatten)]
+    pub(crate) prompt: PromptSource,
+    /// Put the prompt into the model's chat template as the user's turn
+    #[arg(long, conflicts_with = "token_ids")]
+    pub(crate) chat: bool,
+    /// The system's turn before the prompt
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// Write the object of --json to this file as well
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct PromptSource {
+    /// The text to continue
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+    /// A file with the text to continue; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// Token ids, comma-separated, used as they are: no template, no BOS
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) token_ids: Option<Vec<u32>>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Chat {
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    /// The system's turn at the beginning
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    /// Positions that the session would need
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_positions: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Choice {
+    /// Model: its name, NAME@ID8 or the whole id; may be left out where there is only one
+    #[arg(long, value_name = "M", env = "LAYERLANE_MODEL")]
+    pub(crate) model: Option<ModelRef>,
+    /// Numerics class, exact or bf16; by default the class with the faster route
+    #[arg(long, value_name = "C")]
+    pub(crate) numerics: Option<NumericsClass>,
+}
+
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Sampling {
+    /// Tokens to generate at most
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: u32,
+    /// 0 takes the likeliest token each time
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Keep the smallest set of tokens with at least this probability; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) top_p: f32,
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: u32,
+    /// Drop tokens less likely than P times the likeliest; 0 drops none
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) min_p: f32,
+    /// Seed of the sampler; drawn at random if a temperature is given and no seed
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// Divides the logits of tokens seen; 1 is off
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f32,
+    /// Subtracted once from the logits of tokens generated; 0 is off
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: f32,
+    /// Subtracted per occurrence from the logits of tokens generated; 0 is off
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: f32,
+    /// Text that ends the answer before it. Repeatable
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Positions that the nodes may run ahead of the reader
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) credit: Option<u32>,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<f64>,
+}
