@@ -320,9 +320,8 @@ impl Core {
         let rpc = RpcId(self.next_rpc);
         self.next_rpc += 1;
         self.counters.sent += 1;
-        let fresh = matches!(purpose, Purpose::DialBack);
         self.pending.insert(rpc, Pending { to, purpose });
-        actions.push(Action::Send { rpc, to, fresh, request });
+        actions.push(Action::Send { rpc, to, request });
     }
 }
 

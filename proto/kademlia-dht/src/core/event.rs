@@ -81,15 +81,14 @@ pub enum Event {
 /// Something to do.
 #[derive(Debug)]
 pub enum Action {
-    /// Dial `to` (its identity must match) and send `request`. Must be followed, within the request timeout, by
-    /// exactly one [`Event::Answered`] or [`Event::Failed`].
+    /// Send `request` over a connection that *we* dialled to exactly this address and whose handshake proved this
+    /// id (never over one that the peer dialled: the answer is taken as proof that it can be dialled there).
+    /// Must be followed, within the request timeout, by exactly one [`Event::Answered`] or [`Event::Failed`].
     Send {
         /// Names it.
         rpc: RpcId,
         /// Whom.
         to: Contact,
-        /// Whether only a fresh connection will do: the point is to see whether the peer can be dialled.
-        fresh: bool,
         /// What.
         request: Request,
     },

@@ -204,7 +204,9 @@ impl Bucket {
         if self.entries.iter().chain(&self.waiting).any(|held| held.contact == contact) {
             return false;
         }
-        self.entries.len() < K || self.waiting.len() < WAITING_PER_BUCKET / 2 || self.gives_way(Subnet::of(contact.addr)).is_some()
+        self.entries.len() < K
+            || self.waiting.len() < WAITING_PER_BUCKET / 2
+            || self.gives_way(Subnet::of(contact.addr)).is_some()
     }
 
     /// The place that a newcomer of `subnet` takes from a more crowded subnet, if any.
