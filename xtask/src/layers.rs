@@ -23,6 +23,8 @@ struct Package {
     name: String,
     /// Named in its manifest, of whatever kind.
     direct: BTreeSet<String>,
+    /// The part of these that is needed for tests, examples and benches only.
+    for_tests: BTreeSet<String>,
     /// Everything that is linked into it: normal dependencies, transitively.
     linked: BTreeSet<String>,
 }
@@ -85,7 +87,8 @@ fn wrong_edges(package: &Package, row: &Row, ours: &BTreeSet<&str>) -> Vec<Strin
 /// Whether the package names an outside crate that is kept to others.
 fn wrong_names(package: &Package, guard: &Guard) -> Option<String> {
     let named = package.direct.contains(guard.name) && !guard.only.contains(&package.name.as_str());
-    named.then(|| {
+    let excused = guard.free_in_tests && package.for_tests.contains(guard.name);
+    (named && !excused).then(|| {
         format!(
             "{} must not name {}: only {} may ({})",
             package.name,
@@ -121,9 +124,22 @@ fn packages(metadata: &Metadata) -> Result<Vec<Package>> {
             }
             Package {
                 name: package.name.to_string(),
+                for_tests: for_tests(package),
                 direct: package.dependencies.iter().map(|dependency| dependency.name.clone()).collect(),
                 linked: linked.into_iter().filter_map(|id| names.get(id)).map(ToString::to_string).collect(),
             }
         })
         .collect())
+}
+
+/// What a package names for its tests and for nothing else.
+fn for_tests(package: &cargo_metadata::Package) -> BTreeSet<String> {
+    let of_kind = |tests: bool| {
+        let dependencies = package.dependencies.iter();
+        dependencies
+            .filter(|dependency| (dependency.kind == DependencyKind::Development) == tests)
+            .map(|dependency| dependency.name.clone())
+            .collect::<BTreeSet<_>>()
+    };
+    &of_kind(true) - &of_kind(false)
 }

@@ -18,6 +18,8 @@ pub(crate) struct Row {
 pub(super) struct Guard {
     pub(super) name: &'static str,
     pub(super) only: &'static [&'static str],
+    /// Whether others may name it for their tests and examples.
+    pub(super) free_in_tests: bool,
     pub(super) why: &'static str,
 }
 
@@ -125,16 +127,16 @@ pub(crate) const CRATES: &[Row] = &[
         why: "the router needs neither weights nor libtorch; router and node meet in proto only",
     },
     Row {
-        name: "benches",
-        ours: EVERYTHING_BUT_THE_ENGINE,
-        links_no: NO_TORCH,
-        why: "it measures the engine as a process, so that every measurement builds without libtorch",
-    },
-    Row {
         name: "cluster-tests",
         ours: EVERYTHING_BUT_THE_ENGINE,
         links_no: NO_TORCH,
         why: "swarms in one process run ToyStage; the engine is tested as a process",
+    },
+    Row {
+        name: "benches",
+        ours: WHAT_BENCHES_MEASURE,
+        links_no: NO_TORCH,
+        why: "it measures the engine as a process, so that every measurement builds without libtorch",
     },
     Row {
         name: "xtask",
@@ -158,46 +160,94 @@ const EVERYTHING_BUT_THE_ENGINE: &[&str] = &[
     "router-plan",
 ];
 
+/// For measurements, which start the same swarms as the tests.
+const WHAT_BENCHES_MEASURE: &[&str] = &[
+    "proto",
+    "proto-transport",
+    "kademlia-dht",
+    "proto-text",
+    "proto-sampling",
+    "proto-telemetry",
+    "shard-node",
+    "shard-node-stage",
+    "shard-node-weights",
+    "router",
+    "router-plan",
+    "cluster-tests",
+];
+
 /// Outside crates that are heavy or dangerous.
 pub(super) const HEAVY: &[Guard] = &[
-    Guard { name: "tch", only: &["shard-node-engine"], why: "one crate knows what a tensor library is" },
+    Guard {
+        name: "tch",
+        only: &["shard-node-engine"],
+        free_in_tests: false,
+        why: "one crate knows what a tensor library is",
+    },
     Guard {
         name: "torch-sys",
         only: &["shard-node-engine"],
+        free_in_tests: false,
         why: "one crate knows what a tensor library is",
     },
     Guard {
         name: "quinn",
         only: &["proto-transport"],
+        free_in_tests: false,
         why: "one crate knows QUIC, so that it can be replaced",
     },
-    Guard { name: "rustls", only: &["proto-transport"], why: "one crate decides whom a connection trusts" },
+    Guard {
+        name: "rustls",
+        only: &["proto-transport"],
+        free_in_tests: false,
+        why: "one crate decides whom a connection trusts",
+    },
     Guard {
         name: "bincode",
         only: &["proto"],
+        free_in_tests: false,
         why: "one codec file with its limits; the crate is unmaintained",
     },
-    Guard { name: "ed25519-dalek", only: &["proto"], why: "one place signs and verifies" },
-    Guard { name: "tokenizers", only: &["proto-text"], why: "heavy, and its files are hostile input" },
+    Guard {
+        name: "ed25519-dalek",
+        only: &["proto"],
+        free_in_tests: false,
+        why: "one place signs and verifies",
+    },
+    Guard {
+        name: "tokenizers",
+        only: &["proto-text"],
+        free_in_tests: false,
+        why: "heavy, and its files are hostile input",
+    },
     Guard {
         name: "minijinja",
         only: &["proto-text"],
+        free_in_tests: false,
         why: "runs templates from models, within limits set there",
     },
     Guard {
         name: "axum",
         only: &["proto-telemetry", "router"],
+        free_in_tests: false,
         why: "only the admin endpoint and the API speak HTTP",
     },
     Guard {
         name: "tracing-subscriber",
         only: &["proto-telemetry"],
+        free_in_tests: false,
         why: "a library never installs a subscriber; binaries do it through telemetry",
     },
-    Guard { name: "ureq", only: &["shard-node"], why: "only setup and hf: references fetch from the web" },
+    Guard {
+        name: "ureq",
+        only: &["shard-node"],
+        free_in_tests: false,
+        why: "only setup and hf: references fetch from the web",
+    },
     Guard {
         name: "memmap2",
         only: &["shard-node-weights"],
+        free_in_tests: false,
         why: "mapped files are unsafe input; one crate holds them",
     },
     Guard {
@@ -212,11 +262,13 @@ pub(super) const HEAVY: &[Guard] = &[
             "benches",
             "cluster-tests",
         ],
+        free_in_tests: false,
         why: "decisions are pure; only shells that move bytes and time are async",
     },
     Guard {
         name: "anyhow",
         only: &["shard-node", "shard-node-engine", "router", "benches", "cluster-tests", "xtask"],
+        free_in_tests: true,
         why: "libraries say what can go wrong in enums",
     },
 ];

@@ -30,6 +30,15 @@ fn tokio_in_a_pure_crate_is_refused() {
 }
 
 #[test]
+fn anyhow_is_for_programs_and_tests() {
+    let mut packages = with("proto-transport", "anyhow");
+    assert!(judge(&packages)[0].contains("proto-transport must not name anyhow"));
+    let transport = packages.iter_mut().find(|package| package.name == "proto-transport").unwrap();
+    transport.for_tests.insert("anyhow".into());
+    assert_eq!(judge(&packages), Vec::<String>::new());
+}
+
+#[test]
 fn what_comes_in_through_another_crate_is_refused_too() {
     let mut packages = workspace();
     let plan = packages.iter_mut().find(|package| package.name == "router-plan").unwrap();
@@ -68,7 +77,7 @@ fn workspace() -> Vec<Package> {
         .map(|row| Package {
             name: row.name.into(),
             direct: row.ours.iter().map(ToString::to_string).collect(),
-            linked: BTreeSet::new(),
+            ..Package::default()
         })
         .collect()
 }

@@ -41,11 +41,25 @@ fn registered(files: &[SourceFile]) -> impl Iterator<Item = (&SourceFile, usize,
     files.iter().filter(|file| file.is_rust() && is_code(file)).flat_map(|file| {
         let code = file.lines().take_while(|(_, line)| line.trim() != "#[cfg(test)]");
         code.filter(|(_, line)| !line.trim_start().starts_with("//"))
-            .flat_map(|(number, line)| {
-                line.split('"').skip(1).step_by(2).map(move |literal| (number, literal))
-            })
+            .flat_map(|(number, line)| literals(line).map(move |literal| (number, literal)))
             .filter(|(_, literal)| is_metric(literal))
             .map(move |(number, literal)| (file, number, literal))
+    })
+}
+
+/// The string literals of a line, without those that a match arm gives: they are label values.
+fn literals(line: &str) -> impl Iterator<Item = &str> {
+    let mut parts = line.split('"');
+    let mut before = parts.next().unwrap_or_default();
+    std::iter::from_fn(move || {
+        loop {
+            let literal = parts.next()?;
+            let is_label = before.trim_end().ends_with("=>");
+            before = parts.next().unwrap_or_default();
+            if !is_label {
+                return Some(literal);
+            }
+        }
     })
 }
 
