@@ -145,11 +145,9 @@ enum Found {
 }
 
 impl Table {
-    /// Leaves room for one more entry.
+    /// Drops the dead and leaves room for one more entry. Looks at every entry, which beside a handshake's
+    /// millisecond is nothing.
     fn make_room(&mut self, capacity: usize) -> Result<(), ConnectError> {
-        if self.entries.len() < capacity {
-            return Ok(());
-        }
         self.entries.retain(|_, entry| entry.is_dialling() || entry.open().is_some());
         while self.entries.len() >= capacity {
             let oldest = self

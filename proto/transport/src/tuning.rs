@@ -66,6 +66,14 @@ pub struct Tuning {
     /// packet comes after three times this: 333 ms (the RFC's choice) means that one lost packet costs a
     /// second; 100 ms costs 300 ms, and peers further away than 300 ms merely cause a spare packet.
     pub initial_rtt: Duration,
+    /// The peer may let so many packets pass before it acknowledges (QUIC's ACK frequency extension). A receiver
+    /// sends its ACK before it wakes its application, ~15 us that a frame need not wait for: with 8, an 8 KiB
+    /// frame (6 packets) took 15-30 % less one way than with the usual 1. Below the initial window of 10
+    /// packets, or every connection would begin with a stall.
+    pub ack_threshold: u32,
+    /// How long the peer may hold an ACK back. 10 ms instead of QUIC's 25: the loss of a frame's last packet is
+    /// noticed that much sooner. Out-of-order packets are acknowledged at once.
+    pub max_ack_delay: Duration,
     /// Let the kernel cut one large send into packets (GSO). Off costs twice the CPU per byte and 108 instead
     /// of 68 us per 8 KiB echo; switch off only for network cards that break it.
     pub segmentation_offload: bool,
@@ -139,6 +147,11 @@ impl Tuning {
         config.max_concurrent_bidi_streams(class.bi_streams.into());
         config.initial_rtt(self.initial_rtt);
         config.enable_segmentation_offload(self.segmentation_offload);
+        let mut acks = quinn::AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(self.ack_threshold.into());
+        acks.max_ack_delay(Some(self.max_ack_delay));
+        acks.reordering_threshold(1_u32.into());
+        config.ack_frequency_config(Some(acks));
         // Unreliable datagrams are no part of our protocol; off means a peer can't fill their buffer.
         config.datagram_receive_buffer_size(None);
         // A ClientHello with a raw key has under 1 KiB; quinn's default of 16 KiB only helps strangers.
@@ -201,6 +214,8 @@ impl Default for Tuning {
             },
             congestion: Congestion::Cubic,
             initial_rtt: Duration::from_millis(100),
+            ack_threshold: 8,
+            max_ack_delay: Duration::from_millis(10),
             segmentation_offload: true,
             max_half_open: 256,
             max_half_open_per_address: 128,

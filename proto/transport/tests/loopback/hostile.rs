@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use proto::FrameKind;
+use proto::{FrameHeader, FrameKind};
 use proto_transport::{ConnectError, ConnectionClass, Endpoint, EndpointConfig, Target, TransportMetrics};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -81,6 +81,44 @@ fn junk<'a>(random: &mut ChaCha8Rng, buffer: &'a mut [u8], number: usize) -> &'a
         }
     }
     datagram
+}
+
+/// The pure parser has its million mutations in `proto`; this is the way there, with real streams.
+#[tokio::test]
+async fn junk_on_streams_ends_connections_and_nothing_else() {
+    let seed: u64 = 20_118;
+    println!("seed {seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let b = endpoint(2);
+    let (honest, accepted) = pair(&endpoint(1), &b, ConnectionClass::Interactive).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(echo(accepted));
+    let stranger = endpoint(3);
+    let before = resident_bytes();
+    for round in 0..300 {
+        let (dialled, accepted) = pair(&stranger, &b, ConnectionClass::Bulk).await;
+        let mut sender = within(dialled.open_uni()).await.expect("open");
+        let mut bytes = vec![0; random.random_range(1..4000)];
+        random.fill_bytes(&mut bytes);
+        if bytes.len() > 8 && round % 3 > 0 {
+            // A true header, of some kind, with some length within its limit, and too little or too much behind it.
+            let kind = FrameKind::ALL[random.random_range(0..FrameKind::ALL.len())];
+            let length = random.random_range(0..kind.max_body().min(5000));
+            let header = FrameHeader::new(kind, length).expect("within the limit").to_bytes();
+            bytes[..8].copy_from_slice(&header);
+        }
+        // The receiver may close at the first bytes already.
+        let _ = within(sender.send_unframed(bytes.into())).await;
+        sender.finish();
+        let mut receiver = within(accepted.accept_uni()).await.expect("accepted");
+        while let Ok(Some(frame)) = within(receiver.recv()).await {
+            assert!(frame.body.len() <= frame.kind.max_body());
+        }
+    }
+    let answer = honest.request(FrameKind::Tokens, vec![1].into(), Duration::from_secs(5)).await;
+    assert_eq!(answer.expect("undisturbed").body[..], [1]);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown}");
 }
 
 #[tokio::test]
