@@ -25,16 +25,23 @@ fn main() {
         .compile("layerlane_torch_shim");
 
     // No torch headers here; the loops want -O3. Their threads are those of libtorch's own libgomp.
-    cc::Build::new()
-        .cpp(true)
-        .pic(true)
-        .std("c++17")
-        .opt_level(3)
-        .flag("-fopenmp")
-        .flag("-fno-math-errno")
-        .flag("-ffp-contract=off")
-        .files(["shim/rows.cc", "shim/attention.cc", "shim/head.cc"])
-        .compile("layerlane_rows");
+    let kernels = |contract: &str, files: &[&str], name: &str| {
+        cc::Build::new()
+            .cpp(true)
+            .pic(true)
+            .std("c++17")
+            .opt_level(3)
+            .flag("-fopenmp")
+            .flag("-fno-math-errno")
+            .flag("-fno-trapping-math")
+            .flag("-Wno-psabi")
+            .flag(contract)
+            .files(files)
+            .compile(name);
+    };
+    // See the head of rows.cc for why it must not fuse products and sums.
+    kernels("-ffp-contract=off", &["shim/rows.cc"], "layerlane_rows");
+    kernels("-ffp-contract=fast", &["shim/attention.cc", "shim/head.cc"], "layerlane_attention");
     println!("cargo:rustc-link-search=native={lib}");
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
 }

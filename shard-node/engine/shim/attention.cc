@@ -24,19 +24,41 @@ constexpr int64_t kMaxDim = 512;  // as in rows.cc
 
 // kDim 0: any width, with a tail that is no whole vector.
 template <class T, int kDim>
-INLINE float dot(const float* q, const T* k, int64_t dim_any) {
+INLINE F32x16 products(const float* q, const T* k, int64_t dim_any) {
   const int64_t dim = kDim > 0 ? kDim : dim_any;
   F32x16 sum = {};
-  int64_t i = 0;
-  for (; i + 16 <= dim; i += 16) {
+  for (int64_t i = 0; i + 16 <= dim; i += 16) {
     F32x16 a, b;
     load16(q + i, a);
     load16(k + i, b);
     sum += a * b;
   }
+  return sum;
+}
+
+template <class T, int kDim>
+INLINE float dot(const float* q, const T* k, int64_t dim_any) {
+  const int64_t dim = kDim > 0 ? kDim : dim_any;
   float tail = 0;
-  for (; i < dim; ++i) tail += q[i] * load(k + i);
-  return sum16(sum) + tail;
+  for (int64_t i = dim / 16 * 16; i < dim; ++i) tail += q[i] * load(k + i);
+  return sum16(products<T, kDim>(q, k, dim)) + tail;
+}
+
+// Adds kWide vectors of weighted values from element `at` on; the sums stay in registers for a whole block.
+template <class T, int kQueries, int kWide, int kWidth>
+INLINE void add_values(const T* value, const float (&weight)[kQueries][64], float (&acc)[kQueries][kWidth], int64_t at,
+                       int64_t count, int64_t dim) {
+  F32x16 sum[kQueries][kWide];
+  for (int h = 0; h < kQueries; ++h)
+    for (int w = 0; w < kWide; ++w) load16(acc[h] + at + 16 * w, sum[h][w]);
+  for (int64_t j = 0; j < count; ++j) {
+    F32x16 v[kWide];
+    for (int w = 0; w < kWide; ++w) load16(value + j * dim + 16 * w, v[w]);
+    for (int h = 0; h < kQueries; ++h)
+      for (int w = 0; w < kWide; ++w) sum[h][w] += v[w] * weight[h][j];
+  }
+  for (int h = 0; h < kQueries; ++h)
+    for (int w = 0; w < kWide; ++w) std::memcpy(acc[h] + at + 16 * w, &sum[h][w], 64);
 }
 
 // kQueries query heads that share one key head.
@@ -58,7 +80,16 @@ INLINE void attend(const T* query, const T* keys, const T* values, T* out, int64
   for (int64_t begin = 0; begin < seen; begin += kBlock) {
     const int64_t count = seen - begin < kBlock ? seen - begin : kBlock;
     alignas(64) float weight[kQueries][kBlock];
-    for (int64_t j = 0; j < count; ++j)
+    int64_t j = 0;
+    if (dim % 16 == 0)
+      for (; j + 16 <= count; j += 16)
+        for (int h = 0; h < kQueries; ++h) {
+          F32x16 part[16];
+          for (int key = 0; key < 16; ++key) part[key] = products<T, kDim>(q[h], keys + (begin + j + key) * dim, dim);
+          const F32x16 sums = sums16(part);
+          std::memcpy(weight[h] + j, &sums, 64);
+        }
+    for (; j < count; ++j)
       for (int h = 0; h < kQueries; ++h) weight[h][j] = dot<T, kDim>(q[h], keys + (begin + j) * dim, dim);
     for (int h = 0; h < kQueries; ++h) {
       float peak = top[h];
@@ -76,22 +107,13 @@ INLINE void attend(const T* query, const T* keys, const T* values, T* out, int64
       total[h] = total[h] * keep + sum16(sum);
       for (int64_t i = 0; i < dim; ++i) acc[h][i] *= keep;
     }
-    for (int64_t j = 0; j < count; ++j) {
-      const T* value = values + (begin + j) * dim;
-      int64_t i = 0;
-      for (; i + 16 <= dim; i += 16) {
-        F32x16 v;
-        load16(value + i, v);
-        for (int h = 0; h < kQueries; ++h) {
-          F32x16 a;
-          load16(acc[h] + i, a);
-          a += v * weight[h][j];
-          std::memcpy(acc[h] + i, &a, 64);
-        }
-      }
-      for (; i < dim; ++i)
-        for (int h = 0; h < kQueries; ++h) acc[h][i] += weight[h][j] * load(value + i);
-    }
+    const T* value = values + begin * dim;
+    int64_t i = 0;
+    for (; i + 32 <= dim; i += 32) add_values<T, kQueries, 2>(value + i, weight, acc, i, count, dim);
+    for (; i + 16 <= dim; i += 16) add_values<T, kQueries, 1>(value + i, weight, acc, i, count, dim);
+    for (; i < dim; ++i)
+      for (int h = 0; h < kQueries; ++h)
+        for (int64_t j = 0; j < count; ++j) acc[h][i] += weight[h][j] * load(value + j * dim + i);
   }
   for (int h = 0; h < kQueries; ++h) {
     const float inverse = 1.0f / total[h];

@@ -1,4 +1,4 @@
-// The output head: bf16 rows times the bf16 embedding table, logits in f32.
+// The output head: rows times the bf16 embedding table, logits in f32.
 //
 // oneDNN would round the logits to bf16's 8 bits, which makes ties of the best candidates common;
 // and the table can be the very one that embeds. A logit's bits depend on its two rows alone.
@@ -6,51 +6,58 @@
 
 namespace {
 
-template <int kRows>
-INLINE void rows_times_table(const Bf16* x, const Bf16* table, float* out, int64_t width, int64_t begin, int64_t end,
-                             int64_t vocab) {
-  for (int64_t token = begin; token < end; ++token) {
-    const Bf16* w = table + token * width;
-    F32x16 sum[kRows] = {};
-    int64_t i = 0;
-    for (; i + 16 <= width; i += 16) {
-      F32x16 b;
-      load16(w + i, b);
-      for (int r = 0; r < kRows; ++r) {
-        F32x16 a;
-        load16(x + r * width + i, a);
-        sum[r] += a * b;
-      }
-    }
+// kTokens rows of the table times kRows rows of x; `out` is the first of kTokens logits in each row.
+template <int kTokens, int kRows>
+INLINE void tile(const float* x, const Bf16* table, float* out, int64_t width, int64_t vocab) {
+  F32x16 sum[kTokens][kRows] = {};
+  int64_t i = 0;
+  for (; i + 16 <= width; i += 16) {
+    F32x16 w[kTokens];
+    for (int t = 0; t < kTokens; ++t) load16(table + t * width + i, w[t]);
     for (int r = 0; r < kRows; ++r) {
-      float tail = 0;
-      for (int64_t t = i; t < width; ++t) tail += load(x + r * width + t) * load(w + t);
-      out[r * vocab + token] = sum16(sum[r]) + tail;
+      F32x16 a;
+      load16(x + r * width + i, a);
+      for (int t = 0; t < kTokens; ++t) sum[t][r] += a * w[t];
     }
   }
+  for (int t = 0; t < kTokens; ++t)
+    for (int r = 0; r < kRows; ++r) {
+      float tail = 0;
+      for (int64_t j = i; j < width; ++j) tail += x[r * width + j] * load(table + t * width + j);
+      out[r * vocab + t] = sum16(sum[t][r]) + tail;
+    }
 }
 
-EVERY_CPU void part(const Bf16* x, const Bf16* table, float* out, int64_t rows, int64_t width, int64_t begin,
+template <int kRows>
+INLINE void tiles(const float* x, const Bf16* table, float* out, int64_t width, int64_t begin, int64_t end,
+                  int64_t vocab) {
+  int64_t token = begin;
+  // One row waits for memory: a single stream of the table is what the prefetcher likes best.
+  if (kRows > 1)
+    for (; token + 2 <= end; token += 2) tile<2, kRows>(x, table + token * width, out + token, width, vocab);
+  for (; token < end; ++token) tile<1, kRows>(x, table + token * width, out + token, width, vocab);
+}
+
+EVERY_CPU void part(const float* x, const Bf16* table, float* out, int64_t rows, int64_t width, int64_t begin,
                     int64_t end, int64_t vocab) {
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4)
-    rows_times_table<4>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
-  for (; r < rows; ++r) rows_times_table<1>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
+  for (; r + 4 <= rows; r += 4) tiles<4>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
+  for (; r < rows; ++r) tiles<1>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
 }
 
 }  // namespace
 
 extern "C" {
 
-// out [rows, vocab] = x [rows, width] times table [vocab, width], on up to `threads` threads.
-void ll_head(const void* x, const void* table, float* out, int64_t rows, int64_t width, int64_t vocab,
+// out [rows, vocab] = x f32 [rows, width] times table bf16 [vocab, width], on up to `threads` threads.
+void ll_head(const float* x, const void* table, float* out, int64_t rows, int64_t width, int64_t vocab,
              int threads) {
   constexpr int64_t kPart = 256;  // a part of the table stays in the second-level cache for all rows
   const int64_t parts = (vocab + kPart - 1) / kPart;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t p = 0; p < parts; ++p) {
     const int64_t begin = p * kPart, end = begin + kPart < vocab ? begin + kPart : vocab;
-    part(static_cast<const Bf16*>(x), static_cast<const Bf16*>(table), out, rows, width, begin, end, vocab);
+    part(x, static_cast<const Bf16*>(table), out, rows, width, begin, end, vocab);
   }
 }
 

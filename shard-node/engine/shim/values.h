@@ -49,6 +49,22 @@ static INLINE float sum16(const F32x16& v) {
   return part[0];
 }
 
+// sum16 of each of sixteen vectors, added in the same order, with a third of the instructions.
+static INLINE F32x16 sums16(const F32x16* v) {
+  constexpr U32x16 kLow8 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
+  constexpr U32x16 kLow4 = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+  constexpr U32x16 kLow2 = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29};
+  constexpr U32x16 kLow1 = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+  F32x16 a[8], b[4], c[2];
+  for (int i = 0; i < 8; ++i)
+    a[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], kLow8) + __builtin_shuffle(v[2 * i], v[2 * i + 1], kLow8 + 8);
+  for (int i = 0; i < 4; ++i)
+    b[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], kLow4) + __builtin_shuffle(a[2 * i], a[2 * i + 1], kLow4 + 4);
+  for (int i = 0; i < 2; ++i)
+    c[i] = __builtin_shuffle(b[2 * i], b[2 * i + 1], kLow2) + __builtin_shuffle(b[2 * i], b[2 * i + 1], kLow2 + 2);
+  return __builtin_shuffle(c[0], c[1], kLow1) + __builtin_shuffle(c[0], c[1], kLow1 + 1);
+}
+
 // exp as 2^k times a polynomial (Cephes expf), relative error below 2e-7; no branches, so that it vectorises.
 static INLINE float exp_fast(float x) {
   x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);

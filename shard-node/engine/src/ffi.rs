@@ -350,16 +350,16 @@ pub(crate) fn attend(
     Ok(())
 }
 
-/// `x [rows, width]` times `table [vocab, width]`, both bf16, to f32 `[rows, vocab]`. CPU only.
+/// `x` f32 `[rows, width]` times `table` bf16 `[vocab, width]`, to f32 `[rows, vocab]`. CPU only.
 #[expect(unsafe_code, reason = "calls the shim")]
 pub(crate) fn head(x: &Tensor, table: &Tensor) -> Result<Tensor, TorchError> {
     let ((rows, width), (vocab, table_width)) = (x.size2()?, table.size2()?);
-    check(row_format(x)? == 1 && row_format(table)? == 1, "the head takes bf16")?;
+    check(row_format(x)? == 0 && row_format(table)? == 1, "the head takes f32 rows and a bf16 table")?;
     check(width == table_width, "the head has another width")?;
     let out = Tensor::f_empty([rows, vocab], (Kind::Float, Device::Cpu))?;
     let threads = tch::get_num_threads();
     // SAFETY: dense tensors of the sizes just read; `out` is new.
-    unsafe { ll_head(x.data_ptr(), table.data_ptr(), out.data_ptr().cast(), rows, width, vocab, threads) };
+    unsafe { ll_head(x.data_ptr().cast(), table.data_ptr(), out.data_ptr().cast(), rows, width, vocab, threads) };
     Ok(out)
 }
 
@@ -465,7 +465,7 @@ unsafe extern "C" {
         threads: c_int,
     );
     fn ll_head(
-        x: *const c_void,
+        x: *const f32,
         table: *const c_void,
         out: *mut f32,
         rows: i64,

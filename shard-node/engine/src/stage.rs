@@ -58,7 +58,7 @@ impl Output {
     fn logits(&self, x: &Tensor) -> Result<Tensor, TorchError> {
         match self {
             Self::Linear(linear) => linear.forward_f32(x),
-            Self::Table(table) => ffi::head(x, table),
+            Self::Table(table) => ffi::head(&x.f_to_kind(Kind::Float)?, table),
         }
     }
 
