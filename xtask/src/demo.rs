@@ -32,7 +32,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "REF")]
     model: Option<OsString>,
     /// What to ask
-    #[arg(long, value_name = "TEXT", default_value = "What is gravity?")]
+    #[arg(long, value_name = "TEXT", default_value = "What is gravity?", allow_hyphen_values = true)]
     prompt: String,
     /// Token ids, comma-separated, used as they are: no template, no BOS
     #[arg(long, value_name = "LIST", conflicts_with = "prompt")]
@@ -134,7 +134,8 @@ fn layers_of(programs: &Path, model: &OsString) -> Result<u32> {
 /// Lets the router write the answer, streamed to our stdout unless that is to be JSON; gives its object.
 fn generate(program: &Path, args: &DemoArgs, swarm: &Swarm, directory: &Path) -> Result<Value> {
     let mut arguments: Vec<OsString> = vec!["generate".into()];
-    let mut option = |name: &str, value: &str| arguments.extend([name.into(), OsString::from(value)]);
+    // With `=`, so that a prompt may begin with a dash.
+    let mut option = |name: &str, value: &str| arguments.push(format!("{name}={value}").into());
     option("--bootstrap", swarm.bootstrap());
     option("--model", swarm.model());
     option("--numerics", &args.numerics);
@@ -147,6 +148,7 @@ fn generate(program: &Path, args: &DemoArgs, swarm: &Swarm, directory: &Path) ->
         Some(ids) => option("--token-ids", ids),
         None => option("--prompt", &args.prompt),
     }
+    arguments.extend(["--config".into(), swarm::empty_config(directory).into_os_string()]);
     if args.chat && args.token_ids.is_none() {
         arguments.push("--chat".into());
     }

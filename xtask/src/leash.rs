@@ -71,7 +71,15 @@ impl Leashed {
         stderr: Stdio,
     ) -> Result<Self> {
         // Ourselves, also when a build has put a newer program in our place meanwhile.
-        let mut child = Command::new("/proc/self/exe")
+        let mut leash = Command::new("/proc/self/exe");
+        // Settings come by the command line; how much to log stays the user's choice.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("LAYERLANE_") && !name.starts_with("LAYERLANE_LOG") {
+                leash.env_remove(&*name);
+            }
+        }
+        let mut child = leash
             .arg("leash")
             .arg("--parent")
             .arg(std::process::id().to_string())

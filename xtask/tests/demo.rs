@@ -41,11 +41,11 @@ fn nodes_get_equal_spans_and_the_first_is_bootstrap_of_all() {
     );
     let generate = calls.iter().find(|call| call.starts_with("generate ")).unwrap();
     for part in
-        ["--bootstrap aa11@127.0.0.1:1", "--model stub", "--token-ids 1,2", "--seed 7", "--numerics exact"]
+        ["--bootstrap=aa11@127.0.0.1:1", "--model=stub", "--token-ids=1,2", "--seed=7", "--numerics=exact"]
     {
         assert!(generate.contains(part), "{part}: {generate}");
     }
-    assert!(!generate.contains("--chat") && !generate.contains("--prompt"), "{generate}");
+    assert!(!generate.contains("--chat") && !generate.contains("--prompt="), "{generate}");
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn the_streamed_answer_is_followed_by_a_table() {
         stubs
             .calls()
             .iter()
-            .any(|call| call.contains("--prompt What is gravity?") && call.contains("--chat"))
+            .any(|call| call.contains("--prompt=What is gravity?") && call.contains("--chat"))
     );
     stubs.assert_all_ended();
 }

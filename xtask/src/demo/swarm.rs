@@ -117,10 +117,16 @@ pub(super) fn run_directory(demos: &Path) -> Result<PathBuf> {
     // A leftover of an earlier process with our number would bring its identities along.
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    std::fs::write(empty_config(&directory), "").context("write an empty configuration")?;
     let latest = demos.join("latest");
     let _ = std::fs::remove_file(&latest);
     let _ = std::os::unix::fs::symlink(name, latest);
     Ok(directory)
+}
+
+/// A configuration that says nothing: the demo does not depend on what its user has configured.
+pub(super) fn empty_config(directory: &Path) -> PathBuf {
+    directory.join("empty.toml")
 }
 
 /// Whether this is the folder of a run whose process is gone.
@@ -139,6 +145,7 @@ fn start_node(settings: &NodeSettings, index: usize, span: Span, bootstrap: &str
     option("--numerics", settings.numerics.clone().into());
     option("--listen", "127.0.0.1:0".into());
     option("--admin", format!("127.0.0.1:{}", admin_port(index)).into());
+    option("--config", empty_config(&settings.directory).into_os_string());
     option("--state-dir", settings.directory.join(format!("node-{index}")).into_os_string());
     if let Some(threads) = settings.threads {
         option("--threads", threads.to_string().into());
