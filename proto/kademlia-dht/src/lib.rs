@@ -7,6 +7,7 @@
 //!
 //! Design, rules and numbers: `docs/decisions/`, [`core`], and [`simulation`] for the figures.
 
+pub mod bootstrap;
 mod clock;
 pub mod core;
 pub mod directory;
