@@ -79,7 +79,9 @@ pub struct Core {
     dial_backs: BTreeSet<NodeId>,
     /// Buckets to refresh after joining. At most 256.
     to_refresh: Vec<usize>,
-    joined: bool,
+    /// When to look ourselves up again, and how long after that the next time.
+    next_self_lookup: Duration,
+    self_lookup_interval: Duration,
     next_maintenance: Duration,
 }
 
@@ -134,7 +136,8 @@ impl Core {
             announced: None,
             dial_backs: BTreeSet::new(),
             to_refresh: Vec::new(),
-            joined: false,
+            next_self_lookup: Duration::MAX,
+            self_lookup_interval: limits::FIRST_SELF_LOOKUP,
             next_maintenance: Duration::ZERO,
         }
     }
@@ -161,7 +164,8 @@ impl Core {
 
     /// When [`Event::Tick`] is due at the latest, in time since the core was created.
     pub fn next_wake(&self) -> Duration {
-        self.lookups.values().map(|task| task.wake).min().unwrap_or(Duration::MAX).min(self.next_maintenance)
+        let lookups = self.lookups.values().map(|task| task.wake).min().unwrap_or(Duration::MAX);
+        lookups.min(self.next_maintenance).min(self.next_self_lookup)
     }
 
     /// Who we are.
@@ -202,17 +206,29 @@ impl Core {
     }
 
     fn on_joined(&mut self, now: Now, contact: Contact, actions: &mut Vec<Action>) {
+        if self.table.is_empty() {
+            // The first time, or everybody was lost: begin anew.
+            self.next_self_lookup = Duration::MAX;
+            self.self_lookup_interval = limits::FIRST_SELF_LOOKUP;
+        }
         self.met(now, contact, actions);
         self.join(now, actions);
     }
 
-    /// Looks ourselves up, once, as soon as somebody is known.
+    /// Looks ourselves up as soon as somebody is known, then again at growing intervals: in a swarm that is just
+    /// starting, the first answer knows only whoever came before us.
     fn join(&mut self, now: Now, actions: &mut Vec<Action>) {
-        if self.joined || self.table.is_empty() {
-            return;
+        if self.next_self_lookup == Duration::MAX && !self.table.is_empty() {
+            self.look_up_self(now, LookupPurpose::Join, actions);
         }
-        self.joined = true;
-        self.begin_lookup(now, DhtKey::of_node(self.own), LookupPurpose::Join, actions);
+    }
+
+    fn look_up_self(&mut self, now: Now, purpose: LookupPurpose, actions: &mut Vec<Action>) {
+        // Jitter: nodes that were started together must not look together.
+        let jitter = self.random.below(self.self_lookup_interval.as_millis() as u64 / 4);
+        self.next_self_lookup = now.elapsed + self.self_lookup_interval + Duration::from_millis(jitter);
+        self.self_lookup_interval = (self.self_lookup_interval * 4).min(limits::REFRESH_AFTER);
+        self.begin_lookup(now, DhtKey::of_node(self.own), purpose, actions);
     }
 
     /// A peer that we dialled has proved its id and answered: offer it a place in the table.
@@ -282,8 +298,10 @@ impl Core {
         for lookup in due {
             self.advance(now, lookup, actions);
         }
+        if now.elapsed >= self.next_self_lookup {
+            self.look_up_self(now, LookupPurpose::Refresh, actions);
+        }
         if now.elapsed >= self.next_maintenance {
-            // Jitter: nodes that were started together must not sweep and refresh together.
             let jitter = Duration::from_millis(self.random.below(2_000));
             self.next_maintenance = now.elapsed + limits::MAINTENANCE + jitter;
             self.store.expire(now.unix_seconds);

@@ -54,6 +54,8 @@ pub const RECORDS_PER_KEY: usize = 256;
 pub(crate) const VERIFIED_REMEMBERED: usize = 2048;
 /// Buckets no lookup went through for this long are refreshed.
 pub(crate) const REFRESH_AFTER: Duration = Duration::from_mins(10);
+/// When a node looks itself up again after joining; four times as long each time after, up to `REFRESH_AFTER`.
+pub(crate) const FIRST_SELF_LOOKUP: Duration = Duration::from_millis(500);
 /// How often leases are swept and refreshes considered.
 pub(crate) const MAINTENANCE: Duration = Duration::from_secs(10);
 /// Dial-backs under way: each costs a handshake that a stranger asked for.
