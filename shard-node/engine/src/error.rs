@@ -29,6 +29,9 @@ pub enum EngineError {
     /// A tensor is missing, cut short, or of another type or shape.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// A tensor is not the one the manifest names.
+    #[error(transparent)]
+    Verify(#[from] shard_node_weights::manifest::VerifyError),
     /// Heads wider than the kernels hold.
     #[error("heads of {dim} elements are not supported, at most {most}")]
     HeadDim {

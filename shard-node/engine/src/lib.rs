@@ -4,6 +4,7 @@
 //! Nothing outside this crate knows what a tensor library is; nothing here knows the network.
 
 mod device;
+mod engine;
 mod error;
 mod families;
 mod ffi;
@@ -11,11 +12,15 @@ mod kernels;
 mod kv;
 mod loader;
 mod numerics;
+mod process;
 mod rows;
 mod span_weights;
 mod stage;
 
-pub use device::{DeviceChoice, DeviceError};
+pub use device::DeviceError;
+pub use engine::LibtorchEngine;
 pub use error::EngineError;
 pub use ffi::TorchError;
+pub use process::LibtorchEngine;
 pub use loader::{EngineOptions, LoadProgress, decode_bytes, load, loader};
+pub use shard_node::engine::DeviceChoice;

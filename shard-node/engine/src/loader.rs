@@ -4,14 +4,16 @@
 //! and the number of compute threads belong to a thread.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proto::LayerSpan;
-use proto::manifest::Architecture;
+use proto::manifest::{Architecture, Manifest};
 use proto::tensor::NumericsClass;
+use shard_node::engine::DeviceChoice;
 use shard_node_stage::{LoadError, Stage, StageLoader, StageShape};
 use shard_node_weights::Checkpoint;
 
-use crate::device::DeviceChoice;
+use crate::device;
 use crate::error::EngineError;
 use crate::families::Family;
 use crate::ffi::{self, InferenceMode};
@@ -26,14 +28,17 @@ use crate::stage::{Head, Output, TorchStage, heads_of};
 pub struct EngineOptions {
     /// A GGUF file or an HF directory.
     pub model: PathBuf,
+    /// What the file must hold: each tensor is checked against its hash before it is used.
+    /// `None` trusts the file.
+    pub manifest: Option<Arc<Manifest>>,
     /// The layers of the shard.
     pub span: LayerSpan,
     /// The numerics class.
     pub class: NumericsClass,
     /// Where it computes.
     pub device: DeviceChoice,
-    /// Compute threads; class `exact` takes one whatever this says.
-    pub threads: usize,
+    /// Compute threads, by default all cores; class `exact` takes one whatever this says.
+    pub threads: Option<usize>,
 }
 
 /// How far loading has come, in bytes of the model's file.
@@ -71,13 +76,13 @@ pub(crate) fn load_stage(
     }
     let total = stored_bytes(&checkpoint, &architecture, span)?;
 
-    let device = options.device.open()?;
+    let device = device::open(options.device)?;
     let numerics = Numerics::choose(options.class, device)?;
     let threads = numerics.threads(options.threads);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     let mode = InferenceMode::enter()?;
 
-    let weights = SpanWeights::new(&checkpoint, numerics.linear, device);
+    let weights = SpanWeights::new(&checkpoint, options.manifest.as_deref(), numerics.linear, device);
     let first = span.start() == 0;
     let last = span.end() == architecture.n_layers;
     let [hidden, vocab] = [architecture.hidden, architecture.vocab].map(u64::from);

@@ -1,3 +1,7 @@
-//! The only crate that links libtorch: kernels, families, the engine process.
+//! The engine's process: a node with libtorch. Started by `shard-node serve`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shard_node::cli::engine_main(&shard_node_engine::LibtorchEngine)
+}

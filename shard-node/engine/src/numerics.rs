@@ -33,8 +33,12 @@ impl Numerics {
     }
 
     /// Compute threads: the exact class has one, because sums split over threads round otherwise.
-    pub(crate) fn threads(self, asked: usize) -> usize {
-        if self.row_by_row() { 1 } else { asked.max(1) }
+    pub(crate) fn threads(self, asked: Option<usize>) -> usize {
+        if self.row_by_row() {
+            return 1;
+        }
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        asked.unwrap_or_else(cores).max(1)
     }
 }
 

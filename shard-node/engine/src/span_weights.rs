@@ -5,7 +5,8 @@
 //! or has otherwise is an error that names it.
 
 use proto::LayerSpan;
-use shard_node_weights::{Bf16, Checkpoint, TensorError};
+use proto::manifest::{Architecture, Manifest};
+use shard_node_weights::{Bf16, Checkpoint, StoredTensor, TensorError, manifest};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::EngineError;
@@ -16,18 +17,33 @@ use crate::kernels::linear::{Linear, LinearKind};
 #[derive(Debug)]
 pub(crate) struct SpanWeights<'a> {
     checkpoint: &'a Checkpoint,
+    manifest: Option<&'a Manifest>,
     kind: LinearKind,
     device: Device,
 }
 
 impl<'a> SpanWeights<'a> {
-    pub(crate) fn new(checkpoint: &'a Checkpoint, kind: LinearKind, device: Device) -> Self {
-        Self { checkpoint, kind, device }
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        manifest: Option<&'a Manifest>,
+        kind: LinearKind,
+        device: Device,
+    ) -> Self {
+        Self { checkpoint, manifest, kind, device }
+    }
+
+    /// The tensor, with the shape the architecture demands and the bytes the manifest names.
+    fn checked(&self, name: &str, shape: &[u64]) -> Result<&'a StoredTensor, EngineError> {
+        let tensor = self.checkpoint.require(name, shape)?;
+        if let Some(manifest) = self.manifest {
+            manifest::verify(manifest, self.checkpoint, name)?;
+        }
+        Ok(tensor)
     }
 
     /// A vector in f32: norms are small, and kept exact in every class.
     pub(crate) fn vector(&self, name: &str, len: u64) -> Result<Tensor, EngineError> {
-        let tensor = self.checkpoint.require(name, &[len])?;
+        let tensor = self.checked(name, &[len])?;
         let read = ffi::filled(&[len as i64], |values: &mut [f32]| {
             self.checkpoint.rows_into(tensor, 0..len, values)
         })??;
@@ -61,8 +77,8 @@ impl<'a> SpanWeights<'a> {
     fn stacked<T: Value>(&self, parts: &[(&str, u64)], columns: u64) -> Result<Tensor, EngineError> {
         let tensors = parts
             .iter()
-            .map(|&(name, rows)| Ok((self.checkpoint.require(name, &[rows, columns])?, rows)))
-            .collect::<Result<Vec<_>, TensorError>>()?;
+            .map(|&(name, rows)| Ok((self.checked(name, &[rows, columns])?, rows)))
+            .collect::<Result<Vec<_>, EngineError>>()?;
         let total: u64 = parts.iter().map(|&(_, rows)| rows).sum();
         let read = ffi::filled(&[total as i64, columns as i64], |mut values: &mut [T]| {
             for (tensor, rows) in tensors {
@@ -79,7 +95,7 @@ impl<'a> SpanWeights<'a> {
 /// Bytes of all stored tensors of a span: what loading reads.
 pub(crate) fn stored_bytes(
     checkpoint: &Checkpoint,
-    architecture: &proto::manifest::Architecture,
+    architecture: &Architecture,
     span: LayerSpan,
 ) -> Result<u64, TensorError> {
     let tensors = shard_node_weights::span_tensors(architecture, span);

@@ -33,7 +33,8 @@ impl Pipeline {
                 span: LayerSpan::new(start, end).expect("a span"),
                 class,
                 device: DeviceChoice::Cpu,
-                threads: 1,
+                threads: Some(1),
+                manifest: None,
             };
             load(&options, |_| ()).unwrap_or_else(|error| panic!("load {start}..{end}: {error}"))
         });
