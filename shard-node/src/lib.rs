@@ -3,6 +3,20 @@
 //! Links no tensor library: the engine's process gives [`Engine`](engine::Engine) and calls [`cli::engine_main`];
 //! tests give a [`ToyStage`](shard_node_stage::ToyStage).
 
+mod blobs;
 pub mod cli;
+mod clock;
+mod compute;
+pub mod discovery;
 pub mod engine;
+mod inbound;
+mod links;
+pub mod metrics;
+pub mod node;
 pub mod session;
+pub mod setup;
+mod transit;
+pub mod identity;
+pub mod launch;
+pub mod paths;
+pub mod settings;

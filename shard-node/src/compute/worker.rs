@@ -1,0 +1,335 @@
+//! The compute thread's loop.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proto::activation::Activations;
+use proto::session::Open;
+use proto::status::{CloseCode, Refusal, RefusalCode};
+use proto::{FrameKind, NodeId};
+use proto_sampling::Scratch;
+use shard_node_stage::{Stage, StageError, StageShape, StepOutput};
+use tokio::sync::{mpsc, watch};
+
+use super::{Command, Load};
+use crate::links::{Frame, Link, ReportLink};
+use crate::metrics::NodeMetrics;
+use crate::session::table::{Effect, LinkId, SessionTable};
+use crate::session::{Report, SessionKey, Step, Terms};
+
+/// The thread's state.
+pub(super) struct Worker {
+    stage: Box<dyn Stage>,
+    shape: StageShape,
+    table: SessionTable,
+    commands: mpsc::Receiver<Command>,
+    // Both bounded by the sessions open.
+    links: HashMap<LinkId, Arc<Link>>,
+    link_users: HashMap<SessionKey, LinkId>,
+    // Bounded by the connections open.
+    routers: HashMap<NodeId, ReportLink>,
+    load: Arc<Load>,
+    open_sessions: watch::Sender<usize>,
+    metrics: NodeMetrics,
+    scratch: Scratch,
+    last_tick: Option<Instant>,
+    stopping: bool,
+}
+
+impl Worker {
+    pub(super) fn new(
+        stage: Box<dyn Stage>,
+        table: SessionTable,
+        commands: mpsc::Receiver<Command>,
+        load: Arc<Load>,
+        open_sessions: watch::Sender<usize>,
+        metrics: NodeMetrics,
+    ) -> Self {
+        metrics.kv_capacity.set(table.ledger().capacity() as i64);
+        Self {
+            shape: stage.shape(),
+            stage,
+            table,
+            commands,
+            links: HashMap::new(),
+            link_users: HashMap::new(),
+            routers: HashMap::new(),
+            load,
+            open_sessions,
+            metrics,
+            scratch: Scratch::default(),
+            last_tick: None,
+            stopping: false,
+        }
+    }
+
+    /// Until it is told to shut down, or every handle is gone.
+    pub(super) fn run(mut self) {
+        while !self.stopping {
+            // Everything that has come goes in before the next step is chosen, so that a step holds all rows that
+            // are ready, and a cancelled one none.
+            while let Ok(command) = self.commands.try_recv() {
+                self.obey(command);
+            }
+            if self.stopping || self.step() {
+                continue;
+            }
+            match self.commands.blocking_recv() {
+                Some(command) => self.obey(command),
+                None => break,
+            }
+        }
+        let effects = self.table.shut_down(now());
+        self.carry_out(effects);
+        self.publish();
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = now();
+        let effects = match command {
+            Command::Open { router, open, reply } => {
+                let (effects, admitted) = self.open(now, router, &open);
+                self.carry_out(effects);
+                if let Err(refusal) = &admitted {
+                    self.metrics.refused(refusal.code);
+                }
+                self.publish();
+                if let Err(Ok(terms)) = reply.send(admitted) {
+                    // The asker is gone: nobody will attach or withdraw.
+                    let effects = self.table.withdraw(terms.key, terms.generation);
+                    self.carry_out(effects);
+                    self.publish();
+                }
+                return;
+            }
+            Command::Attach { key, generation, link, reply } => {
+                let open = self.table.attach(key, generation, link.id());
+                if open {
+                    self.link_users.insert(key, link.id());
+                    self.links.insert(link.id(), link);
+                }
+                // The asker waits; if it is gone, the router's lease decides.
+                let _ = reply.send(open);
+                return;
+            }
+            Command::Withdraw { key, generation } => {
+                self.metrics.refused(RefusalCode::HopUnreachable);
+                self.table.withdraw(key, generation)
+            }
+            Command::Control { key, generation, event } => self.table.control(now, key, generation, event),
+            Command::Rows { feeder, link, frame, arrival, hold } => {
+                let late = self.table.late_rows();
+                let effects = self.table.rows(now, feeder, link, &frame, arrival, hold.as_ref());
+                self.metrics.waste_rows.inc_by(self.table.late_rows() - late);
+                effects
+            }
+            Command::Sampled { feeder, link, sampled, arrival } => {
+                self.table.sampled(now, feeder, link, sampled, arrival)
+            }
+            Command::PeerUp { peer, reports } => {
+                self.routers.insert(peer, reports);
+                return;
+            }
+            Command::PeerDown { peer, link, broken } => self.peer_down(now, peer, link, broken),
+            Command::LinkLost { peer, link } => self.table.link_lost(now, peer, link),
+            Command::Room => return,
+            Command::Tick => self.tick(now),
+            Command::Drain => {
+                self.table.drain();
+                self.load.draining.store(true, Ordering::Relaxed);
+                return;
+            }
+            Command::ShutDown => {
+                self.stopping = true;
+                return;
+            }
+        };
+        if !effects.is_empty() {
+            self.carry_out(effects);
+            self.publish();
+        }
+    }
+
+    fn open(&mut self, now: Instant, router: NodeId, open: &Open) -> (Vec<Effect>, Result<Terms, Refusal>) {
+        let (effects, admitted) = self.table.admit(now, router, open);
+        let admitted = admitted.and_then(|terms| match self.stage.open(terms.max_positions) {
+            Ok(slot) => {
+                self.table.insert(now, terms.clone(), slot);
+                self.metrics.opened.inc();
+                Ok(terms)
+            }
+            Err(error) => {
+                self.table.abandon(terms.key);
+                Err(Refusal::new(RefusalCode::NoCapacity, error.to_string()))
+            }
+        });
+        (effects, admitted)
+    }
+
+    fn peer_down(&mut self, now: Instant, peer: NodeId, link: LinkId, broken: bool) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.routers.get(&peer).is_some_and(|reports| reports.id() == link) {
+            self.routers.remove(&peer);
+            effects = self.table.router_lost(now, peer);
+        }
+        effects.extend(self.table.feeder_lost(now, peer, link, broken));
+        effects
+    }
+
+    fn tick(&mut self, now: Instant) -> Vec<Effect> {
+        // Ticks that piled up behind a long step are one.
+        if self.last_tick.is_some_and(|last| now.duration_since(last) < SHORTEST_TICK) {
+            return Vec::new();
+        }
+        self.last_tick = Some(now);
+        self.metrics.kv_used.set(self.table.ledger().used() as i64);
+        self.metrics.kv_bytes.set(self.stage.kv_bytes() as i64);
+        self.table.tick(now)
+    }
+
+    /// Computes one step; `false` if nothing is ready.
+    fn step(&mut self) -> bool {
+        let begun = now();
+        let links = &self.links;
+        let has_room = |link| links.get(&link).is_none_or(|link| link.has_room());
+        let Some(mut step) = self.table.next_step(begun, has_room) else { return false };
+        let single = step.members.len() == 1;
+        // Tokens are copied if the step may have to be repeated member by member; activations share their bytes.
+        let input = if single {
+            std::mem::replace(&mut step.input, shard_node_stage::StepInput::Tokens(Vec::new()))
+        } else {
+            step.input.clone()
+        };
+        match self.stage.step(&step.groups, input) {
+            Ok(output) => self.finish(&step, output, begun),
+            Err(error) if single => self.fail(&step, &error),
+            Err(error) => {
+                tracing::warn!(%error, members = step.members.len(), "step failed: each session by itself now");
+                for index in 0..step.members.len() {
+                    let single = step.single(index);
+                    let begun = now();
+                    match self.stage.step(&single.groups, single.input.clone()) {
+                        Ok(output) => self.finish(&single, output, begun),
+                        Err(error) => self.fail(&single, &error),
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn finish(&mut self, step: &Step, output: StepOutput, begun: Instant) {
+        let ended = now();
+        let took = ended.duration_since(begun);
+        let mut logits = match output {
+            StepOutput::Logits(logits) => logits,
+            StepOutput::Activations(rows) => {
+                self.forward(step, &rows);
+                Vec::new()
+            }
+        };
+        let effects = self.table.step_done(ended, step, took, &mut logits, &mut self.scratch);
+        let over = effects.iter().any(|effect| matches!(effect, Effect::Ended(..)));
+        self.carry_out(effects);
+        if over {
+            self.publish();
+        }
+        self.metrics.step(step, took);
+        if step.prefill_rows() == 0 {
+            self.load.step_us.store(took.as_micros() as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends the output on, decode rows first, as they come first in a step.
+    fn forward(&self, step: &Step, rows: &Bytes) {
+        let sent_unix_ns = crate::clock::unix_nanos();
+        let row_bytes = self.shape.row_bytes();
+        for out in step.outgoing() {
+            let Some(link) = self.links.get(&out.link) else { continue };
+            let frame = Activations {
+                dtype: self.shape.class.wire_dtype(),
+                hidden: self.shape.hidden,
+                sent_unix_ns,
+                groups: out.groups,
+                rows: rows.slice(out.rows.start * row_bytes..out.rows.end * row_bytes),
+            };
+            let frame = Frame { kind: FrameKind::Activations, body: [frame.head(), frame.rows] };
+            if out.bulk {
+                link.send_bulk(frame);
+            } else {
+                link.send(frame);
+            }
+        }
+    }
+
+    fn fail(&mut self, step: &Step, error: &StageError) {
+        self.metrics.step_failures.inc();
+        for member in &step.members {
+            tracing::error!(session = %member.key.session, %error, "step failed");
+            let effects = self.table.step_failed(now(), member.key, error.to_string());
+            self.carry_out(effects);
+        }
+        self.publish();
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Return(link, sampled) => {
+                    if let Some(link) = self.links.get(&link) {
+                        link.send(Frame::of(&sampled));
+                    }
+                }
+                Effect::Report(router, report) => self.report(router, &report),
+                Effect::Free(slot) => self.stage.close(slot),
+                Effect::Ended(key, code) => self.ended(key, code),
+            }
+        }
+    }
+
+    fn report(&self, router: NodeId, report: &Report) {
+        if matches!(report, Report::Sampled(_)) {
+            self.metrics.sampled.inc();
+        }
+        let Some(reports) = self.routers.get(&router) else { return };
+        reports.send(match report {
+            Report::Sampled(sampled) => Frame::of(sampled),
+            Report::Progress(progress) => Frame::of(progress),
+            Report::Failed(failed) => Frame::of(failed),
+            Report::Ended(ended) => Frame::of(ended),
+        });
+    }
+
+    fn ended(&mut self, key: SessionKey, code: CloseCode) {
+        self.metrics.ended(code);
+        if let Some(link) = self.link_users.remove(&key)
+            && !self.link_users.values().any(|&other| other == link)
+        {
+            self.links.remove(&link);
+        }
+        if !matches!(code, CloseCode::Finished | CloseCode::Cancelled | CloseCode::Superseded) {
+            tracing::info!(session = %key.session, router = %key.router.short(), %code, "session ended");
+        }
+    }
+
+    /// Shows the load to whoever asks.
+    fn publish(&self) {
+        let ledger = self.table.ledger();
+        self.load.sessions.store(self.table.len() as u32, Ordering::Relaxed);
+        self.load.kv_reserved.store(ledger.reserved(), Ordering::Relaxed);
+        self.metrics.sessions.set(self.table.len() as i64);
+        self.metrics.kv_reserved.set(ledger.reserved() as i64);
+        self.open_sessions
+            .send_if_modified(|open| std::mem::replace(open, self.table.len()) != self.table.len());
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Half the beat of ticks.
+const SHORTEST_TICK: Duration = Duration::from_millis(50);

@@ -1,0 +1,102 @@
+//! Streams in both directions: one request, one answer.
+
+use std::time::Duration;
+
+use proto::session::{Open, Opened, Refused};
+use proto::status::{CloseCode, Fetch, Refusal, RefusalCode, StatusRequest};
+use proto::{FrameKind, NodeId};
+use proto_transport::{FrameReceiver, FrameSender};
+use tokio::sync::oneshot;
+
+use super::{Inbound, Peer, Serving, StreamError};
+use crate::compute::Command;
+use crate::links::LinkKind;
+use crate::session::Terms;
+
+impl Inbound {
+    /// Answers one request.
+    pub(super) async fn request(
+        &self,
+        peer: &Peer,
+        mut send: FrameSender,
+        mut receive: FrameReceiver,
+    ) -> Result<(), StreamError> {
+        let Some(frame) = receive.recv().await? else { return Ok(()) };
+        let class = peer.connection.class();
+        match (frame.kind, &self.serving) {
+            (FrameKind::Open, Some(serving)) if class.carries_sessions() => {
+                let open: Open = frame.decode()?;
+                let (session, generation, digest) = (open.session, open.generation, open.plan.digest());
+                match serving.open(peer.connection.peer(), open).await {
+                    Ok(()) => send.send_message(&Opened { session, generation, digest }).await?,
+                    Err(refusal) => {
+                        tracing::info!(%session, router = %peer.connection.peer().short(), %refusal, "session refused");
+                        send.send_message(&Refused { session, refusal }).await?;
+                    }
+                }
+            }
+            (FrameKind::Fetch, Some(serving)) => {
+                let fetch: Fetch = frame.decode()?;
+                serving.blobs.answer(fetch.hash, &mut send).await?;
+            }
+            (FrameKind::StatusRequest, Some(serving)) => {
+                let StatusRequest = frame.decode()?;
+                send.send_message(&serving.compute.status()).await?;
+            }
+            (kind, _) if self.dht.serves(kind) => match self.dht.answer(&peer.connection, &frame) {
+                Some(answer) => send.send(answer.kind, answer.body).await?,
+                None => {
+                    send.reset(CloseCode::Overload);
+                    return Ok(());
+                }
+            },
+            (kind, _) => {
+                tracing::debug!(peer = %peer.connection.peer().short(), %kind, "request not served here");
+                send.reset(CloseCode::Protocol);
+                return Err(StreamError::Protocol("a request that this node does not serve"));
+            }
+        }
+        send.finish();
+        Ok(())
+    }
+}
+
+impl Serving {
+    /// Reserves, dials the neighbour, attaches: after `Ok` the stage is ready for the session's first row.
+    async fn open(&self, router: NodeId, open: Open) -> Result<(), Refusal> {
+        let gone = || Refusal::new(RefusalCode::Draining, "the compute thread has ended");
+        let (reply, admitted) = oneshot::channel();
+        self.compute.send(Command::Open { router, open: Box::new(open), reply }).await;
+        let terms = admitted.await.map_err(|_| gone())??;
+        let Err(refusal) = self.connect(&terms).await else { return Ok(()) };
+        let Terms { key, generation, .. } = terms;
+        self.compute.send(Command::Withdraw { key, generation }).await;
+        Err(refusal)
+    }
+
+    async fn connect(&self, terms: &Terms) -> Result<(), Refusal> {
+        let (to, kind) = match (&terms.downstream, &terms.return_to) {
+            (Some(next), _) => (next, LinkKind::Hop),
+            (None, Some(first)) => (first, LinkKind::TailReturn),
+            (None, None) => return Ok(()),
+        };
+        let unreachable = |why: String| {
+            let detail = format!("node {} at {}: {why}", to.node.short(), to.addr);
+            Refusal::new(RefusalCode::HopUnreachable, detail)
+        };
+        let link = tokio::time::timeout(DIAL, self.links.link(to, kind))
+            .await
+            .map_err(|_| unreachable(format!("no connection within {} ms", DIAL.as_millis())))?
+            .map_err(|error| unreachable(error.to_string()))?;
+        let (reply, attached) = oneshot::channel();
+        let Terms { key, generation, .. } = *terms;
+        self.compute.send(Command::Attach { key, generation, link, reply }).await;
+        match attached.await {
+            Ok(true) => Ok(()),
+            _ => Err(Refusal::new(RefusalCode::Stale, "closed while it was being opened")),
+        }
+    }
+}
+
+/// `docs/PROTOCOL.md` 3.1.
+const DIAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,161 @@
+//! What a node counts. Connections, frames and bytes are the transport's metrics.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use proto::status::{CloseCode, RefusalCode};
+use proto_telemetry::{RegisterMetricError, Registry, buckets};
+
+use crate::session::Step;
+
+/// All metrics of a node. Clones share them.
+#[derive(Clone, Debug)]
+pub struct NodeMetrics {
+    /// `shard_node_step_seconds{phase}`: compute time of a step. `decode` holds decode rows only, `prefill` a prefill
+    /// chunk only, `mixed` both. Moves once a step; sampling and sending are not in it.
+    step_decode: Histogram,
+    step_prefill: Histogram,
+    step_mixed: Histogram,
+    /// `shard_node_step_rows`: rows of a step, all sessions together.
+    step_rows: Histogram,
+    /// `shard_node_hop_seconds`: from the end of the upstream stage's compute to the beginning of the step, for each
+    /// decode row that came over the network. Clock offset removed; does not move on rows that waited for credit.
+    hop: Histogram,
+    /// `shard_node_queue_seconds`: the part of it that the row waited in this process.
+    queue: Histogram,
+    /// `shard_node_sessions`: sessions open now.
+    pub(crate) sessions: IntGauge,
+    /// `shard_node_sessions_opened_total`: sessions ever admitted.
+    pub(crate) opened: IntCounter,
+    /// `shard_node_sessions_ended_total{reason}`: sessions that are over, by close code.
+    ended: IntCounterVec,
+    /// `shard_node_refusals_total{code}`: opens refused, by refusal code.
+    refusals: IntCounterVec,
+    /// `shard_node_kv_reserved_positions`: positions of KV promised to open sessions.
+    pub(crate) kv_reserved: IntGauge,
+    /// `shard_node_kv_used_positions`: positions that hold rows. Updated ten times a second while sessions are open.
+    pub(crate) kv_used: IntGauge,
+    /// `shard_node_kv_capacity_positions`: positions that can be promised. Constant.
+    pub(crate) kv_capacity: IntGauge,
+    /// `shard_node_kv_bytes`: bytes of KV in use in the stage. Updated like `kv_used`.
+    pub(crate) kv_bytes: IntGauge,
+    /// `shard_node_waste_rows_total`: rows that came for a session already closed: upstream's work for nothing.
+    pub(crate) waste_rows: IntCounter,
+    /// `shard_node_sampled_tokens_total`: tokens sampled; moves on a tail only.
+    pub(crate) sampled: IntCounter,
+    /// `shard_node_step_failures_total`: steps that the stage could not compute.
+    pub(crate) step_failures: IntCounter,
+    /// `shard_node_protocol_errors_total`: streams or connections closed because the peer broke the protocol.
+    pub(crate) protocol_errors: IntCounter,
+    /// `shard_node_connections_refused_total`: connections beyond the limit.
+    pub(crate) connections_refused: IntCounter,
+}
+
+impl NodeMetrics {
+    /// Registers everything; fails if that was done before.
+    pub fn new(registry: &Registry) -> Result<Self, RegisterMetricError> {
+        let step = registry.histogram_vec(
+            "shard_node_step_seconds",
+            "Compute time of a step",
+            buckets::STEP_SECONDS,
+            &["phase"],
+        )?;
+        Ok(Self {
+            step_decode: step.with_label_values(&["decode"]),
+            step_prefill: step.with_label_values(&["prefill"]),
+            step_mixed: step.with_label_values(&["mixed"]),
+            step_rows: registry.histogram("shard_node_step_rows", "Rows of a step", buckets::ROWS)?,
+            hop: registry.histogram(
+                "shard_node_hop_seconds",
+                "From the end of upstream's compute to the beginning of this stage's",
+                buckets::SECONDS,
+            )?,
+            queue: registry.histogram(
+                "shard_node_queue_seconds",
+                "From a row's arrival to the beginning of its step",
+                buckets::SECONDS,
+            )?,
+            sessions: registry.gauge("shard_node_sessions", "Sessions open now")?,
+            opened: registry.counter("shard_node_sessions_opened_total", "Sessions admitted")?,
+            ended: registry.counter_vec(
+                "shard_node_sessions_ended_total",
+                "Sessions that are over",
+                &["reason"],
+            )?,
+            refusals: registry.counter_vec("shard_node_refusals_total", "Opens refused", &["code"])?,
+            kv_reserved: registry.gauge("shard_node_kv_reserved_positions", "KV positions promised")?,
+            kv_used: registry.gauge("shard_node_kv_used_positions", "KV positions that hold rows")?,
+            kv_capacity: registry.gauge("shard_node_kv_capacity_positions", "KV positions in all")?,
+            kv_bytes: registry.gauge("shard_node_kv_bytes", "Bytes of KV in use")?,
+            waste_rows: registry
+                .counter("shard_node_waste_rows_total", "Rows for sessions already closed")?,
+            sampled: registry.counter("shard_node_sampled_tokens_total", "Tokens sampled")?,
+            step_failures: registry.counter("shard_node_step_failures_total", "Steps that failed")?,
+            protocol_errors: registry
+                .counter("shard_node_protocol_errors_total", "Streams closed for breaking the protocol")?,
+            connections_refused: registry
+                .counter("shard_node_connections_refused_total", "Connections beyond the limit")?,
+        })
+    }
+
+    /// A step was computed.
+    pub(crate) fn step(&self, step: &Step, took: Duration) {
+        let (rows, prefill) = (step.rows(), step.prefill_rows());
+        let phase = match (prefill, rows - prefill) {
+            (0, _) => &self.step_decode,
+            (_, 0) => &self.step_prefill,
+            _ => &self.step_mixed,
+        };
+        phase.observe(took.as_secs_f64());
+        self.step_rows.observe(f64::from(rows));
+        for member in &step.members {
+            if let Some(hop) = member.hop {
+                self.hop.observe(hop.as_secs_f64());
+            }
+            if let Some(waited) = member.waited {
+                self.queue.observe(waited.as_secs_f64());
+            }
+        }
+    }
+
+    pub(crate) fn refused(&self, code: RefusalCode) {
+        self.refusals.with_label_values(&[refusal_label(code)]).inc();
+    }
+
+    pub(crate) fn ended(&self, code: CloseCode) {
+        self.ended.with_label_values(&[close_label(code)]).inc();
+    }
+}
+
+const fn refusal_label(code: RefusalCode) -> &'static str {
+    match code {
+        RefusalCode::Other => "other",
+        RefusalCode::WrongModel => "wrong_model",
+        RefusalCode::WrongSpan => "wrong_span",
+        RefusalCode::WrongClass => "wrong_class",
+        RefusalCode::NoCapacity => "no_capacity",
+        RefusalCode::TooLong => "too_long",
+        RefusalCode::BadPlan => "bad_plan",
+        RefusalCode::HopUnreachable => "hop_unreachable",
+        RefusalCode::Draining => "draining",
+        RefusalCode::Stale => "stale",
+        RefusalCode::BadSampling => "bad_sampling",
+        RefusalCode::NotReady => "not_ready",
+    }
+}
+
+const fn close_label(code: CloseCode) -> &'static str {
+    match code {
+        CloseCode::Other => "other",
+        CloseCode::Finished => "finished",
+        CloseCode::Cancelled => "cancelled",
+        CloseCode::LeaseExpired => "lease_expired",
+        CloseCode::RouterLost => "router_lost",
+        CloseCode::HopLost => "hop_lost",
+        CloseCode::Protocol => "protocol",
+        CloseCode::Compute => "compute",
+        CloseCode::ShuttingDown => "shutting_down",
+        CloseCode::Superseded => "superseded",
+        CloseCode::Overload => "overload",
+    }
+}

@@ -1,0 +1,145 @@
+//! Everything a node needs to know before its first socket.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::record::MAX_LEASE_S;
+use proto::{ContentHash, ModelId, NodeKey};
+use proto_transport::{EndpointConfig, Target};
+use shard_node_stage::RowBudget;
+
+/// A node with a stage.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Identity, address and numbers of the transport. Its metrics are replaced by the node's.
+    pub endpoint: EndpointConfig,
+    /// What to do when the port of `endpoint` is busy.
+    pub port: PortChoice,
+    /// Where others reach it, if not at the address bound.
+    pub advertise: Option<SocketAddr>,
+    /// The admin endpoint; `None` = none.
+    pub admin: Option<AdminConfig>,
+    /// What it serves.
+    pub model: ServedModel,
+    /// Positions of KV offered.
+    pub kv_positions: u64,
+    /// How long its record holds; republished at a third.
+    pub record_lease: Duration,
+    /// How long open sessions may go on after [`Node::shutdown`](super::Node::shutdown) was called.
+    pub drain: Duration,
+    /// The bounds.
+    pub limits: NodeLimits,
+}
+
+/// A peer of the DHT without a stage.
+#[derive(Debug, Clone)]
+pub struct BootstrapConfig {
+    /// Identity, address and numbers of the transport. Its metrics are replaced by the node's.
+    pub endpoint: EndpointConfig,
+    /// What to do when the port of `endpoint` is busy.
+    pub port: PortChoice,
+    /// Where others reach it, if not at the address bound.
+    pub advertise: Option<SocketAddr>,
+    /// The admin endpoint; `None` = none.
+    pub admin: Option<AdminConfig>,
+    /// Other peers; empty for the first one.
+    pub bootstrap: Vec<Target>,
+    /// Where the routing table survives a restart.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What to do when a port is busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortChoice {
+    /// Fail: the user asked for this one.
+    Exactly,
+    /// Take the next free one: it was only a default.
+    OrNextFree,
+}
+
+/// Where `/metrics`, `/livez` and `/readyz` are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// The address.
+    pub addr: SocketAddr,
+    /// What to do when its port is busy.
+    pub port: PortChoice,
+}
+
+/// A model as a node serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedModel {
+    /// The name to announce it under.
+    pub name: String,
+    /// Its canonical manifest bytes.
+    pub manifest: Bytes,
+    /// Its `tokenizer.json`, if it has one.
+    pub tokenizer: Option<Bytes>,
+}
+
+/// Bounds of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeLimits {
+    /// Sessions open at once; at most the row groups of a frame.
+    pub sessions: usize,
+    /// Connections accepted at once.
+    pub connections: usize,
+    /// Rows of a step.
+    pub budget: RowBudget,
+    /// Most bytes of activations of a prefill chunk: decode frames of other connections wait behind at most this
+    /// much on a shared line, 160 ms at 100 Mbit/s.
+    pub chunk_bytes: usize,
+}
+
+impl NodeConfig {
+    /// Defaults, listening exactly at `listen`, without an admin endpoint.
+    pub fn new(key: NodeKey, listen: SocketAddr, model: ServedModel) -> Self {
+        Self {
+            endpoint: EndpointConfig::new(key, listen),
+            port: PortChoice::Exactly,
+            advertise: None,
+            admin: None,
+            model,
+            kv_positions: 65_536,
+            record_lease: Duration::from_secs(u64::from(MAX_LEASE_S)),
+            drain: Duration::from_secs(20),
+            limits: NodeLimits::default(),
+        }
+    }
+}
+
+impl BootstrapConfig {
+    /// The first peer of a swarm, listening exactly at `listen`, without an admin endpoint.
+    pub fn new(key: NodeKey, listen: SocketAddr) -> Self {
+        Self {
+            endpoint: EndpointConfig::new(key, listen),
+            port: PortChoice::Exactly,
+            advertise: None,
+            admin: None,
+            bootstrap: Vec::new(),
+            state_dir: None,
+        }
+    }
+}
+
+impl ServedModel {
+    /// The model's id: the hash of its manifest.
+    pub fn id(&self) -> ModelId {
+        ModelId::from_bytes(*ContentHash::of(&self.manifest).as_bytes())
+    }
+}
+
+impl Default for NodeLimits {
+    fn default() -> Self {
+        Self {
+            sessions: proto::activation::MAX_GROUPS,
+            connections: 4096,
+            // A chunk of 128 rows takes 0.1 to 0.5 s on a CPU with the demo model, which is what a decode row may
+            // wait for a prefill; larger chunks are hardly more efficient, as 128 rows reuse each weight enough.
+            budget: RowBudget::new(128),
+            chunk_bytes: 2 << 20,
+        }
+    }
+}

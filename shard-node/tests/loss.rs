@@ -1,0 +1,116 @@
+//! Nodes and routers that vanish: who notices, how soon, and that nothing is left behind.
+
+mod support;
+
+use std::time::Duration;
+
+use proto::status::CloseCode;
+use shard_node_stage::ToyModel;
+use support::{Asked, LEASE_MS, Swarm, TestRouter, Told, wait_for_status};
+use tokio::time::Instant;
+
+const MODEL: ToyModel = ToyModel::new(6);
+
+/// What the issue allows from a node's death to the router's knowing which one.
+const NOTICE: Duration = Duration::from_millis(1_500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_is_named_by_its_neighbours() {
+    let mut swarm = Swarm::start(MODEL, 3).await;
+    let plan = swarm.plan();
+    let mut router = TestRouter::new(100);
+    let asked = Asked::new(1, &[1, 2, 3], 2_000);
+    router.start(&plan, &asked).await;
+    router.tokens(1, 5).await;
+    let middle = swarm.nodes.remove(1);
+    let (lost, killed) = (middle.ready().node, Instant::now());
+    middle.stop_now().await;
+    for neighbour in [0, 2] {
+        let failed = router.failed(1, plan.stages[neighbour].node).await;
+        assert_eq!((failed.code, failed.lost), (CloseCode::HopLost, Some(lost)), "stage {neighbour}");
+    }
+    assert!(killed.elapsed() < NOTICE, "{:?}", killed.elapsed());
+    for node in &swarm.nodes {
+        wait_for_status(node, "KV is free", |status| status.kv_reserved == 0).await;
+    }
+    swarm.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_that_vanishes_leaves_no_session_after_its_lease() {
+    let swarm = Swarm::start(MODEL, 2).await;
+    let plan = swarm.plan();
+    let mut router = TestRouter::new(100);
+    let asked = Asked { lease_ms: 400, ..Asked::new(1, &[1, 2, 3], 2_000) };
+    router.open(&plan, &asked).await.unwrap();
+    router.prompt(&plan, &asked).await;
+    router.tokens(1, 1).await;
+    let began = Instant::now();
+    router.leave().await;
+    for node in &swarm.nodes {
+        wait_for_status(node, "KV is free", |status| status.kv_reserved == 0).await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300), "not before the lease: {:?}", began.elapsed());
+    swarm.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_router_is_told_that_its_lease_ended() {
+    let swarm = Swarm::start(MODEL, 1).await;
+    let plan = swarm.plan();
+    let mut router = TestRouter::new(100);
+    let asked = Asked { lease_ms: 300, ..Asked::new(1, &[1, 2, 3], 20) };
+    router.open(&plan, &asked).await.unwrap();
+    let failed = router.failed(1, plan.stages[0].node).await;
+    assert_eq!(failed.code, CloseCode::LeaseExpired);
+    swarm.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_opened_and_abandoned_sessions_leave_no_kv() {
+    let swarm = Swarm::start(MODEL, 3).await;
+    let plan = swarm.plan();
+    let mut router = TestRouter::new(100);
+    for session in 0..1_000 {
+        let asked = Asked { lease_ms: 1_000, ..Asked::new(session, &[1, 2, 3], 4) };
+        router.open(&plan, &asked).await.unwrap();
+        match session % 4 {
+            0 => router.prompt(&plan, &asked).await,
+            1 => router.close(&plan, &asked, CloseCode::Cancelled).await,
+            2 => {
+                router.prompt(&plan, &asked).await;
+                router.credit(&plan, &asked, u32::MAX).await;
+            }
+            _ => {}
+        }
+    }
+    router.leave().await;
+    for node in &swarm.nodes {
+        wait_for_status(node, "KV is free", |s| s.kv_reserved == 0 && s.sessions == 0).await;
+        let metrics = node.metrics_text();
+        assert!(metrics.contains("shard_node_sessions_opened_total 1000"), "{metrics}");
+        assert!(metrics.contains("shard_node_kv_reserved_positions 0"), "{metrics}");
+    }
+    swarm.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_comes_while_a_session_is_open() {
+    let swarm = Swarm::start(MODEL, 2).await;
+    let plan = swarm.plan();
+    let mut router = TestRouter::new(100);
+    let asked = Asked::new(1, &[1, 2, 3], 9);
+    router.open(&plan, &asked).await.unwrap();
+    router.prompt(&plan, &asked).await;
+    for stage in &plan.stages {
+        let began = Instant::now();
+        router
+            .wait("progress over the whole prompt", |node, told| match told {
+                Told::Progress(progress) if node == stage.node && progress.applied.get() == 3 => Some(()),
+                _ => None,
+            })
+            .await;
+        assert!(began.elapsed() < Duration::from_millis(u64::from(LEASE_MS)));
+    }
+    swarm.shutdown().await;
+}
