@@ -1,3 +1,7 @@
-//! A node of the swarm: serves one shard of a model.
+//! The node's program. Links no tensor library; `serve` becomes `shard-node-engine`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shard_node::cli::node_main()
+}

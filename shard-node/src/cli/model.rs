@@ -1,0 +1,86 @@
+//! From what the user wrote for a model to files on disk and their manifest.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use proto::LayerSpan;
+use proto::manifest::Architecture;
+use shard_node_weights::{BUILT_IN, BuiltIn, Checkpoint, Described, HubRef, ManifestCache, ModelRef};
+
+use crate::paths;
+
+/// The file or directory of a model, fetched from the hub if it is one of its.
+pub(super) fn locate_or_fetch(model: &ModelRef, span: Option<LayerSpan>) -> Result<PathBuf> {
+    match model {
+        ModelRef::Path(path) => {
+            if !path.exists() {
+                bail!("unknown model: {} does not exist; check the path", path.display());
+            }
+            Ok(path.clone())
+        }
+        ModelRef::BuiltIn(built_in) => locate(built_in),
+        ModelRef::Hub(repository) => fetch(repository, span),
+    }
+}
+
+/// Fetches what the span needs from the hub.
+fn fetch(repository: &HubRef, _span: Option<LayerSpan>) -> Result<PathBuf> {
+    bail!("hf:{repository} can't be fetched by this build")
+}
+
+/// A built-in model's file, where set-up puts it.
+fn locate(built_in: &BuiltIn) -> Result<PathBuf> {
+    let searched: Vec<PathBuf> = [paths::build_tree_third_party(), paths::cache_dir().ok()]
+        .into_iter()
+        .flatten()
+        .map(|folder| folder.join("models").join(built_in.file))
+        .collect();
+    searched.iter().find(|path| path.is_file()).cloned().with_context(|| {
+        let places: Vec<String> = searched.iter().map(|path| path.display().to_string()).collect();
+        format!(
+            "model {} is not on this machine (looked for {}): run `shard-node setup`",
+            built_in.alias,
+            places.join(", ")
+        )
+    })
+}
+
+/// The name a model is announced under: what the user says, else the reference's own; the built-in model's
+/// file keeps its alias wherever it lies, so that nodes started by path and by alias find each other.
+pub(super) fn name_of(model: &ModelRef, said: Option<&str>) -> String {
+    if let Some(name) = said {
+        return name.to_owned();
+    }
+    if let ModelRef::Path(path) = model
+        && let Some(built_in) = BUILT_IN.iter().find(|built_in| path.ends_with(built_in.file))
+    {
+        return built_in.alias.to_owned();
+    }
+    model.name()
+}
+
+/// Opens a model's files and computes its manifest, or finds it in the cache. Progress goes to the log.
+pub(super) fn describe(checkpoint: &Checkpoint) -> Result<Described> {
+    let cache = ManifestCache::new(paths::cache_dir()?.join("manifests"));
+    let mut told = 0;
+    let progress = |done: u64, total: u64| {
+        let tenth = done * 10 / total.max(1);
+        if tenth > told {
+            told = tenth;
+            tracing::info!(percent = tenth * 10, "hashing the model for its manifest");
+        }
+    };
+    cache.describe(checkpoint, progress).context("compute the model's manifest")
+}
+
+/// Parameters, bytes and layers in one line for people.
+pub(super) fn summary(architecture: &Architecture) -> String {
+    format!(
+        "{} with {} layers, hidden {}, vocabulary {}, context {}",
+        architecture.family,
+        architecture.n_layers,
+        architecture.hidden,
+        architecture.vocab,
+        architecture.context
+    )
+}

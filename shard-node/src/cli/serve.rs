@@ -1,0 +1,159 @@
+//! `serve` and `bootstrap`: from checked settings to a running node, its ready line, and a bounded end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use kademlia_dht::bootstrap::Bootstrap;
+use proto::LayerSpan;
+use proto_transport::{EndpointConfig, Target};
+use shard_node_weights::Checkpoint;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{model, print_line};
+use crate::discovery::Discovery;
+use crate::engine::{Engine, LoadRequest};
+use crate::identity::Identity;
+use crate::node::{AdminConfig, BootstrapConfig, BootstrapNode, Node, NodeConfig, PortChoice, ServedModel};
+use crate::settings::Checked;
+
+/// Said when there is nothing to serve.
+pub(super) const NO_MODEL: &str =
+    "no model was named: give --model REF, for example --model smollm2-135m-instruct, or `model` in the configuration";
+
+/// Serves until SIGTERM or SIGINT, or until the node fails.
+pub(super) fn serve(engine: &dyn Engine, checked: Checked) -> Result<()> {
+    let reference = checked.model.clone().context(NO_MODEL)?;
+    let identity = Identity::open(&checked.state_dir)?;
+    let path = model::locate_or_fetch(&reference, checked.layers)?;
+    let checkpoint = Checkpoint::open(&path)?;
+    let described = model::describe(&checkpoint)?;
+    drop(checkpoint);
+    let n_layers = described.manifest.architecture.n_layers;
+    let span = match checked.layers {
+        Some(span) => span.within(n_layers)?,
+        None => LayerSpan::new(0, n_layers)?,
+    };
+    let name = model::name_of(&reference, checked.name.as_deref());
+    tracing::info!(model = name, id = %described.id, layers = %span, class = %checked.class, "loading");
+    let served = ServedModel {
+        name,
+        manifest: Bytes::from(described.manifest.to_bytes()),
+        tokenizer: described.tokenizer_json.map(Bytes::from),
+    };
+    let loader = engine.loader(LoadRequest {
+        checkpoint: path,
+        manifest: Arc::new(described.manifest),
+        span,
+        class: checked.class,
+        device: checked.device,
+        threads: checked.threads,
+    });
+    let (listen, port) = listen(&checked);
+    let mut config = NodeConfig::new(identity.key().clone(), listen, served);
+    config.port = port;
+    config.advertise = checked.advertise;
+    config.admin = Some(admin(&checked));
+    config.kv_positions = checked.kv_positions;
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let discovery = Discovery::Dht {
+            bootstrap: targets(&checked.bootstrap, checked.trust_first).await?,
+            state_dir: Some(identity.folder().to_owned()),
+        };
+        let node = tokio::select! {
+            bound = Node::bind(config, discovery, loader) => bound?,
+            () = signals.next() => bail!("asked to stop while loading"),
+        };
+        print_line(&node.ready().to_line());
+        let fault = tokio::select! {
+            fault = node.join() => Some(fault),
+            () = signals.next() => None,
+        };
+        tracing::info!("draining: open sessions may finish, a second signal ends them");
+        tokio::select! {
+            () = node.shutdown() => {}
+            () = signals.next() => tracing::warn!("ended without draining"),
+        }
+        fault.map_or(Ok(()), |fault| Err(fault.into()))
+    })
+}
+
+/// Runs a DHT peer until SIGTERM or SIGINT.
+pub(super) fn bootstrap(checked: Checked) -> Result<()> {
+    let identity = Identity::open(&checked.state_dir)?;
+    let (listen, port) = listen(&checked);
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let node = BootstrapNode::bind(BootstrapConfig {
+            endpoint: EndpointConfig::new(identity.key().clone(), listen),
+            port,
+            advertise: checked.advertise,
+            admin: Some(admin(&checked)),
+            bootstrap: targets(&checked.bootstrap, checked.trust_first).await?,
+            state_dir: Some(identity.folder().to_owned()),
+        })
+        .await?;
+        print_line(&node.ready().to_line());
+        signals.next().await;
+        node.shutdown().await;
+        Ok(())
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .thread_name("io")
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}
+
+fn listen(checked: &Checked) -> (SocketAddr, PortChoice) {
+    checked.listen.map_or((DEFAULT_LISTEN, PortChoice::OrNextFree), |addr| (addr, PortChoice::Exactly))
+}
+
+fn admin(checked: &Checked) -> AdminConfig {
+    let (addr, port) =
+        checked.admin.map_or((DEFAULT_ADMIN, PortChoice::OrNextFree), |addr| (addr, PortChoice::Exactly));
+    AdminConfig { addr, port }
+}
+
+async fn targets(bootstrap: &[Bootstrap], trust_first: bool) -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    for peer in bootstrap {
+        targets.push(peer.resolve(trust_first).await?);
+    }
+    Ok(targets)
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+        })
+    }
+
+    /// Cancel-safe: a signal that is not taken stays pending.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7401);
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7402);
+
+/// Moving bytes takes a small part of a core; the others are the compute thread's.
+const IO_THREADS: usize = 2;
