@@ -8,9 +8,10 @@ pub struct Distance([u64; 4]);
 
 impl Distance {
     /// Distance of `a` and `b`; symmetric, zero only for equal keys.
+    #[inline]
     pub fn between(a: &DhtKey, b: &DhtKey) -> Self {
-        let (a, b) = (a.as_bytes(), b.as_bytes());
-        Self(std::array::from_fn(|i| word(a, i) ^ word(b, i)))
+        let (a, b) = (words(a.as_bytes()), words(b.as_bytes()));
+        Self([a[0] ^ b[0], a[1] ^ b[1], a[2] ^ b[2], a[3] ^ b[3]])
     }
 
     /// Number of leading bits that the two keys share (0..=255), or `None` if they are equal.
@@ -19,10 +20,13 @@ impl Distance {
     }
 }
 
-fn word(bytes: &[u8; 32], i: usize) -> u64 {
-    let mut out = [0; 8];
-    out.copy_from_slice(&bytes[i * 8..i * 8 + 8]);
-    u64::from_be_bytes(out)
+#[inline]
+fn words(bytes: &[u8; 32]) -> [u64; 4] {
+    let mut out = [0; 4];
+    for (word, chunk) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_be_bytes(*chunk);
+    }
+    out
 }
 
 #[cfg(test)]

@@ -21,16 +21,8 @@ pub(crate) const MAX_FAILURES: u8 = 3;
 /// Disjoint paths of a lookup (S/Kademlia, Baumgart and Mies 2007): with 20 % hostile nodes and three hops, one
 /// path is clean with 0.8^3 = 51 %, one of four with 94 %; the common sweep at the end does the rest.
 pub(crate) const PATHS: usize = 4;
-/// Requests in flight per path (Kademlia's alpha).
-pub(crate) const ALPHA: usize = 5;
 /// A path is done when this many of its nearest contacts have answered: four paths cover more than `K`.
 pub(crate) const PATH_WIDTH: usize = 3;
-/// Contacts a path asks beyond its width, for the same reason as `SPARE`.
-pub(crate) const PATH_SPARE: usize = 2;
-/// The sweep over the nearest `K` starts when this many of them have answered: then the neighbourhood is known.
-pub(crate) const SWEEP_AFTER: usize = 1;
-/// Contacts asked beyond the nearest `K`: with a fifth of the nodes dead, 25 must be asked for 20 answers.
-pub(crate) const SPARE: usize = 8;
 /// A request unanswered for this long no longer holds a place (loose parallelism). Nearly all round trips on
 /// Earth are shorter; an answer that comes later still counts.
 pub(crate) const SLOW: Duration = Duration::from_millis(220);

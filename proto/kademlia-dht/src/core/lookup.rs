@@ -11,7 +11,7 @@
 //! contact but is still listened to (loose parallelism), so a dead peer costs 220 ms at most once per hop, not
 //! its whole timeout.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use proto::record::DhtKey;
 
 use super::distance::Distance;
 use super::limits::{
-    ALPHA, K, LOOKUP_DEADLINE, MAX_ADDRESSES_PER_NODE, MAX_ASKED, MAX_CANDIDATES, MAX_PAGES, MAX_PER_ADDRESS,
-    PATH_SPARE, PATH_WIDTH, PATHS, SLOW, SPARE, SUBNET_CAP, SWEEP_AFTER,
+    K, LOOKUP_DEADLINE, MAX_ADDRESSES_PER_NODE, MAX_ASKED, MAX_CANDIDATES, MAX_PAGES, MAX_PER_ADDRESS,
+    PATH_WIDTH, PATHS, SLOW, SUBNET_CAP,
 };
 use super::select::subnet_fair;
 use super::subnet::{Scope, Subnet, may_dial};
@@ -32,12 +32,35 @@ use super::subnet::{Scope, Subnet, may_dial};
 pub(crate) struct Lookup {
     target: DhtKey,
     own: NodeId,
+    pace: Pace,
     started: Duration,
     /// Nearest first; at most `MAX_CANDIDATES`.
     candidates: Vec<Candidate>,
-    known: HashSet<Contact>,
+    known: HashMap<Contact, Distance>,
     asked: usize,
     answered: usize,
+}
+
+/// How much a lookup pays for being fast. Both find the same.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Requests in flight per path (Kademlia's alpha).
+    alpha: usize,
+    /// Contacts that a path asks beyond its width.
+    path_spare: usize,
+    /// Contacts that the sweep asks beyond `K`.
+    spare: usize,
+    /// The sweep starts when this many peers have answered.
+    sweep_after: usize,
+}
+
+impl Pace {
+    /// Somebody waits for the answer. With a fifth of the nodes dead, 25 must be asked for 20 answers, and the
+    /// unlucky tenth of lookups meets 8 dead among 28: asked only when the first ones turned out dead, each
+    /// would cost 220 ms more.
+    pub(crate) const FAST: Self = Self { alpha: 5, path_spare: 2, spare: 8, sweep_after: 1 };
+    /// Publications and refreshes: nobody waits, most of a swarm's traffic.
+    pub(crate) const THRIFTY: Self = Self { alpha: 1, path_spare: 0, spare: 0, sweep_after: usize::MAX };
 }
 
 #[derive(Debug)]
@@ -90,13 +113,20 @@ pub(crate) enum Step {
 
 impl Lookup {
     /// Starts from `seeds`, nearest first.
-    pub(crate) fn new(target: DhtKey, own: NodeId, seeds: Vec<Contact>, now: Duration) -> Self {
+    pub(crate) fn new(
+        target: DhtKey,
+        own: NodeId,
+        pace: Pace,
+        seeds: Vec<Contact>,
+        now: Duration,
+    ) -> Self {
         let mut lookup = Self {
             target,
             own,
+            pace,
             started: now,
             candidates: Vec::new(),
-            known: HashSet::new(),
+            known: HashMap::new(),
             asked: 0,
             answered: 0,
         };
@@ -186,15 +216,8 @@ impl Lookup {
 
     /// The nearest contacts that answered, under the subnet cap: who should hold records under the target.
     pub(crate) fn closest(&self) -> Vec<Contact> {
-        let answered: Vec<&Candidate> = self
-            .candidates
-            .iter()
-            .filter(|candidate| matches!(candidate.state, State::Answered { .. } | State::More { .. }))
-            .collect();
-        subnet_fair(answered.iter().map(|candidate| candidate.subnet), K, SUBNET_CAP)
-            .into_iter()
-            .map(|index| answered[index].contact)
-            .collect()
+        let answered = self.candidates.iter().filter(|candidate| candidate.has_answered());
+        subnet_fair(answered.map(|candidate| (candidate.contact, candidate.subnet)), K, SUBNET_CAP)
     }
 
     fn next_pages(&mut self, now: Duration) -> Vec<Ask> {
@@ -208,17 +231,17 @@ impl Lookup {
         asks
     }
 
-    /// Asks the path's next contacts, a few ahead; says whether the path is done.
+    /// Asks the path's next contacts, a few ahead; says whether the path is done: its nearest have answered,
+    /// whichever path asked them.
     fn step_path(&mut self, path: u8, now: Duration, asks: &mut Vec<Ask>) -> bool {
-        let on_path = |candidate: &Candidate| match candidate.state.path() {
-            Some(asked_on) => asked_on == path,
-            None => candidate.paths & (1 << path) != 0,
+        let on_path = |candidate: &Candidate| candidate.paths & (1 << path) != 0;
+        let nearest = self.select(PATH_WIDTH + self.pace.path_spare, now, on_path);
+        let waiting = |at: &&usize| match self.candidates[**at].state {
+            State::Asked { path: asked_on, .. } | State::More { path: asked_on, .. } => asked_on == path,
+            _ => false,
         };
-        let ahead = self.select(PATH_WIDTH + PATH_SPARE, now, on_path);
-        let waiting =
-            |at: &&usize| matches!(self.candidates[**at].state, State::Asked { .. } | State::More { .. });
-        let mut free = ALPHA.saturating_sub(ahead.iter().filter(waiting).count());
-        for at in ahead {
+        let mut free = self.pace.alpha.saturating_sub(nearest.iter().filter(waiting).count());
+        for at in nearest {
             if free > 0 && self.candidates[at].state == State::Fresh {
                 self.ask(at, path, now, asks);
                 free -= 1;
@@ -228,11 +251,10 @@ impl Lookup {
     }
 
     /// Asks whoever of the nearest was not asked yet; says whether the nearest `K` have answered. A few more than
-    /// `K` are asked, so that the place of one that turns out dead is filled already.
+    /// `K` may be asked, so that the place of one that turns out dead is filled already.
     fn sweep(&mut self, paths_done: bool, now: Duration, asks: &mut Vec<Ask>) -> bool {
-        let known = self.answered;
-        if paths_done || known >= SWEEP_AFTER {
-            for at in self.select(K + SPARE, now, |_| true) {
+        if paths_done || self.answered >= self.pace.sweep_after {
+            for at in self.select(K + self.pace.spare, now, |_| true) {
                 if self.candidates[at].state == State::Fresh {
                     let path = self.candidates[at].paths.trailing_zeros() as u8;
                     self.ask(at, path, now, asks);
@@ -249,22 +271,16 @@ impl Lookup {
     /// The nearest usable candidates that fit, under the subnet cap.
     fn select(&self, count: usize, now: Duration, fits: impl Fn(&Candidate) -> bool) -> Vec<usize> {
         let exhausted = self.asked >= MAX_ASKED;
-        let usable: Vec<usize> = (0..self.candidates.len())
-            .filter(|at| {
-                let candidate = &self.candidates[*at];
-                let usable = match candidate.state {
-                    State::Failed => false,
-                    State::Fresh => !exhausted,
-                    State::Asked { at, .. } => at + SLOW > now,
-                    State::More { .. } | State::Answered { .. } => true,
-                };
-                usable && fits(candidate)
-            })
-            .collect();
-        subnet_fair(usable.iter().map(|at| self.candidates[*at].subnet), count, SUBNET_CAP)
-            .into_iter()
-            .map(|index| usable[index])
-            .collect()
+        let usable = self.candidates.iter().enumerate().filter(|(_, candidate)| {
+            let usable = match candidate.state {
+                State::Failed => false,
+                State::Fresh => !exhausted,
+                State::Asked { at, .. } => at + SLOW > now,
+                State::More { .. } | State::Answered { .. } => true,
+            };
+            usable && fits(candidate)
+        });
+        subnet_fair(usable.map(|(at, candidate)| (at, candidate.subnet)), count, SUBNET_CAP)
     }
 
     fn ask(&mut self, at: usize, path: u8, now: Duration, asks: &mut Vec<Ask>) {
@@ -278,17 +294,10 @@ impl Lookup {
     }
 
     fn find(&self, contact: Contact) -> Option<usize> {
-        let mut at = self.first_at(Distance::between(&self.target, &DhtKey::of_node(contact.node)));
-        while let Some(candidate) = self.candidates.get(at) {
-            if candidate.contact == contact {
-                return Some(at);
-            }
-            if candidate.contact.node != contact.node {
-                return None;
-            }
-            at += 1;
-        }
-        None
+        let distance = *self.known.get(&contact)?;
+        let from = self.first_at(distance);
+        let same_node = self.candidates[from..].iter().take_while(|other| other.distance == distance);
+        same_node.enumerate().find(|(_, other)| other.contact == contact).map(|(at, _)| from + at)
     }
 
     fn first_at(&self, distance: Distance) -> usize {
@@ -300,10 +309,8 @@ impl Lookup {
         if contact.node == self.own {
             return;
         }
-        if self.known.contains(&contact) {
-            if let Some(at) = self.find(contact) {
-                self.candidates[at].paths |= paths;
-            }
+        if let Some(at) = self.find(contact) {
+            self.candidates[at].paths |= paths;
             return;
         }
         let distance = Distance::between(&self.target, &DhtKey::of_node(contact.node));
@@ -312,12 +319,12 @@ impl Lookup {
         let (mut addresses, mut reached) = (0, false);
         for other in same_node {
             addresses += 1;
-            reached |= matches!(other.state, State::Answered { .. } | State::More { .. });
+            reached |= other.has_answered();
         }
         if reached || addresses >= MAX_ADDRESSES_PER_NODE || self.crowded(contact.addr.ip()) {
             return;
         }
-        self.known.insert(contact);
+        self.known.insert(contact, distance);
         let subnet = Subnet::of(contact.addr);
         // Behind those of the same node: what was told first is tried first.
         let at = at + addresses;
@@ -342,6 +349,12 @@ impl Lookup {
                 excess -= 1;
             }
         }
+    }
+}
+
+impl Candidate {
+    const fn has_answered(&self) -> bool {
+        matches!(self.state, State::Answered { .. } | State::More { .. })
     }
 }
 

@@ -11,7 +11,7 @@ use super::counters::Rejection;
 use super::distance::Distance;
 use super::event::{Found, OperationId, Outcome};
 use super::limits::K;
-use super::lookup::{Lookup, Step};
+use super::lookup::{Lookup, Pace, Step};
 use super::message::{Request, Response};
 use super::record_set::RecordSet;
 use super::store::belongs;
@@ -129,7 +129,11 @@ impl Core {
         self.next_lookup += 1;
         self.table.touch(&target, now.elapsed);
         let seeds = self.table.closest(&target, K, |_| true);
-        let lookup = Lookup::new(target, self.own, seeds, now.elapsed);
+        let pace = match purpose {
+            LookupPurpose::Find { .. } => Pace::FAST,
+            _ => Pace::THRIFTY,
+        };
+        let lookup = Lookup::new(target, self.own, pace, seeds, now.elapsed);
         self.lookups.insert(id, LookupTask { lookup, purpose, wake: now.elapsed });
         self.advance(now, id, actions);
     }

@@ -1,44 +1,50 @@
 //! Picks the nearest of many under a cap per subnet. Pure.
 
-use std::collections::BTreeMap;
-
 use super::subnet::Subnet;
 
 /// Takes the first `count` of `sorted`, but at most `cap` per subnet while others are left; if the caps leave
 /// places empty, they are filled in order. So a swarm that lives in one data centre still works, and one that
 /// is under attack from a few subnets gives them a few places only.
 ///
-/// Returns indices into `sorted`, ascending.
-pub(crate) fn subnet_fair(sorted: impl Iterator<Item = Subnet>, count: usize, cap: usize) -> Vec<usize> {
-    let mut per_subnet: BTreeMap<Subnet, usize> = BTreeMap::new();
-    let mut taken = Vec::with_capacity(count);
+/// Keeps the order; reads no further than it must.
+pub(crate) fn subnet_fair<T>(
+    sorted: impl Iterator<Item = (T, Subnet)>,
+    count: usize,
+    cap: usize,
+) -> Vec<T> {
+    // `count` is a few dozen at most: a list is faster than a map.
+    let mut crowds: Vec<(Subnet, usize)> = Vec::with_capacity(count);
+    let mut taken: Vec<(usize, T)> = Vec::with_capacity(count);
     let mut over_cap = Vec::new();
-    for (index, subnet) in sorted.enumerate() {
+    for (place, (item, subnet)) in sorted.enumerate() {
         if taken.len() == count {
             break;
         }
-        let seen = per_subnet.entry(subnet).or_default();
+        let seen = match crowds.iter_mut().find(|(other, _)| *other == subnet) {
+            Some((_, seen)) => seen,
+            None => &mut crowds.push_mut((subnet, 0)).1,
+        };
         if *seen < cap {
             *seen += 1;
-            taken.push(index);
+            taken.push((place, item));
         } else if over_cap.len() < count {
-            over_cap.push(index);
+            over_cap.push((place, item));
         }
     }
     let missing = count - taken.len();
     if missing > 0 && !over_cap.is_empty() {
         taken.extend(over_cap.into_iter().take(missing));
-        taken.sort_unstable();
+        taken.sort_unstable_by_key(|(place, _)| *place);
     }
-    taken
+    taken.into_iter().map(|(_, item)| item).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn nets(ids: &[u8]) -> impl Iterator<Item = Subnet> {
-        ids.iter().map(|id| Subnet::V4([9, 9, *id]))
+    fn nets(ids: &[u8]) -> impl Iterator<Item = (usize, Subnet)> {
+        ids.iter().map(|id| Subnet::V4([9, 9, *id])).enumerate()
     }
 
     #[test]

@@ -97,10 +97,8 @@ impl Table {
             .map(|entry| (Distance::between(target, &entry.key), entry))
             .collect();
         sorted.sort_unstable_by_key(|(distance, _)| *distance);
-        subnet_fair(sorted.iter().map(|(_, entry)| entry.subnet), count, SUBNET_CAP)
-            .into_iter()
-            .map(|index| sorted[index].1.contact)
-            .collect()
+        let nearest = sorted.iter().map(|(_, entry)| (entry.contact, entry.subnet));
+        subnet_fair(nearest, count, SUBNET_CAP)
     }
 
     /// Whether finding out if `contact` can be dialled is worth a handshake: it is new and would get a place, or
