@@ -62,10 +62,15 @@ impl Router {
     /// # Cancel safety
     /// Cancel-safe.
     pub async fn view_of(&self, model: Option<&ModelRef>) -> Result<View, GenerateError> {
-        self.discovery
-            .view_of(model)
-            .await
-            .map_err(|source| GenerateError::Lookup { source, swarm: self.swarm_note().to_owned() })
+        Ok(self.discovery.view_of(model).await?)
+    }
+
+    /// Every node that offers a shard of any model.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn view_of_all(&self) -> Result<View, GenerateError> {
+        Ok(self.discovery.view_of_all().await?)
     }
 
     /// Ends all sessions and connections and frees the port.

@@ -48,7 +48,7 @@ pub(super) async fn join(settings: &Settings) -> anyhow::Result<Swarm> {
     let mut endpoint = EndpointConfig::new(key, listen(&targets));
     endpoint.accept = false;
     let endpoint = Endpoint::bind(endpoint).context("open a UDP port")?;
-    let dht = Dht::start(endpoint.clone(), DhtConfig::client(targets));
+    let dht = Dht::start(endpoint.clone(), DhtConfig::client(targets)).await;
     if let Err(error) = dht.joined(JOIN_PATIENCE).await {
         dht.shutdown().await;
         endpoint.shutdown().await;

@@ -1,13 +1,13 @@
 //! One node's interactive connection: the control stream out, the report streams in, shared by all sessions.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use proto::session::{Ended, Failed, Progress, Sampled};
 use proto::status::CloseCode;
 use proto::{FrameKind, Message, SessionId};
-use proto_transport::{Closed, Connection, FrameReceiver, RawFrame, StreamPriority};
+use proto_transport::{Closed, Connection, FrameReceiver, RawFrame, RecvError, SendError, StreamPriority};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ pub(super) struct Link {
     connection: Connection,
     control: mpsc::Sender<(FrameKind, Bytes)>,
     sessions: Mutex<Sessions>,
+    /// Why we ended the connection, if we did.
+    broken: OnceLock<String>,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +51,8 @@ pub(super) struct ControlQueue(mpsc::Receiver<(FrameKind, Bytes)>);
 impl Link {
     pub(super) fn new(connection: Connection) -> (Arc<Self>, ControlQueue) {
         let (control, queue) = mpsc::channel(CONTROL_QUEUE);
-        (Arc::new(Self { connection, control, sessions: Mutex::default() }), ControlQueue(queue))
+        let link = Self { connection, control, sessions: Mutex::default(), broken: OnceLock::new() };
+        (Arc::new(link), ControlQueue(queue))
     }
 
     pub(super) const fn connection(&self) -> &Connection {
@@ -81,21 +84,21 @@ impl Link {
             Control::Close(close) => (FrameKind::Close, close.encode()),
         };
         if let Err(mpsc::error::TrySendError::Full(_)) = self.control.try_send((kind, body)) {
-            self.connection.close(CloseCode::Overload, "control stream does not drain");
+            self.give_up(CloseCode::Overload, "it does not read its control stream");
         }
     }
 
     /// Moves frames until the connection ends, then tells every session why.
     pub(super) async fn run(self: Arc<Self>, queue: ControlQueue, cancel: CancellationToken) {
-        let why = tokio::select! {
-            closed = self.connection.closed() => closed.to_string(),
-            why = self.send_control(queue) => why,
-            why = Arc::clone(&self).receive_reports() => why,
-            () = cancel.cancelled() => "this router is shutting down".into(),
-        };
-        let why = match self.connection.close_reason() {
-            Some(Closed::Locally) | None => why,
-            Some(closed) => closed.to_string(),
+        tokio::select! {
+            () = Arc::clone(&self).receive_reports() => {}
+            () = self.send_control(queue) => {}
+            () = cancel.cancelled() => {}
+        }
+        let why = match (self.broken.get(), self.connection.close_reason()) {
+            (Some(why), _) => why.clone(),
+            (None, Some(Closed::Locally) | None) => "closed by this router".into(),
+            (None, Some(closed)) => closed.to_string(),
         };
         self.connection.close(CloseCode::Finished, "");
         let mut sessions = self.lock();
@@ -105,48 +108,60 @@ impl Link {
         sessions.lost = Some(why);
     }
 
-    async fn send_control(&self, mut queue: ControlQueue) -> String {
-        let mut stream = match self.connection.open_uni().await {
-            Ok(stream) => stream,
-            Err(closed) => return closed.to_string(),
-        };
-        stream.set_priority(StreamPriority::High);
-        while let Some((kind, body)) = queue.0.recv().await {
-            if let Err(error) = stream.send(kind, body).await {
-                return error.to_string();
+    /// Returns when the peer does not want the control stream any more.
+    async fn send_control(&self, mut queue: ControlQueue) {
+        if let Ok(mut stream) = self.connection.open_uni().await {
+            stream.set_priority(StreamPriority::High);
+            while let Some((kind, body)) = queue.0.recv().await {
+                if let Err(error) = stream.send(kind, body).await {
+                    if !matches!(error, SendError::Connection(_)) {
+                        self.give_up(CloseCode::Protocol, &error.to_string());
+                        return;
+                    }
+                    break;
+                }
             }
         }
-        // The queue's sender is part of `self`.
+        // The connection is gone, which the other half notices and says why.
         std::future::pending().await
     }
 
-    async fn receive_reports(self: Arc<Self>) -> String {
+    /// Returns when the connection is of no more use.
+    async fn receive_reports(self: Arc<Self>) {
         // Bounded by the streams that the transport lets a peer have open.
         let mut readers = JoinSet::new();
         loop {
             tokio::select! {
                 stream = self.connection.accept_uni() => match stream {
                     Ok(stream) => drop(readers.spawn(Arc::clone(&self).read(stream))),
-                    Err(closed) => return closed.to_string(),
+                    Err(_) => break,
                 },
-                Some(read) = readers.join_next() => match read {
-                    Ok(Ok(())) => {}
-                    Ok(Err(why)) => return why,
-                    Err(panicked) => return panicked.to_string(),
-                },
+                Some(_) = readers.join_next() => {}
+            }
+        }
+        // They end with the connection; one of them may know why it did.
+        while readers.join_next().await.is_some() {}
+    }
+
+    /// Reads one report stream to its end.
+    async fn read(self: Arc<Self>, mut stream: FrameReceiver) {
+        loop {
+            match stream.recv().await {
+                Ok(Some(frame)) => {
+                    if let Err(what) = self.dispatch(&frame) {
+                        return self.give_up(CloseCode::Protocol, &format!("it broke the protocol: {what}"));
+                    }
+                }
+                Ok(None) | Err(RecvError::Connection(_) | RecvError::Stopped) => return,
+                Err(error) => return self.give_up(CloseCode::Protocol, &error.to_string()),
             }
         }
     }
 
-    /// Reads one report stream to its end. An error means that the connection is of no more use.
-    async fn read(self: Arc<Self>, mut stream: FrameReceiver) -> Result<(), String> {
-        while let Some(frame) = stream.recv().await.map_err(|error| error.to_string())? {
-            self.dispatch(&frame).map_err(|what| {
-                self.connection.close(CloseCode::Protocol, &what);
-                format!("it broke the protocol: {what}")
-            })?;
-        }
-        Ok(())
+    /// Closes the connection for this reason, the first one counts.
+    fn give_up(&self, code: CloseCode, why: &str) {
+        self.broken.get_or_init(|| why.to_owned());
+        self.connection.close(code, why);
     }
 
     fn dispatch(&self, frame: &RawFrame) -> Result<(), String> {

@@ -13,13 +13,8 @@ use crate::session::SessionError;
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
     /// The directory gave no answer.
-    #[error("look up nodes: {source}{swarm}")]
-    Lookup {
-        /// Why.
-        source: LookupError,
-        /// Which bootstrap peers were reached, ready to append.
-        swarm: String,
-    },
+    #[error("look up nodes: {0}")]
+    Lookup(#[from] LookupError),
     /// It is not clear which model is meant, or nobody has it.
     #[error("{source}{swarm}")]
     Resolve {
