@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use bytes::{BufMut, Bytes, BytesMut};
 use proto::{FrameKind, NodeKey};
 use proto_transport::{Connection, ConnectionClass, Endpoint, EndpointConfig, FrameReceiver, Target};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
 const KIB: usize = 1 << 10;
 
@@ -22,9 +22,8 @@ fn main() -> Result<()> {
         std::env::args().nth(1).map_or(Ok(2.0), |text| text.parse()).context("SECONDS_PER_LINE")?;
     let line = Duration::from_secs_f64(seconds);
     let (tell, address) = oneshot::channel();
-    let server =
-        std::thread::Builder::new().name("server".into()).spawn(move || runtime()?.block_on(serve(tell)))?;
-    runtime()?.block_on(async {
+    let server = std::thread::Builder::new().name("server".into()).spawn(move || run(serve(tell)))?;
+    run(async move {
         let addr = address.await.context("the server did not start")?;
         let endpoint = Endpoint::bind(EndpointConfig::new(NodeKey::from_seed(&[1; 32]), any_port()))?;
         let target = Target::node(NodeKey::from_seed(&[2; 32]).node_id(), addr);
@@ -46,6 +45,15 @@ fn main() -> Result<()> {
         anyhow::Ok(())
     })?;
     server.join().map_err(|_| anyhow::anyhow!("the server panicked"))?
+}
+
+/// Runs a future as a spawned task: waking the future inside `block_on` itself costs a system call.
+fn run(future: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    runtime()?.block_on(async {
+        let mut task = JoinSet::new();
+        task.spawn(future);
+        task.join_next().await.context("no task")??
+    })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
