@@ -9,6 +9,7 @@ mod clock;
 mod compute;
 pub mod discovery;
 pub mod engine;
+pub mod hub;
 mod inbound;
 mod links;
 pub mod metrics;
