@@ -32,7 +32,14 @@ fn main() -> Result<()> {
 
     let limit = read_limit(threads);
     println!("read limit, {threads} thread(s): {:.1} GB/s", limit / 1e9);
-    let options = EngineOptions { model, span, class, device: DeviceChoice::Cpu, threads: Some(threads), manifest: None };
+    let options = EngineOptions {
+        model,
+        span,
+        class,
+        device: DeviceChoice::Cpu,
+        threads: Some(threads),
+        manifest: None,
+    };
     let begun = Instant::now();
     let mut stage = load(&options, |_| ())?;
     println!("load {span} in {class}: {:.2} s", begun.elapsed().as_secs_f64());

@@ -359,7 +359,9 @@ pub(crate) fn head(x: &Tensor, table: &Tensor) -> Result<Tensor, TorchError> {
     let out = Tensor::f_empty([rows, vocab], (Kind::Float, Device::Cpu))?;
     let threads = tch::get_num_threads();
     // SAFETY: dense tensors of the sizes just read; `out` is new.
-    unsafe { ll_head(x.data_ptr().cast(), table.data_ptr(), out.data_ptr().cast(), rows, width, vocab, threads) };
+    unsafe {
+        ll_head(x.data_ptr().cast(), table.data_ptr(), out.data_ptr().cast(), rows, width, vocab, threads)
+    };
     Ok(out)
 }
 

@@ -8,25 +8,25 @@ use shard_node_stage::{KvSlot, Stage, StepGroup, StepInput, StepOutput};
 use std::path::Path;
 
 /// A model as stages, one after the other.
-pub struct Pipeline {
-    pub stages: Vec<Box<dyn Stage>>,
+pub(crate) struct Pipeline {
+    pub(crate) stages: Vec<Box<dyn Stage>>,
 }
 
 /// One session: its slot in every stage and its length.
-pub struct Session {
-    pub slots: Vec<KvSlot>,
-    pub length: u32,
+pub(crate) struct Session {
+    pub(crate) slots: Vec<KvSlot>,
+    pub(crate) length: u32,
 }
 
 /// Rows of one session in a step.
-pub struct Part<'a> {
-    pub session: &'a mut Session,
-    pub tokens: &'a [u32],
+pub(crate) struct Part<'a> {
+    pub(crate) session: &'a mut Session,
+    pub(crate) tokens: &'a [u32],
 }
 
 impl Pipeline {
     /// Loads the stages of `spans` on this thread.
-    pub fn load(model: &Path, spans: &[(u32, u32)], class: NumericsClass) -> Self {
+    pub(crate) fn load(model: &Path, spans: &[(u32, u32)], class: NumericsClass) -> Self {
         let stages = spans.iter().map(|&(start, end)| {
             let options = EngineOptions {
                 model: model.to_owned(),
@@ -41,21 +41,21 @@ impl Pipeline {
         Self { stages: stages.collect() }
     }
 
-    pub fn open(&mut self, positions: u32) -> Session {
+    pub(crate) fn open(&mut self, positions: u32) -> Session {
         Session {
             slots: self.stages.iter_mut().map(|stage| stage.open(positions).unwrap()).collect(),
             length: 0,
         }
     }
 
-    pub fn close(&mut self, session: Session) {
+    pub(crate) fn close(&mut self, session: Session) {
         for (stage, slot) in self.stages.iter_mut().zip(session.slots) {
             stage.close(slot);
         }
     }
 
     /// One micro-batch through all stages; the logits of each part's last row.
-    pub fn step(&mut self, parts: &mut [Part<'_>]) -> Vec<Vec<f32>> {
+    pub(crate) fn step(&mut self, parts: &mut [Part<'_>]) -> Vec<Vec<f32>> {
         let tokens = parts.iter().flat_map(|part| part.tokens).copied().collect();
         let mut input = StepInput::Tokens(tokens);
         let vocab = self.stages[0].shape().vocab as usize;
@@ -83,12 +83,12 @@ impl Pipeline {
     }
 
     /// One session's rows through all stages.
-    pub fn feed(&mut self, session: &mut Session, tokens: &[u32]) -> Vec<f32> {
+    pub(crate) fn feed(&mut self, session: &mut Session, tokens: &[u32]) -> Vec<f32> {
         self.step(&mut [Part { session, tokens }]).remove(0)
     }
 
     /// Greedy continuation of a prompt, up to one of `stop`.
-    pub fn greedy(&mut self, prompt: &[u32], most: usize, stop: &[u32]) -> Vec<u32> {
+    pub(crate) fn greedy(&mut self, prompt: &[u32], most: usize, stop: &[u32]) -> Vec<u32> {
         let mut session = self.open((prompt.len() + most) as u32);
         let mut token = argmax(&self.feed(&mut session, prompt));
         let mut tokens = vec![];
@@ -104,7 +104,7 @@ impl Pipeline {
 }
 
 /// The first of the largest.
-pub fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (index, value) in logits.iter().enumerate() {
         if *value > logits[best] {

@@ -1,11 +1,9 @@
 //! The demo model, SmolLM2-135M-Instruct, from its GGUF.
 
-mod support;
-
 use std::path::PathBuf;
 
+use crate::pipeline::Pipeline;
 use proto::tensor::NumericsClass;
-use support::Pipeline;
 
 fn model() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
