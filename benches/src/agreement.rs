@@ -34,8 +34,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (mut equal, mut tokens, mut flips) = (0, 0, Vec::new());
     for prompt in PROMPTS {
         let count = options.tokens.to_string();
-        let arguments =
-            ["--chat", "--prompt", prompt, "--max-tokens", &count, "--numerics", &options.numerics, "--margins"];
+        let arguments = [
+            "--chat",
+            "--prompt",
+            prompt,
+            "--max-tokens",
+            &count,
+            "--numerics",
+            &options.numerics,
+            "--verbose",
+        ];
         let one = programs.generate(&folders[0], swarms[0][0].ready(), &arguments)?;
         let three = programs.generate(&folders[1], swarms[1][0].ready(), &arguments)?;
         let (a, b) = (ids(&one)?, ids(&three)?);

@@ -48,7 +48,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let three = programs.swarm(&three_home, &["0..10", "10..20", "20..30"], &extra)?;
     let ask = |home: &std::path::Path, swarm: &[NodeProcess]| -> Result<Answer> {
         let tokens = options.tokens.to_string();
-        let arguments = ["--chat", "--prompt", PROMPT, "--max-tokens", &tokens, "--numerics", &options.numerics];
+        let arguments =
+            ["--chat", "--prompt", PROMPT, "--max-tokens", &tokens, "--numerics", &options.numerics];
         read(&programs.generate(home, swarm[0].ready(), &arguments)?)
     };
     ask(&one_home, &one).context("warm up one node")?;

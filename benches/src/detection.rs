@@ -39,7 +39,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let took = killed.elapsed().as_secs_f64();
         let log = router.log_text();
         let named = log.contains(&name) && log.contains(&format!("{}..{}", span[0], span[1]));
-        ensure!(!status.success() && named, "the router's error does not name node {name} and its span: {log}");
+        ensure!(
+            !status.success() && named,
+            "the router's error does not name node {name} and its span: {log}"
+        );
         tell(&format!("round {round}: stage {} killed, named after {took:.2} s", round % 3));
         seconds.push(took);
     }

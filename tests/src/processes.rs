@@ -158,8 +158,8 @@ impl Programs {
         command.env("XDG_CACHE_HOME", home.with_file_name("cache"));
         let mut running = Running::start(command, &home.join("node.log"))?;
         let line = running.line(READY_TIMEOUT);
-        let line = line
-            .with_context(|| format!("wait for a node's ready line; its log: {}", running.log_text()))?;
+        let line =
+            line.with_context(|| format!("wait for a node's ready line; its log: {}", running.log_text()))?;
         let ready: Ready =
             serde_json::from_str(&line).with_context(|| format!("read the ready line {line:?}"))?;
         Ok(NodeProcess { running, ready })
@@ -325,7 +325,8 @@ impl NodeProcess {
 /// One HTTP/1.0 GET; the body.
 pub fn http_get(address: &str, path: &str) -> Result<String> {
     use std::io::Write as _;
-    let mut stream = std::net::TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
+    let mut stream =
+        std::net::TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut answer = String::new();

@@ -1,0 +1,9 @@
+//! In-process swarms: real nodes with toy stages and a real router, over real QUIC on loopback.
+//!
+//! A toy layer adds a known function of everything it was fed, so a lost, doubled, reordered or crossed token, row or
+//! layer changes the answer.
+
+mod answers;
+mod bad_input;
+mod failures;
+mod swarm;

@@ -1,0 +1,313 @@
+//! The harness: N nodes with toy stages, a directory (fixed list or DHT), routers, and faults by seed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kademlia_dht::{Dht, DhtConfig, Directory, StaticDirectory};
+use proto::manifest::{Architecture, Manifest, TokenizerEntry};
+use proto::session::SamplingParams;
+use proto::{ContentHash, LayerSpan, NodeId, NodeKey};
+use proto_telemetry::Registry;
+use proto_transport::testing::{Faults, Link};
+use proto_transport::{Endpoint, EndpointConfig, Target};
+use router::Router;
+use router::discovery::BlobCache;
+use router::generate::{GenerateError, GenerateRequest, Reply, Step};
+use router::metrics::RouterMetrics;
+use router::model::Prompt;
+use shard_node::discovery::Discovery;
+use shard_node::node::{Node, NodeConfig, ServedModel};
+use shard_node_stage::{StepHook, ToyModel, ToyStage};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes on a busy machine; a test that waits for it has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Layers of the toy model.
+pub(crate) const LAYERS: u32 = 30;
+
+/// What a swarm is made of.
+pub(crate) struct Settings {
+    /// One node each.
+    pub(crate) spans: Vec<LayerSpan>,
+    pub(crate) model: ToyModel,
+    pub(crate) served: ServedModel,
+    /// Through the DHT; otherwise through a fixed list.
+    pub(crate) dht: bool,
+    /// What every endpoint's packets suffer, routers' included.
+    pub(crate) link: Option<Link>,
+    pub(crate) seed: u64,
+    pub(crate) hook: fn(usize) -> Option<StepHook>,
+}
+
+impl Settings {
+    pub(crate) fn split(parts: u32) -> Self {
+        let model = ToyModel::new(LAYERS);
+        Self {
+            spans: LayerSpan::split_evenly(LAYERS, parts).unwrap(),
+            model,
+            served: served(model, &[], None),
+            dht: false,
+            link: None,
+            seed: 1,
+            hook: |_| None,
+        }
+    }
+
+    pub(crate) fn spans(spans: &[(u32, u32)]) -> Self {
+        let spans = spans.iter().map(|&(start, end)| LayerSpan::new(start, end).unwrap()).collect();
+        Self { spans, ..Self::split(1) }
+    }
+}
+
+/// A toy model as nodes serve it.
+pub(crate) fn served(model: ToyModel, eos: &[u32], tokenizer: Option<&str>) -> ServedModel {
+    let tokenizer = tokenizer.map(|text| Bytes::copy_from_slice(text.as_bytes()));
+    let manifest = Manifest {
+        format: 1,
+        architecture: Architecture {
+            family: "toy".into(),
+            n_layers: model.n_layers,
+            hidden: 8,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            ffn: 8,
+            vocab: model.vocab,
+            context: model.context,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+            tied_head: true,
+        },
+        quantisation: "F32".into(),
+        container: "safetensors".into(),
+        bos: None,
+        add_bos: false,
+        eos: eos.to_vec(),
+        tokenizer: tokenizer
+            .as_ref()
+            .map(|bytes| TokenizerEntry { blake3: ContentHash::of(bytes), bytes: bytes.len() as u64 }),
+        chat_template: None,
+        licence: None,
+        tensors: Vec::new(),
+    };
+    ServedModel { name: "toy".into(), manifest: manifest.to_bytes().into(), tokenizer }
+}
+
+/// Nodes that hold (parts of) a toy model.
+pub(crate) struct ToySwarm {
+    pub(crate) model: ToyModel,
+    pub(crate) nodes: Vec<Node>,
+    /// By node, in order.
+    pub(crate) faults: Vec<Faults>,
+    directory: StaticDirectory,
+    dht: bool,
+    link: Option<Link>,
+    seed: u64,
+}
+
+impl ToySwarm {
+    pub(crate) async fn start(settings: Settings) -> Self {
+        eprintln!("seed {}", settings.seed);
+        let mut swarm = Self {
+            model: settings.model,
+            nodes: Vec::new(),
+            faults: Vec::new(),
+            directory: StaticDirectory::shared(),
+            dht: settings.dht,
+            link: settings.link,
+            seed: settings.seed,
+        };
+        for (index, span) in settings.spans.iter().enumerate() {
+            swarm.add(*span, settings.served.clone(), (settings.hook)(index)).await;
+        }
+        if settings.dht {
+            swarm.wait_until_announced().await;
+        }
+        swarm
+    }
+
+    /// Adds a node.
+    pub(crate) async fn add(&mut self, span: LayerSpan, served: ServedModel, hook: Option<StepHook>) {
+        let number = self.nodes.len() as u8 + 1;
+        let faults = self.faults(number);
+        let mut config = NodeConfig::new(key(number), ([127, 0, 0, 1], 0).into(), served);
+        config.endpoint = config.endpoint.with_faults(&faults);
+        let discovery = if self.dht {
+            let bootstrap = self.nodes.iter().take(1).map(target).collect();
+            Discovery::Dht { bootstrap, state_dir: None }
+        } else {
+            Discovery::Directory(Arc::new(self.directory.member()))
+        };
+        let mut stage = ToyStage::new(self.model, span);
+        if let Some(hook) = hook {
+            stage = stage.with_hook(hook);
+        }
+        self.nodes.push(Node::bind(config, discovery, stage.into_loader()).await.unwrap());
+        self.faults.push(faults);
+        if !self.dht {
+            self.wait_until_announced().await;
+        }
+    }
+
+    /// A router of its own; `number` keeps identities apart.
+    pub(crate) async fn router(&self, number: u8) -> TestRouter {
+        let faults = self.faults(number);
+        let mut config = EndpointConfig::new(key(number), ([127, 0, 0, 1], 0).into()).with_faults(&faults);
+        config.accept = false;
+        let endpoint = Endpoint::bind(config).unwrap();
+        let (dht, directory): (_, Arc<dyn Directory>) = if self.dht {
+            let bootstrap = self.nodes.iter().take(1).map(target).collect();
+            let dht = Dht::start(endpoint.clone(), DhtConfig::client(bootstrap)).await;
+            dht.joined(PATIENCE).await.unwrap();
+            (Some(dht.clone()), Arc::new(dht))
+        } else {
+            (None, Arc::new(self.directory.member()))
+        };
+        let cache = tempfile::tempdir().unwrap();
+        let registry = Registry::new();
+        let metrics = RouterMetrics::register(&registry).unwrap();
+        let router = Router::new(endpoint, directory, BlobCache::at(cache.path()), metrics);
+        TestRouter { router, faults, registry, dht, _cache: cache }
+    }
+
+    pub(crate) fn id(&self, node: usize) -> NodeId {
+        self.nodes[node].ready().node
+    }
+
+    /// How errors name a node.
+    pub(crate) fn label(&self, node: usize) -> String {
+        let ready = self.nodes[node].ready();
+        format!("node {} (layers {}, {})", ready.node.short(), ready.layers.unwrap(), ready.listen)
+    }
+
+    /// Waits until no node has a session or KV left.
+    pub(crate) async fn wait_until_idle(&self) {
+        let idle = async {
+            let mut look = tokio::time::interval(Duration::from_millis(20));
+            while self.nodes.iter().any(|node| node.status().sessions > 0 || node.status().kv_reserved > 0) {
+                look.tick().await;
+            }
+        };
+        let left = || self.nodes.iter().map(|node| node.status().sessions).collect::<Vec<_>>();
+        assert!(tokio::time::timeout(PATIENCE, idle).await.is_ok(), "sessions are left: {:?}", left());
+    }
+
+    pub(crate) async fn shutdown(self) {
+        for node in self.nodes {
+            node.stop_now().await;
+        }
+    }
+
+    /// Announcing goes on by itself after a node is bound.
+    async fn wait_until_announced(&self) {
+        let announced = async {
+            let probe = match self.dht {
+                true => Some(self.router(250).await),
+                false => None,
+            };
+            let mut look = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                let found = match &probe {
+                    Some(probe) => probe.router.view_of_all().await.map_or(0, |view| view.nodes().count()),
+                    None => self.directory.lookup_all_models().await.unwrap().len(),
+                };
+                if found == self.nodes.len() {
+                    break;
+                }
+                look.tick().await;
+            }
+            if let Some(probe) = probe {
+                probe.shutdown().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, announced).await.expect("every node should be announced");
+    }
+
+    fn faults(&self, number: u8) -> Faults {
+        let faults = Faults::new(self.seed.wrapping_mul(1000) + u64::from(number));
+        if let Some(link) = self.link {
+            faults.everywhere(link);
+        }
+        faults
+    }
+}
+
+/// A router with what belongs to it.
+pub(crate) struct TestRouter {
+    pub(crate) router: Router,
+    pub(crate) faults: Faults,
+    pub(crate) registry: Registry,
+    dht: Option<Dht>,
+    _cache: TempDir,
+}
+
+impl TestRouter {
+    pub(crate) async fn generate(&self, request: &GenerateRequest) -> Result<Reply, GenerateError> {
+        self.watch(request, &mut |_| {}).await
+    }
+
+    pub(crate) async fn watch(
+        &self,
+        request: &GenerateRequest,
+        watch: &mut (dyn FnMut(Step<'_>) + Send),
+    ) -> Result<Reply, GenerateError> {
+        let cancel = CancellationToken::new();
+        let answer = self.router.generate(request, watch, &cancel);
+        tokio::time::timeout(PATIENCE, answer).await.expect("an answer or an error should come")
+    }
+
+    /// The error's words.
+    pub(crate) async fn error(&self, request: &GenerateRequest) -> String {
+        self.generate(request).await.expect_err("should fail").to_string()
+    }
+
+    pub(crate) async fn shutdown(self) {
+        if let Some(dht) = &self.dht {
+            dht.shutdown().await;
+        }
+        self.router.shutdown().await;
+    }
+}
+
+/// A greedy request for the toy model.
+pub(crate) fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        model: Some("toy".parse().unwrap()),
+        class: None,
+        prompt: Prompt::TokenIds(prompt.to_vec()),
+        max_tokens,
+        sampling: SamplingParams::default(),
+        stop: Vec::new(),
+        credit: 64,
+        timeout: None,
+    }
+}
+
+/// A tokenizer whose token `i` is the word `w<i>`; words are joined by spaces.
+pub(crate) fn word_tokenizer(vocab: u32) -> String {
+    let words: BTreeMap<String, u32> = (0..vocab).map(|id| (format!("w{id}"), id)).collect();
+    serde_json::json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null,
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
+    })
+    .to_string()
+}
+
+fn key(number: u8) -> NodeKey {
+    NodeKey::from_seed(&[number; 32])
+}
+
+fn target(node: &Node) -> Target {
+    Target::node(node.ready().node, node.ready().listen)
+}
