@@ -140,12 +140,14 @@ async fn a_frozen_node_is_named_within_one_and_a_half_seconds() {
 async fn a_stage_that_stops_reporting_is_named_though_it_is_connected() {
     let (mut first, mut last) = pair().await;
     let driver = driver();
-    let session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
+    let mut session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;
+    last.report(&sampled(1, 3, 40)).await;
+    next(&mut session).await;
     let begun = Instant::now();
     let alive = async {
         loop {
-            last.report(&progress(1, 0)).await;
+            last.report(&progress(1, 3)).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

@@ -68,8 +68,12 @@ impl StageHealth {
     /// When the stage counts as stalled if nothing changes, and why.
     pub(crate) fn deadline(&self, limits: &SessionLimits, prefill: bool) -> (Duration, Stall) {
         let steps = self.longest_step * STEPS;
-        let silent = (self.heard + limits.silence.max(steps), Stall::Silent);
-        let patience = if prefill { limits.prefill_stuck } else { limits.stuck };
+        let (silence, patience) = if prefill {
+            (limits.prefill_silence, limits.prefill_stuck)
+        } else {
+            (limits.silence, limits.stuck)
+        };
+        let silent = (self.heard + silence.max(steps), Stall::Silent);
         let stuck = self.busy_since.map(|since| (since + patience.max(steps), Stall::Stuck));
         stuck.into_iter().fold(silent, |first, other| if other.0 < first.0 { other } else { first })
     }

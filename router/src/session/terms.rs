@@ -42,6 +42,9 @@ pub struct SessionLimits {
     pub open: Duration,
     /// No report of a stage for this long (or four of its steps, if that is longer): stalled.
     pub silence: Duration,
+    /// The same while the prompt is computed: stages report between two steps, and how long a chunk of the prompt takes
+    /// is not known before the first one. A dead node is noticed earlier, by its connection.
+    pub prefill_silence: Duration,
     /// A stage has rows to compute and does not get on for this long (or four of its steps): stalled. Longer than
     /// `silence`, as other sessions' prefill chunks come first now and then.
     pub stuck: Duration,
@@ -59,6 +62,7 @@ impl Default for SessionLimits {
             lease: Duration::from_secs(10),
             open: Duration::from_secs(3),
             silence: Duration::from_secs(1),
+            prefill_silence: Duration::from_secs(30),
             stuck: Duration::from_secs(2),
             prefill_stuck: Duration::from_secs(120),
             accounts: Duration::from_millis(300),

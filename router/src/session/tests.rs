@@ -252,6 +252,7 @@ fn leases_are_renewed_on_every_stage_at_a_third() {
 #[test]
 fn a_silent_stage_is_named_after_a_second() {
     let mut machine = running(3);
+    machine.on_event(ms(0), report(2, sampled(3, 40)));
     for now in (100..=1100).step_by(100).map(ms) {
         machine.on_event(now, progress(0, 3));
         machine.on_event(now, progress(2, 0));
@@ -319,6 +320,13 @@ fn accounts_are_waited_for_but_not_for_long() {
         matches!(&actions[..], [Action::Done { accounts }] if accounts[0].is_some() && accounts[1].is_none())
     );
     assert!(machine.is_done());
+}
+
+#[test]
+fn a_long_chunk_of_the_prompt_is_no_stall() {
+    let mut machine = running(2);
+    assert_eq!(outcome(&machine.on_event(ms(29_000), Event::Tick)), None);
+    assert!(error(&machine.on_event(ms(30_000), Event::Tick)).contains("no sign of life"));
 }
 
 #[test]

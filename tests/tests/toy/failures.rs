@@ -54,7 +54,9 @@ async fn a_node_that_is_stopped_mid_answer_is_named() {
     let (begun_in, begun) = tokio::sync::oneshot::channel();
     let mut begun_in = Some(begun_in);
     let mut watch = |step: Step<'_>| {
-        if let (Step::Token(..), Some(begun)) = (step, begun_in.take()) {
+        if let Step::Token(..) = step
+            && let Some(begun) = begun_in.take()
+        {
             begun.send(()).unwrap();
         }
     };

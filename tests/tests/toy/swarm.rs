@@ -168,10 +168,9 @@ impl ToySwarm {
             (None, Arc::new(self.directory.member()))
         };
         let cache = tempfile::tempdir().unwrap();
-        let registry = Registry::new();
-        let metrics = RouterMetrics::register(&registry).unwrap();
+        let metrics = RouterMetrics::register(&Registry::new()).unwrap();
         let router = Router::new(endpoint, directory, BlobCache::at(cache.path()), metrics);
-        TestRouter { router, faults, registry, dht, _cache: cache }
+        TestRouter { router, faults, dht, _cache: cache }
     }
 
     pub(crate) fn id(&self, node: usize) -> NodeId {
@@ -240,7 +239,6 @@ impl ToySwarm {
 pub(crate) struct TestRouter {
     pub(crate) router: Router,
     pub(crate) faults: Faults,
-    pub(crate) registry: Registry,
     dht: Option<Dht>,
     _cache: TempDir,
 }
