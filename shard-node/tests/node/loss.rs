@@ -1,12 +1,10 @@
 //! Nodes and routers that vanish: who notices, how soon, and that nothing is left behind.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Asked, LEASE_MS, Swarm, TestRouter, Told, wait_for_status};
 use proto::status::CloseCode;
 use shard_node_stage::ToyModel;
-use support::{Asked, LEASE_MS, Swarm, TestRouter, Told, wait_for_status};
 use tokio::time::Instant;
 
 const MODEL: ToyModel = ToyModel::new(6);

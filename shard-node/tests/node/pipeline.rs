@@ -1,15 +1,13 @@
 //! Sessions over real QUIC: answers, admission, generations, accounts, drain.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Asked, Swarm, TestRouter, Told, key, served, wait_for_status};
 use proto::handshake::ConnectionClass;
 use proto::status::{CloseCode, Fetch, RefusalCode};
 use proto::{ContentHash, FrameKind, Message, NodeId};
 use proto_transport::Target;
 use shard_node_stage::ToyModel;
-use support::{Asked, Swarm, TestRouter, Told, key, served, wait_for_status};
 
 const MODEL: ToyModel = ToyModel::new(6);
 
@@ -138,9 +136,10 @@ async fn manifest_and_tokenizer_are_served_by_hash() {
         assert_eq!(got, blob);
     }
     let fetch = Fetch { hash: ContentHash::of(b"nobody has this") };
-    let answer = connection.request(FrameKind::Fetch, fetch.encode(), support::PATIENCE).await.unwrap();
+    let answer =
+        connection.request(FrameKind::Fetch, fetch.encode(), crate::support::PATIENCE).await.unwrap();
     assert_eq!(answer.kind, FrameKind::NotFound);
-    assert_eq!(support::remote_status(&connection).await.sessions, 0);
+    assert_eq!(crate::support::remote_status(&connection).await.sessions, 0);
     swarm.shutdown().await;
 }
 
@@ -158,7 +157,7 @@ async fn a_node_announces_itself_and_withdraws() {
             tokio::task::yield_now().await;
         }
     };
-    let found = tokio::time::timeout(support::PATIENCE, found).await.unwrap();
+    let found = tokio::time::timeout(crate::support::PATIENCE, found).await.unwrap();
     let ids: Vec<NodeId> = swarm.nodes.iter().map(|node| node.ready().node).collect();
     for record in &found {
         let facts = record.record();
@@ -184,7 +183,7 @@ async fn drain_finishes_open_sessions_and_refuses_new_ones() {
     let node = swarm.nodes.into_iter().next().unwrap();
     let connection = router.peers[&plan.stages[0].node].connection.clone();
     let drain = tokio::spawn(node.shutdown());
-    while !support::remote_status(&connection).await.draining {
+    while !crate::support::remote_status(&connection).await.draining {
         tokio::task::yield_now().await;
     }
     assert_eq!(router.open(&plan, &Asked::new(2, &[1], 1)).await.unwrap_err().code, RefusalCode::Draining);
@@ -192,7 +191,7 @@ async fn drain_finishes_open_sessions_and_refuses_new_ones() {
     let rest = router.tokens(1, usize::MAX).await;
     assert_eq!(rest, MODEL.answer(&asked.prompt, 30)[1..]);
     router.close(&plan, &asked, CloseCode::Finished).await;
-    tokio::time::timeout(support::PATIENCE, drain).await.unwrap().unwrap();
+    tokio::time::timeout(crate::support::PATIENCE, drain).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,5 @@
 //! Nodes with toy stages in this process, over real QUIC on loopback, and a minimal router to drive them.
 
-#![expect(dead_code, reason = "each test file uses a part of it")]
-
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,18 +21,18 @@ use shard_node_stage::{StepHook, ToyModel, ToyStage};
 use tokio::sync::mpsc;
 
 /// Longer than anything here takes on a busy machine; a test that waits for it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-pub const LEASE_MS: u32 = 2_000;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const LEASE_MS: u32 = 2_000;
 
-pub fn loopback() -> SocketAddr {
+pub(crate) fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-pub fn key(number: u8) -> NodeKey {
+pub(crate) fn key(number: u8) -> NodeKey {
     NodeKey::from_seed(&[number; 32])
 }
 
-pub fn served() -> ServedModel {
+pub(crate) fn served() -> ServedModel {
     ServedModel {
         name: "toy".into(),
         manifest: Bytes::from_static(b"a toy manifest"),
@@ -43,22 +41,26 @@ pub fn served() -> ServedModel {
 }
 
 /// Nodes that together hold a model.
-pub struct Swarm {
-    pub model: ToyModel,
-    pub nodes: Vec<Node>,
-    pub directory: StaticDirectory,
+pub(crate) struct Swarm {
+    pub(crate) model: ToyModel,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) directory: StaticDirectory,
 }
 
 impl Swarm {
-    pub async fn start(model: ToyModel, parts: u32) -> Self {
+    pub(crate) async fn start(model: ToyModel, parts: u32) -> Self {
         Self::with_hooks(model, parts, |_| None).await
     }
 
-    pub async fn with_hooks(model: ToyModel, parts: u32, hook: impl Fn(usize) -> Option<StepHook>) -> Self {
+    pub(crate) async fn with_hooks(
+        model: ToyModel,
+        parts: u32,
+        hook: impl Fn(usize) -> Option<StepHook>,
+    ) -> Self {
         Self::configured(model, parts, hook, |config| config).await
     }
 
-    pub async fn configured(
+    pub(crate) async fn configured(
         model: ToyModel,
         parts: u32,
         hook: impl Fn(usize) -> Option<StepHook>,
@@ -78,7 +80,7 @@ impl Swarm {
         Self { model, nodes, directory }
     }
 
-    pub fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self) -> Plan {
         let stages = self
             .nodes
             .iter()
@@ -91,7 +93,7 @@ impl Swarm {
         Plan { model: served().id(), class: NumericsClass::Exact, n_layers: self.model.n_layers, stages }
     }
 
-    pub async fn shutdown(self) {
+    pub(crate) async fn shutdown(self) {
         for node in self.nodes {
             node.stop_now().await;
         }
@@ -100,7 +102,7 @@ impl Swarm {
 
 /// What a node told the router.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Told {
+pub(crate) enum Told {
     Sampled(Sampled),
     Progress(Progress),
     Failed(Failed),
@@ -109,36 +111,36 @@ pub enum Told {
 }
 
 /// A router without a plan of its own.
-pub struct TestRouter {
-    pub endpoint: Endpoint,
-    pub peers: HashMap<NodeId, Peer>,
+pub(crate) struct TestRouter {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) peers: HashMap<NodeId, Peer>,
     reports: mpsc::Receiver<(NodeId, Told)>,
     report_sender: mpsc::Sender<(NodeId, Told)>,
     tasks: tokio::task::JoinSet<()>,
     passed: Vec<(NodeId, Told)>,
 }
 
-pub struct Peer {
-    pub connection: Connection,
-    pub control: FrameSender,
+pub(crate) struct Peer {
+    pub(crate) connection: Connection,
+    pub(crate) control: FrameSender,
 }
 
 /// A session as the router means it.
 #[derive(Debug, Clone)]
-pub struct Asked {
-    pub session: u64,
-    pub generation: u32,
-    pub prompt: Vec<u32>,
-    pub max_tokens: u32,
-    pub lease_ms: u32,
+pub(crate) struct Asked {
+    pub(crate) session: u64,
+    pub(crate) generation: u32,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) max_tokens: u32,
+    pub(crate) lease_ms: u32,
 }
 
 impl Asked {
-    pub fn new(session: u64, prompt: &[u32], max_tokens: u32) -> Self {
+    pub(crate) fn new(session: u64, prompt: &[u32], max_tokens: u32) -> Self {
         Self { session, generation: 0, prompt: prompt.to_vec(), max_tokens, lease_ms: LEASE_MS }
     }
 
-    pub fn open(&self, plan: &Plan, stage: usize) -> Open {
+    pub(crate) fn open(&self, plan: &Plan, stage: usize) -> Open {
         let tail = TailTerms {
             history: self.prompt.clone(),
             generated: 0,
@@ -159,7 +161,7 @@ impl Asked {
 }
 
 impl TestRouter {
-    pub fn new(number: u8) -> Self {
+    pub(crate) fn new(number: u8) -> Self {
         let mut config = EndpointConfig::new(key(number), loopback());
         config.accept = false;
         let (report_sender, reports) = mpsc::channel(100_000);
@@ -173,7 +175,7 @@ impl TestRouter {
         }
     }
 
-    pub async fn peer(&mut self, node: NodeId, addr: SocketAddr) -> &mut Peer {
+    pub(crate) async fn peer(&mut self, node: NodeId, addr: SocketAddr) -> &mut Peer {
         if !self.peers.contains_key(&node) {
             let target = Target::node(node, addr);
             let connection = self.endpoint.connect(target, ConnectionClass::Interactive).await.unwrap();
@@ -185,7 +187,7 @@ impl TestRouter {
     }
 
     /// Opens downstream-first.
-    pub async fn open(&mut self, plan: &Plan, asked: &Asked) -> Result<(), Refusal> {
+    pub(crate) async fn open(&mut self, plan: &Plan, asked: &Asked) -> Result<(), Refusal> {
         for (stage, PlanStage { node, addr, .. }) in plan.stages.iter().enumerate().rev() {
             let open = asked.open(plan, stage);
             let peer = self.peer(*node, *addr).await;
@@ -201,11 +203,11 @@ impl TestRouter {
         Ok(())
     }
 
-    pub async fn send<M: Message>(&mut self, to: NodeId, message: &M) {
+    pub(crate) async fn send<M: Message>(&mut self, to: NodeId, message: &M) {
         self.peers.get_mut(&to).unwrap().control.send_message(message).await.unwrap();
     }
 
-    pub async fn prompt(&mut self, plan: &Plan, asked: &Asked) {
+    pub(crate) async fn prompt(&mut self, plan: &Plan, asked: &Asked) {
         let tokens = Tokens {
             session: SessionId::new(asked.session),
             generation: Generation::new(asked.generation),
@@ -215,7 +217,7 @@ impl TestRouter {
         self.send(plan.stages[0].node, &tokens).await;
     }
 
-    pub async fn credit(&mut self, plan: &Plan, asked: &Asked, run_until: u32) {
+    pub(crate) async fn credit(&mut self, plan: &Plan, asked: &Asked, run_until: u32) {
         for stage in &plan.stages {
             let credit = Credit {
                 session: SessionId::new(asked.session),
@@ -226,7 +228,7 @@ impl TestRouter {
         }
     }
 
-    pub async fn close(&mut self, plan: &Plan, asked: &Asked, code: CloseCode) {
+    pub(crate) async fn close(&mut self, plan: &Plan, asked: &Asked, code: CloseCode) {
         for stage in &plan.stages {
             let close = Close {
                 session: SessionId::new(asked.session),
@@ -238,14 +240,18 @@ impl TestRouter {
     }
 
     /// Opens, prompts, gives all credit.
-    pub async fn start(&mut self, plan: &Plan, asked: &Asked) {
+    pub(crate) async fn start(&mut self, plan: &Plan, asked: &Asked) {
         self.open(plan, asked).await.unwrap();
         self.prompt(plan, asked).await;
         self.credit(plan, asked, u32::MAX).await;
     }
 
     /// The next report that `pick` takes; others are kept for later calls.
-    pub async fn wait<T>(&mut self, what: &str, mut pick: impl FnMut(NodeId, &Told) -> Option<T>) -> T {
+    pub(crate) async fn wait<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(NodeId, &Told) -> Option<T>,
+    ) -> T {
         if let Some((index, found)) =
             self.passed.iter().enumerate().find_map(|(index, (node, told))| Some((index, pick(*node, told)?)))
         {
@@ -269,7 +275,7 @@ impl TestRouter {
     }
 
     /// Tokens of a session up to the one that ends it, or to `most`.
-    pub async fn tokens(&mut self, session: u64, most: usize) -> Vec<u32> {
+    pub(crate) async fn tokens(&mut self, session: u64, most: usize) -> Vec<u32> {
         let mut tokens = Vec::new();
         while tokens.len() < most {
             let sampled = self
@@ -287,7 +293,7 @@ impl TestRouter {
         tokens
     }
 
-    pub async fn failed(&mut self, session: u64, by: NodeId) -> Failed {
+    pub(crate) async fn failed(&mut self, session: u64, by: NodeId) -> Failed {
         self.wait("a failure", |node, told| match told {
             Told::Failed(failed) if failed.session.get() == session && node == by => Some(failed.clone()),
             _ => None,
@@ -295,7 +301,7 @@ impl TestRouter {
         .await
     }
 
-    pub async fn ended(&mut self, session: u64, by: NodeId) -> Ended {
+    pub(crate) async fn ended(&mut self, session: u64, by: NodeId) -> Ended {
         self.wait("an account", |node, told| match told {
             Told::Ended(ended) if ended.session.get() == session && node == by => Some(*ended),
             _ => None,
@@ -304,7 +310,7 @@ impl TestRouter {
     }
 
     /// Ends as a killed process does not: with a word.
-    pub async fn leave(self) {
+    pub(crate) async fn leave(self) {
         self.endpoint.shutdown().await;
     }
 }
@@ -332,7 +338,7 @@ fn told(frame: &RawFrame) -> Told {
 }
 
 /// Asks until the node's load is as wanted.
-pub async fn wait_for_status(node: &Node, what: &str, wanted: impl Fn(&NodeStatus) -> bool) {
+pub(crate) async fn wait_for_status(node: &Node, what: &str, wanted: impl Fn(&NodeStatus) -> bool) {
     let wait = async {
         let mut beat = tokio::time::interval(Duration::from_millis(5));
         while !wanted(&node.status()) {
@@ -343,6 +349,6 @@ pub async fn wait_for_status(node: &Node, what: &str, wanted: impl Fn(&NodeStatu
     assert!(waited.is_ok(), "{what}: {:?}", node.status());
 }
 
-pub async fn remote_status(connection: &Connection) -> NodeStatus {
+pub(crate) async fn remote_status(connection: &Connection) -> NodeStatus {
     connection.request_message(&StatusRequest, PATIENCE).await.unwrap()
 }
