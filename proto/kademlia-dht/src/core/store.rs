@@ -29,7 +29,8 @@ pub(crate) struct RecordStore {
 
 #[derive(Debug)]
 struct Signer {
-    sequence: u64,
+    /// The newest: nothing else of the signer is kept.
+    record: Arc<VerifiedRecord>,
     /// At most four: the keys of one record.
     keys: Vec<DhtKey>,
 }
@@ -49,9 +50,12 @@ impl RecordStore {
         if !belongs(&record, &key) {
             return Err(Rejection::WrongKey);
         }
-        let (signer, sequence) = (record.node(), record.record().sequence);
-        let known = self.signers.get(&signer).map(|signer| signer.sequence);
-        if known.is_some_and(|known| known > sequence) {
+        // Two records of one sequence are the signer's fault; the first one stays.
+        let superseded = |known: &Signer| {
+            let (held, offered) = (known.record.record().sequence, record.record().sequence);
+            held > offered || held == offered && known.record.signed() != record.signed()
+        };
+        if self.signers.get(&record.node()).is_some_and(superseded) {
             return Err(Rejection::Older);
         }
         let distance = Distance::between(&self.own, &key);
@@ -78,7 +82,7 @@ impl RecordStore {
             self.drop_if_empty(distance);
             return Err(reason);
         }
-        self.note_signer(signer, sequence, key, &record);
+        self.note_signer(key, record);
         Ok(())
     }
 
@@ -134,17 +138,22 @@ impl RecordStore {
     }
 
     /// A signer's newer record ends its older ones elsewhere.
-    fn note_signer(&mut self, signer: NodeId, sequence: u64, key: DhtKey, record: &VerifiedRecord) {
-        let known = self.signers.entry(signer).or_insert_with(|| Signer { sequence, keys: Vec::new() });
-        let newer = known.sequence < sequence;
-        known.sequence = sequence;
+    fn note_signer(&mut self, key: DhtKey, record: Arc<VerifiedRecord>) {
+        let signer = record.node();
+        let known = self
+            .signers
+            .entry(signer)
+            .or_insert_with(|| Signer { record: Arc::clone(&record), keys: Vec::new() });
+        let newer = known.record.record().sequence < record.record().sequence;
+        known.record = Arc::clone(&record);
         if !known.keys.contains(&key) {
             known.keys.push(key);
         }
         if !newer {
             return;
         }
-        let stale: Vec<DhtKey> = known.keys.iter().copied().filter(|held| !belongs(record, held)).collect();
+        let stale: Vec<DhtKey> =
+            known.keys.iter().copied().filter(|held| !belongs(&record, held)).collect();
         for key in stale {
             let distance = Distance::between(&self.own, &key);
             let gone = self.sets.get_mut(&distance).and_then(|(_, set)| set.remove(signer));
