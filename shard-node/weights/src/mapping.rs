@@ -26,9 +26,8 @@ impl MappedFile {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        // SAFETY: the map is read only and never handed out mutably. Whoever rewrites a model file
-        // in place while a node serves it breaks that node (documented in docs/OPERATIONS.md);
-        // every parser here treats the bytes as hostile and re-checks nothing it already read.
+        // SAFETY: the map is read only and never handed out mutably. Whoever rewrites a model file in place
+        // while a node serves it breaks that node; the parsers re-check nothing that they already read.
         let map = unsafe { MmapOptions::new().map(&file)? };
         Ok(Self { file, map })
     }

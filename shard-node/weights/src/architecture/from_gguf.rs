@@ -85,7 +85,13 @@ fn rope_scaling(
     }
     match fields.text("rope.scaling.type") {
         None | Some("none") => None,
-        Some("linear") => fields.number("rope.scaling.factor").map(|factor| RopeScaling::Linear { factor }),
+        Some("linear") => {
+            let factor = fields.number("rope.scaling.factor");
+            if factor.is_none() {
+                unsupported.push("linear rope scaling without a factor".to_owned());
+            }
+            factor.map(|factor| RopeScaling::Linear { factor })
+        }
         Some(other) => {
             unsupported.push(format!("rope scaling {:?}", clip(other)));
             None

@@ -238,3 +238,40 @@ fn llama3_scaling_is_read() {
         })
     );
 }
+
+#[test]
+fn a_scaling_that_cannot_be_divided_by_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    write_tiny(directory.path());
+    let mut config = tiny_config();
+    for factor in [0.0, -1.0] {
+        config["rope_scaling"] = json!({"rope_type": "linear", "factor": factor});
+        std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+        let error = Checkpoint::open(directory.path()).unwrap().architecture().unwrap_err().to_string();
+        assert!(error.contains("rope scaling makes no sense"), "{error}");
+    }
+}
+
+#[test]
+fn released_pages_leave_memory_and_come_back() {
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssFile")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    write_tiny(directory.path());
+    let bytes = vec![0x3f_u8; 64 << 20];
+    let file = safetensors(&[("large", "F32", &[4096, 4096], bytes)]);
+    std::fs::write(directory.path().join("model.safetensors"), file).unwrap();
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let before = resident();
+    let sum = |()| checkpoint.bytes("large").unwrap().iter().map(|&byte| u64::from(byte)).sum::<u64>();
+    let first = sum(());
+    let read = resident();
+    checkpoint.release("large").unwrap();
+    let after = resident();
+    println!("RssFile {before} KiB, {read} KiB when read, {after} KiB when released");
+    assert!(read > before + (60 << 10) && after + (60 << 10) < read);
+    assert_eq!(sum(()), first);
+}
