@@ -30,7 +30,7 @@ use shared::Shared;
 use crate::core::{Core, Event, Outcome, Peer, Request};
 use crate::directory::{Announcement, Directory, DirectoryFuture, LookupError, PublishError, Published};
 
-pub use bootstrap::BootstrapError;
+pub use bootstrap::JoinError;
 pub use config::{DhtConfig, Role};
 
 /// A running DHT peer. Clones are handles to the same one; [`Dht::shutdown`] ends it.
@@ -91,7 +91,7 @@ impl Dht {
     ///
     /// # Cancel safety
     /// Cancel-safe.
-    pub async fn joined(&self, patience: Duration) -> Result<(), BootstrapError> {
+    pub async fn joined(&self, patience: Duration) -> Result<(), JoinError> {
         if !self.inner.expects_peers {
             return Ok(());
         }

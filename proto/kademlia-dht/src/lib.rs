@@ -18,6 +18,6 @@ pub mod static_directory;
 pub mod testing;
 
 pub use directory::{Announcement, Directory, DirectoryFuture, LookupError, PublishError, Published};
-pub use driver::{BootstrapError, Dht, DhtConfig, Role};
+pub use driver::{Dht, DhtConfig, JoinError, Role};
 pub use metrics::DiscoveryMetrics;
 pub use static_directory::StaticDirectory;

@@ -113,13 +113,7 @@ pub(crate) enum Step {
 
 impl Lookup {
     /// Starts from `seeds`, nearest first.
-    pub(crate) fn new(
-        target: DhtKey,
-        own: NodeId,
-        pace: Pace,
-        seeds: Vec<Contact>,
-        now: Duration,
-    ) -> Self {
+    pub(crate) fn new(target: DhtKey, own: NodeId, pace: Pace, seeds: Vec<Contact>, now: Duration) -> Self {
         let mut lookup = Self {
             target,
             own,

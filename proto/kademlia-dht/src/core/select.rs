@@ -7,11 +7,7 @@ use super::subnet::Subnet;
 /// is under attack from a few subnets gives them a few places only.
 ///
 /// Keeps the order; reads no further than it must.
-pub(crate) fn subnet_fair<T>(
-    sorted: impl Iterator<Item = (T, Subnet)>,
-    count: usize,
-    cap: usize,
-) -> Vec<T> {
+pub(crate) fn subnet_fair<T>(sorted: impl Iterator<Item = (T, Subnet)>, count: usize, cap: usize) -> Vec<T> {
     // `count` is a few dozen at most: a list is faster than a map.
     let mut crowds: Vec<(Subnet, usize)> = Vec::with_capacity(count);
     let mut taken: Vec<(usize, T)> = Vec::with_capacity(count);

@@ -152,8 +152,7 @@ impl RecordStore {
         if !newer {
             return;
         }
-        let stale: Vec<DhtKey> =
-            known.keys.iter().copied().filter(|held| !belongs(&record, held)).collect();
+        let stale: Vec<DhtKey> = known.keys.iter().copied().filter(|held| !belongs(&record, held)).collect();
         for key in stale {
             let distance = Distance::between(&self.own, &key);
             let gone = self.sets.get_mut(&distance).and_then(|(_, set)| set.remove(signer));

@@ -14,12 +14,12 @@ use crate::core::Event;
 
 /// Why no peer of the swarm is known: every bootstrap peer with what went wrong there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootstrapError {
+pub struct JoinError {
     /// Address and the last error of each; empty if none was configured.
     pub peers: Vec<(std::net::SocketAddr, String)>,
 }
 
-impl fmt::Display for BootstrapError {
+impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.peers.is_empty() {
             return f.write_str("no bootstrap peer has been reached yet: give --bootstrap NODEID@HOST:PORT");
@@ -33,7 +33,7 @@ impl fmt::Display for BootstrapError {
     }
 }
 
-impl std::error::Error for BootstrapError {}
+impl std::error::Error for JoinError {}
 
 /// The bootstrap peers and how dialling them went.
 #[derive(Debug)]
@@ -53,10 +53,10 @@ impl Bootstrap {
     }
 
     /// What went wrong so far.
-    pub(super) fn error(&self) -> BootstrapError {
+    pub(super) fn error(&self) -> JoinError {
         let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         let peers = problems.iter().map(|(at, problem)| (self.targets[*at].addr, problem.clone())).collect();
-        BootstrapError { peers }
+        JoinError { peers }
     }
 
     /// Whether every peer was tried in vain at least once.

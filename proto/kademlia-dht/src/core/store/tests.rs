@@ -217,7 +217,8 @@ proptest! {
 
 /// What the store says of itself is what it holds.
 fn check(store: &RecordStore) {
-    let all: Vec<_> = store.sets.values().flat_map(|(key, set)| set.records().map(move |r| (key, r))).collect();
+    let all: Vec<_> =
+        store.sets.values().flat_map(|(key, set)| set.records().map(move |r| (key, r))).collect();
     assert_eq!(store.records, all.len());
     assert_eq!(store.bytes, all.iter().map(|(_, record)| cost(record)).sum::<usize>());
     assert!(store.bytes <= store.capacity_bytes);
