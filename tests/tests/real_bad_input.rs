@@ -107,12 +107,12 @@ fn a_router_says_what_the_swarm_lacks() {
     generate(&["--prompt", "x"], &["layers 10..20 are held by nobody"]);
     generate(&["--prompt", "x", "--model", "nonesuch"], &["nonesuch", ALIAS]);
     generate(&["--prompt", "x", "--numerics", "exact"], &["exact", "bf16"]);
-    generate(&["--prompt", "x", "--temperature=-1"], &["temperature"]);
     generate(&["--token-ids", "1,x"], &["token-ids"]);
     generate(&[], &["--prompt"]);
     let model = programs.model().unwrap().display().to_string();
     let _middle =
         programs.node(home, &["--model", &model, "--layers", "10..20", "--bootstrap", &target]).unwrap();
+    generate(&["--prompt", "x", "--temperature=-1"], &["temperature"]);
     let long = "word ".repeat(9000);
     generate(&["--prompt", &long], &["8192"]);
     generate(&["--token-ids", "1,49152"], &["49152"]);

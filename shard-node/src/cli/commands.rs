@@ -45,7 +45,7 @@ pub(super) struct InspectArgs {
 }
 
 pub(super) fn inspect(args: InspectArgs) -> Result<()> {
-    let path = model::locate_or_fetch(&args.model, None)?;
+    let path = model::locate_or_fetch(&args.model)?;
     let checkpoint = Checkpoint::open(&path)?;
     let inspection = shard_node_weights::inspect(&checkpoint)?;
     let name = model::name_of(&args.model, None);

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use proto::LayerSpan;
 use proto::manifest::Architecture;
 use shard_node_weights::{BUILT_IN, BuiltIn, Checkpoint, Described, HubRef, ManifestCache, ModelRef};
 
+use crate::hub::{self, HubOptions, HubProgress};
 use crate::paths;
 
 /// The file or directory of a model, fetched from the hub if it is one of its.
-pub(super) fn locate_or_fetch(model: &ModelRef, span: Option<LayerSpan>) -> Result<PathBuf> {
+pub(super) fn locate_or_fetch(model: &ModelRef) -> Result<PathBuf> {
     match model {
         ModelRef::Path(path) => {
             if !path.exists() {
@@ -19,13 +19,23 @@ pub(super) fn locate_or_fetch(model: &ModelRef, span: Option<LayerSpan>) -> Resu
             Ok(path.clone())
         }
         ModelRef::BuiltIn(built_in) => locate(built_in),
-        ModelRef::Hub(repository) => fetch(repository, span),
+        ModelRef::Hub(repository) => fetch(repository),
     }
 }
 
-/// Fetches what the span needs from the hub.
-fn fetch(repository: &HubRef, _span: Option<LayerSpan>) -> Result<PathBuf> {
-    bail!("hf:{repository} can't be fetched by this build")
+/// Fetches what is missing of a model from the hub. All of it, whatever the span: the manifest that this node
+/// announces is computed over every tensor.
+fn fetch(repository: &HubRef) -> Result<PathBuf> {
+    let options = HubOptions::from_environment(paths::cache_dir()?.join("hub"))?;
+    let mut told = (String::new(), 0);
+    let progress = |progress: HubProgress<'_>| {
+        let tenth = progress.bytes * 10 / progress.of.max(1);
+        if told.0 != progress.file || told.1 != tenth {
+            told = (progress.file.to_owned(), tenth);
+            tracing::info!(file = progress.file, percent = tenth * 10, bytes = progress.of, "fetching from the hub");
+        }
+    };
+    hub::fetch(repository, None, &options, progress).with_context(|| format!("fetch hf:{repository}"))
 }
 
 /// A built-in model's file, where set-up puts it.
