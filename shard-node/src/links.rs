@@ -65,6 +65,11 @@ impl Link {
         self.id
     }
 
+    /// Whether neither connection is lost.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.alive.is_cancelled()
+    }
+
     /// Queues a decode frame or a token. A link that takes none is given up: its sessions fail as if it were lost.
     pub(crate) fn send(&self, frame: Frame) {
         if self.interactive.try_send(frame).is_err() {
@@ -133,7 +138,7 @@ impl Links {
             LinkKind::TailReturn => (interactive.await?, None),
         };
         let mut table = self.lock();
-        let kept = table.get(&(to.node, kind)).filter(|kept| !kept.link.alive.is_cancelled());
+        let kept = table.get(&(to.node, kind)).filter(|kept| kept.link.is_alive());
         if let Some(kept) = kept {
             // Another open was quicker.
             return Ok(kept.link.clone());
@@ -149,7 +154,7 @@ impl Links {
         let mut gone = Vec::new();
         let mut table = self.lock();
         table.retain(|&(peer, _), kept| {
-            if kept.link.alive.is_cancelled() {
+            if !kept.link.is_alive() {
                 return false;
             }
             if Arc::strong_count(&kept.link) > 1 {
@@ -171,7 +176,7 @@ impl Links {
     fn find(&self, peer: NodeId, kind: LinkKind) -> Option<Arc<Link>> {
         let mut table = self.lock();
         let kept = table.get_mut(&(peer, kind))?;
-        if kept.link.alive.is_cancelled() {
+        if !kept.link.is_alive() {
             return None;
         }
         kept.last_use = Instant::now();
@@ -232,4 +237,4 @@ const DECODE_QUEUE: usize = proto::activation::MAX_GROUPS;
 /// One prefill frame being written and one ready; the compute thread starts no further chunk for this link.
 const BULK_QUEUE: usize = 2;
 /// A connection costs a ping per 250 ms; dialling again costs the next session a round trip or two.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);

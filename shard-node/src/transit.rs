@@ -35,7 +35,7 @@ impl TransitClock {
 
 fn nanos(difference: i128) -> Duration {
     // A frame from the future, or from years ago, comes from a wrong or hostile clock: only a figure suffers.
-    Duration::from_nanos(u64::try_from(difference.max(0)).unwrap_or(u64::MAX)).min(Duration::from_secs(3600))
+    Duration::from_nanos(u64::try_from(difference.max(0)).unwrap_or(u64::MAX)).min(Duration::from_hours(1))
 }
 
 #[cfg(test)]

@@ -71,8 +71,12 @@ impl Worker {
         while !self.stopping {
             // Everything that has come goes in before the next step is chosen, so that a step holds all rows that
             // are ready, and a cancelled one none.
-            while let Ok(command) = self.commands.try_recv() {
-                self.obey(command);
+            // Bounded by what was there: producers that never stop must not keep steps from running.
+            for _ in 0..self.commands.len() {
+                match self.commands.try_recv() {
+                    Ok(command) => self.obey(command),
+                    Err(_) => break,
+                }
             }
             if self.stopping || self.step() {
                 continue;
@@ -91,8 +95,7 @@ impl Worker {
         let now = now();
         let effects = match command {
             Command::Open { router, open, reply } => {
-                let (effects, admitted) = self.open(now, router, &open);
-                self.carry_out(effects);
+                let admitted = self.open(now, router, &open);
                 if let Err(refusal) = &admitted {
                     self.metrics.refused(refusal.code);
                 }
@@ -106,7 +109,8 @@ impl Worker {
                 return;
             }
             Command::Attach { key, generation, link, reply } => {
-                let open = self.table.attach(key, generation, link.id());
+                // The loss of a link is told once, and may have been told before this.
+                let open = link.is_alive() && self.table.attach(key, generation, link.id());
                 if open {
                     self.link_users.insert(key, link.id());
                     self.links.insert(link.id(), link);
@@ -153,9 +157,11 @@ impl Worker {
         }
     }
 
-    fn open(&mut self, now: Instant, router: NodeId, open: &Open) -> (Vec<Effect>, Result<Terms, Refusal>) {
+    fn open(&mut self, now: Instant, router: NodeId, open: &Open) -> Result<Terms, Refusal> {
         let (effects, admitted) = self.table.admit(now, router, open);
-        let admitted = admitted.and_then(|terms| match self.stage.open(terms.max_positions) {
+        // First, as they may free the KV of the generation before.
+        self.carry_out(effects);
+        admitted.and_then(|terms| match self.stage.open(terms.max_positions) {
             Ok(slot) => {
                 self.table.insert(now, terms.clone(), slot);
                 self.metrics.opened.inc();
@@ -165,8 +171,7 @@ impl Worker {
                 self.table.abandon(terms.key);
                 Err(Refusal::new(RefusalCode::NoCapacity, error.to_string()))
             }
-        });
-        (effects, admitted)
+        })
     }
 
     fn peer_down(&mut self, now: Instant, peer: NodeId, link: LinkId, broken: bool) -> Vec<Effect> {

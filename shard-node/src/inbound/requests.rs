@@ -43,13 +43,13 @@ impl Inbound {
                 let StatusRequest = frame.decode()?;
                 send.send_message(&serving.compute.status()).await?;
             }
-            (kind, _) if self.dht.serves(kind) => match self.dht.answer(&peer.connection, &frame) {
-                Some(answer) => send.send(answer.kind, answer.body).await?,
-                None => {
+            (kind, _) if self.dht.serves(kind) => {
+                let Some(answer) = self.dht.answer(&peer.connection, &frame) else {
                     send.reset(CloseCode::Overload);
                     return Ok(());
-                }
-            },
+                };
+                send.send(answer.kind, answer.body).await?;
+            }
             (kind, _) => {
                 tracing::debug!(peer = %peer.connection.peer().short(), %kind, "request not served here");
                 send.reset(CloseCode::Protocol);
@@ -90,9 +90,11 @@ impl Serving {
             .map_err(|error| unreachable(error.to_string()))?;
         let (reply, attached) = oneshot::channel();
         let Terms { key, generation, .. } = *terms;
-        self.compute.send(Command::Attach { key, generation, link, reply }).await;
+        let attach = Command::Attach { key, generation, link: link.clone(), reply };
+        self.compute.send(attach).await;
         match attached.await {
             Ok(true) => Ok(()),
+            _ if !link.is_alive() => Err(unreachable("lost again".into())),
             _ => Err(Refusal::new(RefusalCode::Stale, "closed while it was being opened")),
         }
     }

@@ -1,5 +1,7 @@
 //! Streams in one direction: control from routers, rows and tokens from other stages.
 
+use std::time::Duration;
+
 use proto::activation::Activations;
 use proto::handshake::ConnectionClass;
 use proto::session::{Close, Credit, Sampled, Tokens};
@@ -62,7 +64,7 @@ impl Serving {
             if frame.hidden != self.shape.hidden || frame.dtype != self.shape.class.wire_dtype() {
                 return Err(StreamError::Protocol("rows of another width or type than this stage takes"));
             }
-            let rtt = if same_machine { Default::default() } else { peer.connection.stats().min_rtt };
+            let rtt = if same_machine { Duration::ZERO } else { peer.connection.stats().min_rtt };
             let under_way = transit.under_way(frame.sent_unix_ns, received_ns, same_machine, rtt);
             let arrival = Arrival { received, under_way: Some(under_way) };
             let hold = if frame.groups.iter().any(|group| group.prefill) {

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::Frame;
 use crate::compute::{Command, ComputeHandle};
 
-/// Writes frames in order until the link is released or breaks. With `poke`, tells the compute thread after each
-/// frame that there is room again.
+/// Writes frames in order until the link is released or breaks. With `poke`, tells the compute thread with each
+/// frame taken that there is room again.
 pub(super) async fn write(
     connection: Connection,
     mut frames: mpsc::Receiver<Frame>,
@@ -21,10 +21,10 @@ pub(super) async fn write(
             stream.set_priority(StreamPriority::High);
         }
         while let Some(mut frame) = frames.recv().await {
-            stream.send_chunks(frame.kind, &mut frame.body).await?;
             if let Some(compute) = &poke {
                 compute.poke(Command::Room);
             }
+            stream.send_chunks(frame.kind, &mut frame.body).await?;
         }
         stream.finish();
         // Dropped at once, the last handle would close the connection over what is still under way.

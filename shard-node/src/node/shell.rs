@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kademlia_dht::DiscoveryMetrics;
-use proto_telemetry::{AdminServer, BindAdminError, Readiness, ReadyState, RegisterMetricError, Registry};
+use proto_telemetry::{
+    AdminServer, BindAdminError, Readiness, ReadyState, RegisterMetricError, Registry, register_process,
+};
 use proto_transport::{BindError, Endpoint, EndpointConfig, TransportMetrics};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,6 +59,7 @@ impl Shell {
         waiting_for: String,
     ) -> Result<Self, ShellError> {
         let registry = Registry::new();
+        register_process(&registry)?;
         let metrics = NodeMetrics::new(&registry)?;
         endpoint.metrics = TransportMetrics::new(registry.as_prometheus())?;
         let discovery_metrics = DiscoveryMetrics::new(registry.as_prometheus())?;

@@ -66,6 +66,7 @@ impl Step {
     }
 
     /// The step that holds only member `index`, for when the whole of it could not be computed.
+    #[must_use]
     pub fn single(&self, index: usize) -> Self {
         let before: usize = self.members[..index].iter().map(|member| member.row.rows as usize).sum();
         let rows = self.members[index].row.rows as usize;

@@ -439,7 +439,7 @@ impl SessionTable {
 }
 
 /// A close of a session that is not known: as long as the longest open may be under way, generously.
-const UNKNOWN_LEASE: Duration = Duration::from_secs(60);
+const UNKNOWN_LEASE: Duration = Duration::from_mins(1);
 /// A row's share of its frame: one entry of the group table, and the header and the fixed part as if it were alone.
 const GROUP_BYTES: u64 = 28 + 16 + 8;
 /// A `Sampled` frame: header, session, generation, position, token, two floats and `finish`.

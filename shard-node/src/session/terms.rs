@@ -98,4 +98,4 @@ impl Terms {
 /// Shorter ones end between two signs of life (a third of the lease) whenever a packet is lost.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 /// What a router that vanished may block at most.
-const LONGEST_LEASE: Duration = Duration::from_secs(600);
+const LONGEST_LEASE: Duration = Duration::from_mins(10);

@@ -474,8 +474,8 @@ fn another_router_and_another_feeder_touch_nothing() {
 
 #[test]
 fn refusals_name_the_reason() {
-    let mut ring = Ring::new(2, 8);
     type Spoil = fn(&mut Open);
+    let mut ring = Ring::new(2, 8);
     let cases: [(RefusalCode, Spoil); 9] = [
         (RefusalCode::WrongModel, |o| o.plan.model = ModelId::from_bytes([1; 32])),
         (RefusalCode::WrongClass, |o| o.plan.class = NumericsClass::Bf16),

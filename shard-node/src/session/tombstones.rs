@@ -19,18 +19,17 @@ impl Tombstones {
     /// `generation` and all before it are over.
     pub(super) fn bury(&mut self, now: Instant, key: SessionKey, generation: Generation, lease: Duration) {
         let until = now + lease;
-        match self.newest.get_mut(&key) {
-            Some(held) => *held = (held.0.max(generation), held.1.max(until)),
-            None => {
-                if self.newest.len() >= MOST
-                    && let Some(oldest) = self.order.pop_front()
-                {
-                    self.newest.remove(&oldest);
-                }
-                self.newest.insert(key, (generation, until));
-                self.order.push_back(key);
-            }
+        if let Some(held) = self.newest.get_mut(&key) {
+            *held = (held.0.max(generation), held.1.max(until));
+            return;
         }
+        if self.newest.len() >= MOST
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.newest.remove(&oldest);
+        }
+        self.newest.insert(key, (generation, until));
+        self.order.push_back(key);
     }
 
     /// The newest generation known to be over.

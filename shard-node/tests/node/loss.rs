@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{Asked, LEASE_MS, Swarm, TestRouter, Told, wait_for_status};
+use proto_transport::testing::{Faults, Link};
+
+use crate::support::{Asked, LEASE_MS, Swarm, TestRouter, Told, key, wait_for_status};
 use proto::status::CloseCode;
 use shard_node_stage::ToyModel;
 use tokio::time::Instant;
@@ -31,6 +33,64 @@ async fn a_node_that_leaves_is_named_by_its_neighbours() {
     for node in &swarm.nodes {
         wait_for_status(node, "KV is free", |status| status.kv_reserved == 0).await;
     }
+    swarm.shutdown().await;
+}
+
+/// Gone without a word: no packet in or out, as after `kill -9` or a pulled plug.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_falls_silent_is_named_in_time() {
+    let silent = Faults::new(1);
+    let swarm = Swarm::configured(
+        MODEL,
+        3,
+        |_| None,
+        |mut config| {
+            // The second one.
+            if config.endpoint.key.node_id() == key(2).node_id() {
+                config.endpoint = config.endpoint.with_faults(&silent);
+            }
+            config
+        },
+    )
+    .await;
+    let plan = swarm.plan();
+    let mut router = TestRouter::new(100);
+    let asked = Asked::new(1, &[1, 2, 3], 4_000);
+    router.start(&plan, &asked).await;
+    router.tokens(1, 5).await;
+    silent.freeze();
+    let frozen = Instant::now();
+    for neighbour in [0, 2] {
+        let failed = router.failed(1, plan.stages[neighbour].node).await;
+        assert_eq!((failed.code, failed.lost), (CloseCode::HopLost, Some(plan.stages[1].node)));
+    }
+    println!("named after {:?}", frozen.elapsed());
+    assert!(frozen.elapsed() < NOTICE, "{:?}", frozen.elapsed());
+    swarm.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_network_changes_no_answer() {
+    let seed = 0x5eed_0011;
+    println!("seed {seed:#x}");
+    let faults = Faults::new(seed);
+    let reorder_by = Duration::from_millis(3);
+    faults.everywhere(Link { loss: 0.02, duplicate: 0.02, reorder: 0.05, reorder_by, ..Link::default() });
+    let with_faults = |mut config: shard_node::node::NodeConfig| {
+        config.endpoint = config.endpoint.with_faults(&faults);
+        config
+    };
+    let swarm = Swarm::configured(MODEL, 3, |_| None, with_faults).await;
+    let plan = swarm.plan();
+    let mut router = TestRouter::new(100);
+    let sessions: Vec<Asked> = (0..4).map(|number| Asked::new(number, &[number as u32, 2, 3], 60)).collect();
+    for asked in &sessions {
+        router.start(&plan, asked).await;
+    }
+    for asked in &sessions {
+        assert_eq!(router.tokens(asked.session, usize::MAX).await, MODEL.answer(&asked.prompt, 60));
+    }
+    assert!(faults.counts().dropped > 0);
     swarm.shutdown().await;
 }
 
