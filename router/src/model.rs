@@ -233,8 +233,8 @@ mod tests {
         Model::new(manifest.model_id(), "toy".into(), manifest, None).unwrap()
     }
 
-    fn error(prompt: Prompt) -> String {
-        toy().encode(&prompt, 0).unwrap_err().to_string()
+    fn error(prompt: &Prompt) -> String {
+        toy().encode(prompt, 0).unwrap_err().to_string()
     }
 
     #[test]
@@ -245,11 +245,11 @@ mod tests {
     #[test]
     fn bad_prompts_are_named_with_their_numbers() {
         assert_eq!(
-            error(Prompt::TokenIds(vec![1; 16])),
+            error(&Prompt::TokenIds(vec![1; 16])),
             "the prompt has 16 tokens, but the context of toy is 16"
         );
-        assert!(error(Prompt::TokenIds(vec![100])).contains("token id 100"));
-        assert!(error(Prompt::TokenIds(vec![])).contains("empty"));
-        assert!(error(Prompt::Text("hi".into())).contains("no tokenizer"));
+        assert!(error(&Prompt::TokenIds(vec![100])).contains("token id 100"));
+        assert!(error(&Prompt::TokenIds(vec![])).contains("empty"));
+        assert!(error(&Prompt::Text("hi".into())).contains("no tokenizer"));
     }
 }

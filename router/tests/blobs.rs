@@ -1,5 +1,7 @@
 //! Manifests and tokenizers by hash, from nodes that have them, don't, or lie.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod scripted;
 
 use proto::{ContentHash, NodeKey};
@@ -22,9 +24,9 @@ fn blobs(folder: &std::path::Path) -> (Blobs, Registry) {
 async fn a_liar_and_an_ignorant_node_are_passed_over_and_the_cache_answers_next_time() {
     let blob: Vec<u8> = (0..5000u32).flat_map(u32::to_le_bytes).collect();
     let hash = ContentHash::of(&blob);
-    let ignorant = Node::start(1, OnOpen::Accept).await;
-    let liar = Node::with_blobs(2, OnOpen::Accept, vec![(hash, b"not this".to_vec())]).await;
-    let honest = Node::with_blobs(3, OnOpen::Accept, vec![(hash, blob.clone())]).await;
+    let ignorant = Node::start(1, OnOpen::Accept);
+    let liar = Node::with_blobs(2, OnOpen::Accept, vec![(hash, b"not this".to_vec())]);
+    let honest = Node::with_blobs(3, OnOpen::Accept, vec![(hash, blob.clone())]);
     let nodes: Vec<_> = [&ignorant, &liar, &honest].map(|node| (node.id, vec![node.addr])).to_vec();
 
     let folder = tempfile::tempdir().unwrap();
@@ -42,11 +44,11 @@ async fn what_nobody_serves_is_an_error_that_names_the_last_node_and_why() {
     let hash = ContentHash::of(&blob);
     let folder = tempfile::tempdir().unwrap();
     let (blobs, _registry) = blobs(folder.path());
-    let liar = Node::with_blobs(2, OnOpen::Accept, vec![(hash, b"not this".to_vec())]).await;
+    let liar = Node::with_blobs(2, OnOpen::Accept, vec![(hash, b"not this".to_vec())]);
     let error = blobs.get(hash, 1 << 20, &[(liar.id, vec![liar.addr])]).await.unwrap_err().to_string();
     assert!(error.contains(&liar.id.short()) && error.contains("another hash"), "{error}");
     // Longer than the manifest says the tokenizer is.
-    let honest = Node::with_blobs(3, OnOpen::Accept, vec![(hash, blob)]).await;
+    let honest = Node::with_blobs(3, OnOpen::Accept, vec![(hash, blob)]);
     let error = blobs.get(hash, 2999, &[(honest.id, vec![honest.addr])]).await.unwrap_err().to_string();
     assert!(error.contains("too long"), "{error}");
     let error = blobs.get(hash, 1 << 20, &[]).await.unwrap_err().to_string();

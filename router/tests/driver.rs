@@ -1,6 +1,8 @@
 //! The driver over real QUIC against scripted nodes: what it sends, and what it makes of honest, dying, stalled and
 //! lying ones.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod scripted;
 
 use std::time::Duration;
@@ -32,13 +34,13 @@ async fn failure(mut session: Session) -> String {
     }
 }
 
-async fn pair() -> (Node, Node) {
-    (Node::start(1, OnOpen::Accept).await, Node::start(2, OnOpen::Accept).await)
+fn pair() -> (Node, Node) {
+    (Node::start(1, OnOpen::Accept), Node::start(2, OnOpen::Accept))
 }
 
 #[tokio::test]
 async fn a_session_opens_downstream_first_streams_and_collects_accounts() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let mut session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     assert!(last.hear_open().await.tail.is_some());
@@ -66,7 +68,7 @@ async fn a_session_opens_downstream_first_streams_and_collects_accounts() {
 
 #[tokio::test]
 async fn a_slow_client_gets_no_further_credit() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let mut session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     assert_eq!(first.hear_credit().await.run_until.get(), 7);
@@ -88,7 +90,7 @@ async fn a_slow_client_gets_no_further_credit() {
 
 #[tokio::test]
 async fn a_tail_beyond_its_credit_is_a_violation() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;
@@ -110,7 +112,7 @@ async fn a_tail_beyond_its_credit_is_a_violation() {
 
 #[tokio::test]
 async fn a_frozen_node_is_named_within_one_and_a_half_seconds() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let mut session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;
@@ -138,7 +140,7 @@ async fn a_frozen_node_is_named_within_one_and_a_half_seconds() {
 
 #[tokio::test]
 async fn a_stage_that_stops_reporting_is_named_though_it_is_connected() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let mut session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;
@@ -163,7 +165,7 @@ async fn a_stage_that_stops_reporting_is_named_though_it_is_connected() {
 
 #[tokio::test]
 async fn a_stopped_node_is_named_at_once() {
-    let (mut first, last) = pair().await;
+    let (mut first, last) = pair();
     let driver = driver();
     let session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;
@@ -178,7 +180,7 @@ async fn a_stopped_node_is_named_at_once() {
 async fn refusals_and_lies_close_what_was_opened() {
     let refuse = OnOpen::Refuse(Refusal::new(RefusalCode::NoCapacity, "4096 of 4096 positions taken"));
     for (on_open, words) in [(refuse, "no room for another session"), (OnOpen::LieAboutDigest, "digest")] {
-        let (first, mut last) = (Node::start(1, on_open).await, Node::start(2, OnOpen::Accept).await);
+        let (first, mut last) = (Node::start(1, on_open), Node::start(2, OnOpen::Accept));
         let driver = driver();
         let session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
         let text = failure(session).await;
@@ -190,8 +192,8 @@ async fn refusals_and_lies_close_what_was_opened() {
 
 #[tokio::test]
 async fn nobody_at_an_address_is_named() {
-    let first = Node::start(1, OnOpen::Accept).await;
-    let last = Node::start(2, OnOpen::Accept).await;
+    let first = Node::start(1, OnOpen::Accept);
+    let last = Node::start(2, OnOpen::Accept);
     last.endpoint.shutdown().await;
     let driver = driver();
     let text = failure(driver.start(terms(1, plan(&[&first, &last]))).unwrap()).await;
@@ -202,7 +204,7 @@ async fn nobody_at_an_address_is_named() {
 
 #[tokio::test]
 async fn an_open_without_answer_ends_in_time() {
-    let (first, last) = (Node::start(1, OnOpen::Accept).await, Node::start(2, OnOpen::Ignore).await);
+    let (first, last) = (Node::start(1, OnOpen::Accept), Node::start(2, OnOpen::Ignore));
     let driver = driver();
     let begun = Instant::now();
     let text = failure(driver.start(terms(1, plan(&[&first, &last]))).unwrap()).await;
@@ -212,7 +214,7 @@ async fn an_open_without_answer_ends_in_time() {
 
 #[tokio::test]
 async fn older_generations_and_duplicates_change_nothing() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let mut session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;
@@ -233,7 +235,7 @@ async fn junk_on_a_report_stream_ends_the_session_and_names_the_node() {
         (FrameKind::Progress, Bytes::from_static(&[0; 100])),
     ];
     for (kind, body) in junk {
-        let (mut first, mut last) = pair().await;
+        let (mut first, mut last) = pair();
         let driver = driver();
         let session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
         first.hear_tokens().await;
@@ -246,7 +248,7 @@ async fn junk_on_a_report_stream_ends_the_session_and_names_the_node() {
 
 #[tokio::test]
 async fn a_neighbours_word_names_the_lost_node() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;
@@ -266,7 +268,7 @@ async fn a_neighbours_word_names_the_lost_node() {
 
 #[tokio::test]
 async fn sessions_share_one_connection_and_do_not_mix() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let mut sessions = Vec::new();
     for id in 1..=20 {
@@ -293,7 +295,7 @@ async fn sessions_share_one_connection_and_do_not_mix() {
 
 #[tokio::test]
 async fn a_dropped_handle_cancels_on_every_stage() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;
@@ -305,7 +307,7 @@ async fn a_dropped_handle_cancels_on_every_stage() {
 
 #[tokio::test]
 async fn a_satisfied_client_closes_and_ignores_the_overshoot() {
-    let (mut first, mut last) = pair().await;
+    let (mut first, mut last) = pair();
     let driver = driver();
     let mut session = driver.start(terms(1, plan(&[&first, &last]))).unwrap();
     first.hear_tokens().await;

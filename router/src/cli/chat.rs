@@ -50,10 +50,7 @@ pub(super) async fn run(router: &Router, settings: &Settings, arguments: &Chat) 
     let mut history = beginning.clone();
     let mut editor = DefaultEditor::new()?;
     loop {
-        let (returned, line) = match read_line(editor).await? {
-            Some(read) => read,
-            None => return Ok(ExitCode::SUCCESS),
-        };
+        let Some((returned, line)) = read_line(editor).await? else { return Ok(ExitCode::SUCCESS) };
         editor = returned;
         match parse(&line) {
             Input::Nothing => {}
@@ -105,7 +102,7 @@ async fn turn(
     };
     let reply = until_interrupted(answer, &cancel).await;
     let shown = match &reply {
-        Ok(reply) if settings.json => output::line(&reply.to_json(settings.verbose).to_string()),
+        Ok(reply) if settings.json => output::line(&reply.to_json(false).to_string()),
         _ if settings.json => Ok(()),
         _ => output::line(""),
     };

@@ -7,7 +7,7 @@ use super::output;
 use super::settings::{Settings, default_file};
 use super::swarm::need_bootstrap;
 
-pub(super) fn run(common: &Common, command: &ConfigCommand) -> anyhow::Result<ExitCode> {
+pub(super) fn run(common: &Common, command: ConfigCommand) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(common)?;
     let origin = match (&settings.file, default_file()) {
         (Some(file), _) => format!("# read from {}", file.display()),

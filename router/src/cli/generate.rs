@@ -40,7 +40,7 @@ pub(super) async fn run(
         output::piece("\n")?;
     }
     let reply = reply?;
-    report(&reply, settings, arguments.report.as_deref())?;
+    report(&reply, settings, arguments)?;
     Ok(if reply.finish == Finish::Cancelled { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -157,9 +157,9 @@ pub(super) fn remark(step: Step<'_>, verbose: bool) {
     }
 }
 
-fn report(reply: &Reply, settings: &Settings, file: Option<&Path>) -> anyhow::Result<()> {
-    let object = serde_json::to_string(&reply.to_json(settings.verbose))?;
-    if let Some(path) = file {
+fn report(reply: &Reply, settings: &Settings, arguments: &Generate) -> anyhow::Result<()> {
+    let object = serde_json::to_string(&reply.to_json(arguments.margins))?;
+    if let Some(path) = &arguments.report {
         std::fs::write(path, format!("{object}\n"))
             .with_context(|| format!("write the report {}", path.display()))?;
     }

@@ -35,7 +35,7 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match run(cli) {
+    match run(&cli) {
         Ok(code) => code,
         Err(error) => {
             output::error(&error);
@@ -44,9 +44,9 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Command::Config { command } = &cli.command {
-        return config::run(&cli.common, command);
+        return config::run(&cli.common, *command);
     }
     let settings = Settings::load(&cli.common)?;
     init_binary_logging(settings.log_format, &settings.log_filter)?;

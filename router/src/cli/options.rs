@@ -37,7 +37,7 @@ pub(crate) struct Common {
     /// Print one JSON value as the last line of stdout; everything else goes to stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say more on stderr: route, retries, debug log. With --json the margins of the tokens are printed, too
+    /// Say more on stderr: route, figures, debug log
     #[arg(long, short, global = true)]
     pub(crate) verbose: bool,
     /// Shape of log lines on stderr: text or json
@@ -99,7 +99,10 @@ pub(crate) struct Generate {
     pub(crate) system: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
-    /// Write the object of --json to this file as well
+    /// Add to the object each token's margin: the lead of the largest logit over the second
+    #[arg(long)]
+    pub(crate) margins: bool,
+    /// Write the object of --json to this file, whether it is printed or not
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
 }

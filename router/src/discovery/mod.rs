@@ -49,7 +49,9 @@ impl Discovery {
             None => Vec::new(),
         };
         let found = !records.is_empty();
-        records.into_iter().for_each(|record| view.insert(record));
+        for record in records {
+            view.insert(record);
+        }
         if !found {
             return self.view_of_all().await;
         }

@@ -123,7 +123,7 @@ impl Link {
             }
         }
         // The connection is gone, which the other half notices and says why.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Returns when the connection is of no more use.

@@ -269,4 +269,4 @@ fn report_queue(terms: &SessionTerms) -> usize {
 }
 
 /// A tick that never comes.
-const FAR: Duration = Duration::from_secs(3600);
+const FAR: Duration = Duration::from_hours(1);

@@ -31,7 +31,7 @@ pub enum GenerateError {
         /// The model.
         model: String,
         /// Why.
-        source: BlobError,
+        source: Box<BlobError>,
     },
     /// The model's pieces do not fit together.
     #[error(transparent)]
@@ -68,6 +68,10 @@ pub enum GenerateError {
 }
 
 impl GenerateError {
+    pub(super) fn blob(what: &'static str, model: &str, source: BlobError) -> Self {
+        Self::Blob { what, model: model.to_owned(), source: Box::new(source) }
+    }
+
     /// With the nodes that were left out because of their state (not because of what they hold).
     pub(super) fn route(source: RouteError, view: &View, request: &RouteRequest) -> Self {
         let mut texts = Vec::new();

@@ -84,10 +84,11 @@ impl Router {
         let resolved = resolve(&view, wanted)
             .map_err(|source| GenerateError::Resolve { source, swarm: self.swarm_note().to_owned() })?;
         let nodes = holders(&view, resolved.model);
-        let bytes =
-            self.blobs().get(resolved.model.into(), MAX_MANIFEST_BYTES as u64, &nodes).await.map_err(
-                |source| GenerateError::Blob { what: "manifest", model: resolved.name.clone(), source },
-            )?;
+        let bytes = self
+            .blobs()
+            .get(resolved.model.into(), MAX_MANIFEST_BYTES as u64, &nodes)
+            .await
+            .map_err(|source| GenerateError::blob("manifest", &resolved.name, source))?;
         let manifest = Manifest::from_bytes(&bytes, resolved.model)
             .map_err(|source| ModelError::Manifest { name: resolved.name.clone(), source })?;
         let tokenizer = match manifest.tokenizer {
@@ -105,11 +106,10 @@ impl Router {
         bytes: u64,
         nodes: &[(NodeId, Vec<SocketAddr>)],
     ) -> Result<Vec<u8>, GenerateError> {
-        self.blobs().get(hash, bytes, nodes).await.map_err(|source| GenerateError::Blob {
-            what: "tokenizer",
-            model: model.to_owned(),
-            source,
-        })
+        self.blobs()
+            .get(hash, bytes, nodes)
+            .await
+            .map_err(|source| GenerateError::blob("tokenizer", model, source))
     }
 
     /// Answers one request. `watch` is told of every step; `cancel` ends the answer early, what came until then is in
@@ -161,7 +161,7 @@ impl Router {
             };
             watch(Step::Route(&route));
             let terms = SessionTerms {
-                session: self.new_session_id()?,
+                session: new_session_id()?,
                 generation: Generation::new(0),
                 plan: route.to_plan(),
                 prompt: prompt.clone(),
@@ -244,12 +244,12 @@ impl Router {
             Some(last) => self.metrics().next_token(at.saturating_sub(last)),
         }
     }
+}
 
-    fn new_session_id(&self) -> Result<SessionId, GenerateError> {
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).map_err(|error| GenerateError::Random(error.to_string()))?;
-        Ok(SessionId::new(u64::from_le_bytes(bytes)))
-    }
+fn new_session_id() -> Result<SessionId, GenerateError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| GenerateError::Random(error.to_string()))?;
+    Ok(SessionId::new(u64::from_le_bytes(bytes)))
 }
 
 /// One attempt's tokens, text and end.

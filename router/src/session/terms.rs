@@ -64,7 +64,7 @@ impl Default for SessionLimits {
             silence: Duration::from_secs(1),
             prefill_silence: Duration::from_secs(30),
             stuck: Duration::from_secs(2),
-            prefill_stuck: Duration::from_secs(120),
+            prefill_stuck: Duration::from_mins(2),
             accounts: Duration::from_millis(300),
             total: None,
         }

@@ -64,12 +64,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) async fn start(number: u8, on_open: OnOpen) -> Self {
-        Self::with_blobs(number, on_open, Vec::new()).await
+    pub(crate) fn start(number: u8, on_open: OnOpen) -> Self {
+        Self::with_blobs(number, on_open, Vec::new())
     }
 
     /// `blobs` are served under the given hashes, whatever their real ones are.
-    pub(crate) async fn with_blobs(number: u8, on_open: OnOpen, blobs: Vec<(ContentHash, Vec<u8>)>) -> Self {
+    pub(crate) fn with_blobs(number: u8, on_open: OnOpen, blobs: Vec<(ContentHash, Vec<u8>)>) -> Self {
         let faults = Faults::new(u64::from(number));
         let config = EndpointConfig::new(NodeKey::from_seed(&[number; 32]), ([127, 0, 0, 1], 0).into());
         let endpoint = Endpoint::bind(config.with_faults(&faults)).unwrap();
