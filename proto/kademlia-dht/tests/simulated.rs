@@ -33,6 +33,7 @@ fn one_seed_has_one_outcome() {
     assert_eq!(run(), run());
 }
 
+#[expect(clippy::print_stdout, reason = "a failing test shows its figures")]
 fn show(report: &Report) {
     let millis = |share| report.latencies.quantile(share).as_millis();
     println!(

@@ -282,7 +282,7 @@ impl Core {
             || holders.iter().any(|holder| Distance::between(&key, &DhtKey::of_node(holder.node)) > own);
         if self.listen_port.is_some() && near {
             let subnet = announced_subnet(&record);
-            if let Err(reason) = self.store.store(key, Arc::clone(&record), subnet) {
+            if let Err(reason) = self.store.store(key, &record, subnet) {
                 self.counters.reject(reason);
             }
         }

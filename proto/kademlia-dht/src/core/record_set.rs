@@ -109,6 +109,7 @@ impl RecordSet {
         self.held.values().map(|held| &held.record)
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.held.len()
     }

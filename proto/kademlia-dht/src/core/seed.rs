@@ -1,6 +1,6 @@
 //! Seeded randomness for the core: refresh targets and jitter. Not for secrets.
 
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+/// `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 ///
 /// Nothing that an attacker gains from guessing depends on it: it only spreads refresh targets and timers.
 #[derive(Debug, Clone)]

@@ -88,7 +88,7 @@ impl Core {
         }
         let record =
             self.verified.verify(body.record, now.unix_seconds).map_err(|error| Rejection::from(&error))?;
-        self.store.store(body.key, record, Subnet::of(peer.addr))
+        self.store.store(body.key, &record, Subnet::of(peer.addr))
     }
 
     /// Finds out whether an asker that says it listens can be dialled: at the address its packets come from and

@@ -44,10 +44,10 @@ impl RecordStore {
     pub(crate) fn store(
         &mut self,
         key: DhtKey,
-        record: Arc<VerifiedRecord>,
+        record: &Arc<VerifiedRecord>,
         subnet: Subnet,
     ) -> Result<(), Rejection> {
-        if !belongs(&record, &key) {
+        if !belongs(record, &key) {
             return Err(Rejection::WrongKey);
         }
         // Two records of one sequence are the signer's fault; the first one stays.
@@ -59,12 +59,12 @@ impl RecordStore {
             return Err(Rejection::Older);
         }
         let distance = Distance::between(&self.own, &key);
-        if !self.make_room(distance, cost(&record)) {
+        if !self.make_room(distance, cost(record)) {
             return Err(Rejection::Full);
         }
-        let added = cost(&record);
+        let added = cost(record);
         let (_, set) = self.sets.entry(distance).or_insert_with(|| (key, RecordSet::default()));
-        let offered = set.offer(Arc::clone(&record), subnet);
+        let offered = set.offer(Arc::clone(record), subnet);
         let refused = match offered {
             Offered::Same => return Ok(()),
             Offered::Older => Some(Rejection::Older),
@@ -138,21 +138,21 @@ impl RecordStore {
     }
 
     /// A signer's newer record ends its older ones elsewhere.
-    fn note_signer(&mut self, key: DhtKey, record: Arc<VerifiedRecord>) {
+    fn note_signer(&mut self, key: DhtKey, record: &Arc<VerifiedRecord>) {
         let signer = record.node();
         let known = self
             .signers
             .entry(signer)
-            .or_insert_with(|| Signer { record: Arc::clone(&record), keys: Vec::new() });
+            .or_insert_with(|| Signer { record: Arc::clone(record), keys: Vec::new() });
         let newer = known.record.record().sequence < record.record().sequence;
-        known.record = Arc::clone(&record);
+        known.record = Arc::clone(record);
         if !known.keys.contains(&key) {
             known.keys.push(key);
         }
         if !newer {
             return;
         }
-        let stale: Vec<DhtKey> = known.keys.iter().copied().filter(|held| !belongs(&record, held)).collect();
+        let stale: Vec<DhtKey> = known.keys.iter().copied().filter(|held| !belongs(record, held)).collect();
         for key in stale {
             let distance = Distance::between(&self.own, &key);
             let gone = self.sets.get_mut(&distance).and_then(|(_, set)| set.remove(signer));

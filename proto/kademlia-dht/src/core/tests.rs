@@ -168,7 +168,7 @@ fn hostile_answers_give_nothing_and_do_not_count_as_answers() {
                 assert!(found.records.iter().all(|record| store::belongs(record, &toy())));
             }
             Some(Outcome::Found(Err(error))) => {
-                assert_eq!(error, crate::LookupError::Unanswered { asked: 1 })
+                assert_eq!(error, crate::LookupError::Unanswered { asked: 1 });
             }
             other => panic!("{other:?}"),
         }

@@ -205,4 +205,4 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Twice the longest usual round trip, and room for a busy machine.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// `Instant` cannot be moved arbitrarily far.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600 * 24 * 365);
+const LONGEST_SLEEP: Duration = Duration::from_hours(24 * 365);

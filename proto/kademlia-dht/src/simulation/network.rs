@@ -372,7 +372,7 @@ impl Simulation {
         let pair = (a.min(b) as u64) << 32 | a.max(b) as u64;
         let mut random = SeededRandom::new(self.config.seed ^ pair.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (shortest, longest) = self.config.round_trip;
-        let spread = (longest - shortest).as_micros() as u64;
+        let spread = longest.saturating_sub(shortest).as_micros() as u64;
         shortest + Duration::from_micros(random.below(spread + 1))
     }
 }

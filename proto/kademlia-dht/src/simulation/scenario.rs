@@ -87,7 +87,7 @@ pub fn sybils_around_a_key(config: Config, nodes: usize, share: f64, subnets: u8
         let at = swarm.now() + Duration::from_millis(10 * sybil as u64);
         swarm.join_at(at, index, through);
     }
-    let joined = swarm.now() + Duration::from_millis(10 * sybils as u64) + Duration::from_secs(60);
+    let joined = swarm.now() + Duration::from_millis(10 * sybils as u64) + Duration::from_mins(1);
     swarm.run_until(joined);
     let millis = swarm.unix_seconds() * 1000;
     let signed = record.sign_at(millis).expect("the test record keeps all limits");
@@ -106,7 +106,7 @@ fn grow(swarm: &mut Simulation, nodes: usize) {
             swarm.join_at(Duration::from_millis(20 * index as u64), index, through);
         }
     }
-    swarm.run_until(Duration::from_millis(20 * nodes as u64) + Duration::from_secs(60));
+    swarm.run_until(Duration::from_millis(20 * nodes as u64) + Duration::from_mins(1));
 }
 
 fn publish(swarm: &mut Simulation, publishers: usize) -> Vec<(NodeIndex, DhtKey)> {
@@ -139,7 +139,7 @@ fn measure(swarm: &mut Simulation, honest: usize, wanted: &[(NodeIndex, DhtKey)]
         let started = swarm.now();
         let operation = swarm.lookup(from, key);
         let outcome = swarm.finish(from, operation);
-        latencies.push(swarm.now() - started);
+        latencies.push(swarm.now().saturating_sub(started));
         if let Outcome::Found(Ok(result)) = outcome {
             let publisher = swarm.core(publisher).own();
             found += usize::from(result.records.iter().any(|record| record.node() == publisher));

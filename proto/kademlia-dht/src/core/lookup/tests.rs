@@ -168,7 +168,9 @@ fn a_wrong_address_told_first_does_not_hide_a_node() {
     let wrong = Contact { addr: "60.0.0.1:7401".parse().unwrap(), ..right };
     lookup.named(asked[0].to, &[wrong]);
     lookup.named(asked[1].to, &[right]);
-    asked.iter().for_each(|ask| lookup.answered_by(ask.to, None));
+    for ask in &asked {
+        lookup.answered_by(ask.to, None);
+    }
     let next = asks(&mut lookup, millis(1)).unwrap();
     assert_eq!(next.len(), 2);
     lookup.answered_by(right, None);

@@ -40,16 +40,16 @@ fn held(store: &RecordStore, key: &DhtKey) -> Vec<Arc<VerifiedRecord>> {
 fn one_subnet_cannot_keep_others_out_nor_push_them_out() {
     let mut store = store();
     for number in 0..RECORDS_PER_KEY as u64 {
-        store.store(toy(), of(number), subnet(1)).unwrap();
+        store.store(toy(), &of(number), subnet(1)).unwrap();
     }
-    assert_eq!(store.store(toy(), of(900), subnet(1)), Err(Rejection::Full));
+    assert_eq!(store.store(toy(), &of(900), subnet(1)), Err(Rejection::Full));
     for number in 0..40 {
-        store.store(toy(), of(1_000 + number), subnet(2 + number as u8)).unwrap();
+        store.store(toy(), &of(1_000 + number), subnet(2 + number as u8)).unwrap();
     }
     assert_eq!(held(&store, &toy()).len(), RECORDS_PER_KEY);
     // The flood goes on, but only against itself.
     for number in 0..300 {
-        assert_eq!(store.store(toy(), of(2_000 + number), subnet(1)), Err(Rejection::Full));
+        assert_eq!(store.store(toy(), &of(2_000 + number), subnet(1)), Err(Rejection::Full));
     }
     for number in 0..40 {
         let node = node_key(1_000 + number).node_id();
@@ -62,7 +62,7 @@ fn one_subnet_cannot_keep_others_out_nor_push_them_out() {
 fn two_greedy_subnets_end_with_equal_shares() {
     let mut store = store();
     for number in 0..600 {
-        let _ = store.store(toy(), of(number), subnet(if number < 400 { 1 } else { 2 }));
+        let _ = store.store(toy(), &of(number), subnet(if number < 400 { 1 } else { 2 }));
     }
     let from_second: Vec<_> = (400..600).map(|number| node_key(number).node_id()).collect();
     let second = held(&store, &toy()).iter().filter(|record| from_second.contains(&record.node())).count();
@@ -76,9 +76,9 @@ fn of_a_crowded_subnet_the_record_that_ends_first_goes_first() {
     let short = record(&node_key(5), "toy", (NOW - 300) * 1000);
     for number in 0..RECORDS_PER_KEY as u64 {
         let next = if number == 5 { Arc::clone(&short) } else { of(number) };
-        store.store(toy(), next, subnet(1)).unwrap();
+        store.store(toy(), &next, subnet(1)).unwrap();
     }
-    store.store(toy(), of(999), subnet(2)).unwrap();
+    store.store(toy(), &of(999), subnet(2)).unwrap();
     assert!(!held(&store, &toy()).contains(&short));
 }
 
@@ -87,13 +87,13 @@ fn the_newest_sequence_wins_and_a_tombstone_deletes() {
     let mut store = store();
     let key = node_key(1);
     let (first, second) = (record(&key, "toy", NOW * 1000), record(&key, "toy", NOW * 1000 + 1));
-    store.store(toy(), Arc::clone(&second), subnet(1)).unwrap();
-    assert_eq!(store.store(toy(), Arc::clone(&first), subnet(1)), Err(Rejection::Older));
+    store.store(toy(), &second, subnet(1)).unwrap();
+    assert_eq!(store.store(toy(), &first, subnet(1)), Err(Rejection::Older));
     assert_eq!(held(&store, &toy()), [second]);
     let tombstone = announcement(&key, "toy").tombstone_at(NOW * 1000 + 2).unwrap();
     let tombstone = Arc::new(tombstone.verify(NOW).unwrap());
-    store.store(toy(), Arc::clone(&tombstone), subnet(1)).unwrap();
-    assert_eq!(store.store(toy(), first, subnet(1)), Err(Rejection::Older), "it does not come back");
+    store.store(toy(), &tombstone, subnet(1)).unwrap();
+    assert_eq!(store.store(toy(), &first, subnet(1)), Err(Rejection::Older), "it does not come back");
     assert_eq!(held(&store, &toy()), [tombstone]);
     check(&store);
 }
@@ -104,12 +104,12 @@ fn a_newer_record_ends_the_older_one_under_other_keys() {
     let key = node_key(1);
     let before = record(&key, "toy", NOW * 1000);
     for under in [toy(), DhtKey::of_node(key.node_id()), DhtKey::of_all_models()] {
-        store.store(under, Arc::clone(&before), subnet(1)).unwrap();
+        store.store(under, &before, subnet(1)).unwrap();
     }
     let other = DhtKey::of_model_name("other");
-    store.store(other, record(&key, "other", NOW * 1000 + 1), subnet(1)).unwrap();
+    store.store(other, &record(&key, "other", NOW * 1000 + 1), subnet(1)).unwrap();
     assert!(held(&store, &toy()).is_empty());
-    assert_eq!(store.store(toy(), before, subnet(1)), Err(Rejection::Older));
+    assert_eq!(store.store(toy(), &before, subnet(1)), Err(Rejection::Older));
     assert_eq!(held(&store, &other).len(), 1);
     check(&store);
 }
@@ -118,11 +118,11 @@ fn a_newer_record_ends_the_older_one_under_other_keys() {
 fn two_records_of_one_sequence_do_not_share_a_store() {
     let mut store = store();
     let key = node_key(1);
-    store.store(toy(), record(&key, "toy", NOW * 1000), subnet(1)).unwrap();
+    store.store(toy(), &record(&key, "toy", NOW * 1000), subnet(1)).unwrap();
     for number in 0..20 {
         let model = format!("model {number}");
         let twin = record(&key, &model, NOW * 1000);
-        let refused = store.store(DhtKey::of_model_name(&model), twin, subnet(1));
+        let refused = store.store(DhtKey::of_model_name(&model), &twin, subnet(1));
         assert_eq!(refused, Err(Rejection::Older));
     }
     assert_eq!(store.records(), 1);
@@ -132,7 +132,7 @@ fn two_records_of_one_sequence_do_not_share_a_store() {
 fn a_record_stands_under_its_own_keys_only() {
     let mut store = store();
     let stray = DhtKey::of_model_name("other");
-    assert_eq!(store.store(stray, of(1), subnet(1)), Err(Rejection::WrongKey));
+    assert_eq!(store.store(stray, &of(1), subnet(1)), Err(Rejection::WrongKey));
     assert_eq!(store.records(), 0);
     check(&store);
 }
@@ -140,7 +140,7 @@ fn a_record_stands_under_its_own_keys_only() {
 #[test]
 fn expired_records_are_neither_told_nor_kept() {
     let mut store = store();
-    store.store(toy(), of(1), subnet(1)).unwrap();
+    store.store(toy(), &of(1), subnet(1)).unwrap();
     assert_eq!(store.page(&toy(), None, 16, NOW + 900).0.len(), 1);
     assert!(store.page(&toy(), None, 16, NOW + 901).0.is_empty());
     store.expire(NOW + 901);
@@ -160,7 +160,7 @@ fn a_full_store_keeps_the_keys_nearest_to_itself() {
         .collect();
     for (_, number) in &keys {
         let key = DhtKey::of_node(node_key(*number).node_id());
-        let _ = store.store(key, of(*number), subnet(1));
+        let _ = store.store(key, &of(*number), subnet(1));
         assert!(store.bytes() <= 10 * size);
     }
     keys.sort_unstable();
@@ -174,7 +174,7 @@ fn a_full_store_keeps_the_keys_nearest_to_itself() {
 fn pages_are_in_order_and_complete() {
     let mut store = store();
     for number in 0..50 {
-        store.store(toy(), of(number), subnet(number as u8)).unwrap();
+        store.store(toy(), &of(number), subnet(number as u8)).unwrap();
     }
     let mut after = None;
     let mut seen = Vec::new();
@@ -206,7 +206,7 @@ proptest! {
             let record = record(&key, &model, NOW * 1000 + signer % 5 * 1000);
             let facts: &NodeRecord = record.record();
             let keys = DhtKey::of_offer(facts.node, facts.offer.as_ref());
-            let _ = store.store(keys[under], Arc::clone(&record), subnet(signer as u8 % 3));
+            let _ = store.store(keys[under], &record, subnet(signer as u8 % 3));
             if expire {
                 store.expire(NOW + 902);
             }
