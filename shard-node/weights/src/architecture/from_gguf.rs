@@ -64,7 +64,7 @@ pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, Fiel
             .ok_or_else(|| FieldError::new("attention.layer_norm_rms_epsilon", "is missing"))?,
         rope_theta,
         rope_scaling,
-        tied_head: !checkpoint.has("lm_head.weight"),
+        tied_head: !checkpoint.lists("lm_head.weight"),
     };
     Ok(Reading { architecture, unsupported })
 }
@@ -76,7 +76,7 @@ fn rope_scaling(
     theta: f64,
     unsupported: &mut Vec<String>,
 ) -> Option<RopeScaling> {
-    if checkpoint.has("rope_freqs.weight") {
+    if checkpoint.lists("rope_freqs.weight") {
         let scaling = llama3_scaling(checkpoint, head_dim, theta);
         if scaling.is_none() {
             unsupported.push("rope_freqs.weight that is not Llama 3's".to_owned());

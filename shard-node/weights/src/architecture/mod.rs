@@ -154,7 +154,7 @@ fn is_sane(scaling: RopeScaling) -> bool {
 /// Tensors that a llama-family forward pass would silently ignore.
 fn unexpected_tensors(checkpoint: &Checkpoint) -> Vec<String> {
     let in_layers = |name: &&str| name.starts_with("model.layers.") || name.starts_with("blk.");
-    let names: Vec<&str> = checkpoint.tensors().map(|tensor| &*tensor.name).filter(in_layers).collect();
+    let names: Vec<&str> = checkpoint.names().filter(in_layers).collect();
     let mut parts = Vec::new();
     if let Some(name) =
         names.iter().find(|name| name.rsplit_once('.').is_some_and(|(_, kind)| kind == "bias"))

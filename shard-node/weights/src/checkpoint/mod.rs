@@ -261,9 +261,15 @@ impl Checkpoint {
         })
     }
 
-    /// Is there a readable tensor of that canonical name?
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+    /// Does the model have a tensor of that canonical name, readable or not? A tensor that can't be read is
+    /// still a part of the model.
+    pub fn lists(&self, name: &str) -> bool {
+        self.tensors.contains_key(name) || self.absent.contains_key(name)
+    }
+
+    /// Canonical names of all tensors, readable or not.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().chain(self.absent.keys()).map(String::as_str)
     }
 
     /// The tensor of that canonical name, which must have that shape.

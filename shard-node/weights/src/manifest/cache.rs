@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, Container};
 use crate::text::TEXT_FILES;
 
 /// Counts changes of what this crate computes from the same files; an older entry is then not found.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// A directory of computed manifests.
 #[derive(Clone, Debug)]

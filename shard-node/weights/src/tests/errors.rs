@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{safetensors, tiny_config, tiny_tensors, with_header, write_tiny};
+use crate::gguf::Gguf;
 use crate::header::HeaderError;
 use crate::{Checkpoint, OpenError, TensorError, safetensors::parse};
 
@@ -274,4 +275,39 @@ fn released_pages_leave_memory_and_come_back() {
     println!("RssFile {before} KiB, {read} KiB when read, {after} KiB when released");
     assert!(read > before + (60 << 10) && after + (60 << 10) < read);
     assert_eq!(sum(()), first);
+}
+
+/// llama.cpp keeps the head of a quantised model in a better type than the layers, often one not read here.
+#[test]
+fn a_gguf_whose_head_cannot_be_read_does_not_pass_for_one_with_a_tied_head() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("untied.gguf");
+    std::fs::write(&path, with_unreadable_tensor("output.weight")).unwrap();
+    let error = span_error(&path).to_string();
+    assert!(error.contains("tensor lm_head.weight is stored as IQ4_NL") && error.contains("Q8_0"), "{error}");
+    std::fs::write(&path, with_unreadable_tensor("blk.0.attn_v.bias")).unwrap();
+    let error = Checkpoint::open(&path).unwrap().architecture().unwrap_err().to_string();
+    assert!(error.contains("biases (model.layers.0.self_attn.v_proj.bias)"), "{error}");
+}
+
+/// The golden model with one more tensor, 40 x 64, in a type that can't be read.
+fn with_unreadable_tensor(name: &str) -> Vec<u8> {
+    let golden = std::fs::read(super::golden("tiny.gguf")).unwrap();
+    let data = Gguf::parse(&golden).unwrap().tensors[0].offset as usize;
+    // The last entry of the table: its name, one dimension, type and offset.
+    let last = b"output_norm.weight";
+    let table_end = golden.windows(last.len()).position(|at| at == last).unwrap() + last.len() + 4 + 8 + 4 + 8;
+    assert_eq!(table_end.next_multiple_of(32), data);
+    let mut file = golden[..table_end].to_vec();
+    file[8] += 1;
+    file.extend((name.len() as u64).to_le_bytes());
+    file.extend(name.as_bytes());
+    file.extend(2_u32.to_le_bytes());
+    file.extend([64_u64, 40].map(u64::to_le_bytes).concat());
+    file.extend(20_u32.to_le_bytes());
+    file.extend(((golden.len() - data).next_multiple_of(32) as u64).to_le_bytes());
+    file.resize(file.len().next_multiple_of(32), 0);
+    file.extend(&golden[data..]);
+    file.resize(file.len().next_multiple_of(32) + 40 * 2 * 18, 0);
+    file
 }
