@@ -296,7 +296,8 @@ fn with_unreadable_tensor(name: &str) -> Vec<u8> {
     let data = Gguf::parse(&golden).unwrap().tensors[0].offset as usize;
     // The last entry of the table: its name, one dimension, type and offset.
     let last = b"output_norm.weight";
-    let table_end = golden.windows(last.len()).position(|at| at == last).unwrap() + last.len() + 4 + 8 + 4 + 8;
+    let table_end =
+        golden.windows(last.len()).position(|at| at == last).unwrap() + last.len() + 4 + 8 + 4 + 8;
     assert_eq!(table_end.next_multiple_of(32), data);
     let mut file = golden[..table_end].to_vec();
     file[8] += 1;
