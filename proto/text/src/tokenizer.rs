@@ -184,8 +184,14 @@ fn refuse_growth(bytes: &[u8]) -> Result<(), TokenizerError> {
 /// By how much a step, or the sequence in it, may multiply its input, from the strings that it inserts.
 fn growth_of(step: &Value) -> usize {
     let inserted = ["content", "prepend", "replacement"];
-    let own =
-        inserted.iter().filter_map(|key| step.get(key)?.as_str()).map(str::len).max().unwrap_or(1).max(1);
+    let longest = inserted.iter().filter_map(|key| step.get(key)?.as_str()).map(str::len).max().unwrap_or(1);
+    let own = match step.get("type").and_then(Value::as_str) {
+        // An expression that matches the empty text inserts at every character and removes none.
+        Some("Replace") if step.pointer("/pattern/Regex").is_some() => 1 + longest,
+        // Half of the bytes become characters of two bytes.
+        Some("ByteLevel") => 2,
+        _ => longest.max(1),
+    };
     let lists = ["normalizers", "pretokenizers", "decoders"];
     let inner = lists.iter().filter_map(|key| step.get(key)?.as_array()).flatten();
     inner.map(growth_of).fold(own, usize::saturating_mul)

@@ -44,6 +44,20 @@ fn hostile_tokenizers_are_refused() {
     let bomb =
         format!(r#"{{"normalizer":{{"type":"Sequence","normalizers":[{step},{step},{step}]}},{model}}}"#);
     assert!(refused(&bomb).contains("multiplies"));
+    // Each of these doubles a text without a long string: an empty match, and bytes as characters, again and again.
+    for (list, step) in [
+        ("normalizer", r#"{"type":"Replace","pattern":{"Regex":""},"content":"a"}"#),
+        ("normalizer", r#"{"type":"ByteLevel"}"#),
+        (
+            "pre_tokenizer",
+            r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}"#,
+        ),
+    ] {
+        let inner = if list == "normalizer" { "normalizers" } else { "pretokenizers" };
+        let steps = [step; 40].join(",");
+        let bomb = format!(r#"{{"{list}":{{"type":"Sequence","{inner}":[{steps}]}},{model}}}"#);
+        assert!(refused(&bomb).contains("multiplies"), "{step}");
+    }
     let huge = vec![b' '; MAX_JSON_BYTES + 1];
     assert!(matches!(Tokenizer::from_json(&huge), Err(TokenizerError::TooLarge { .. })));
 }
