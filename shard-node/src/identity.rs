@@ -28,10 +28,14 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// Another process is this node.
-    #[error("another process uses {0} and would be the same node: stop it, or give this one its own --state-dir DIR")]
+    #[error(
+        "another process uses {0} and would be the same node: stop it, or give this one its own --state-dir DIR"
+    )]
     InUse(PathBuf),
     /// The key file does not hold a key.
-    #[error("{0} does not hold a node key (64 hexadecimal digits): restore it from a backup, or move it away to get a new identity")]
+    #[error(
+        "{0} does not hold a node key (64 hexadecimal digits): restore it from a backup, or move it away to get a new identity"
+    )]
     Malformed(PathBuf),
     /// Others may read the key.
     #[error("{path} can be read by others (mode {mode:o}): run `chmod 600 {path}`", path = path.display())]

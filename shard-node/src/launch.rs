@@ -23,7 +23,10 @@ pub enum LaunchError {
         beside: PathBuf,
     },
     /// libtorch is nowhere.
-    #[error("libtorch 2.11 was not found in {}: run `shard-node setup`, or set LIBTORCH to its folder", list(searched))]
+    #[error(
+        "libtorch 2.11 was not found in {}: run `shard-node setup`, or set LIBTORCH to its folder",
+        list(searched)
+    )]
     NoLibtorch {
         /// Where it was looked for.
         searched: Vec<PathBuf>,
@@ -56,9 +59,7 @@ pub fn exec_engine(arguments: impl IntoIterator<Item = OsString>) -> LaunchError
             command.env(name, value);
         }
     }
-    let old = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let folders = std::iter::once(libraries).chain(std::env::split_paths(&old));
-    if let Ok(joined) = std::env::join_paths(folders) {
+    if let Some(joined) = library_path(&libraries, std::env::var_os("LD_LIBRARY_PATH")) {
         command.env("LD_LIBRARY_PATH", joined);
     }
     LaunchError::Exec { path: engine, source: command.exec() }
@@ -70,6 +71,7 @@ fn engine() -> Result<PathBuf, LaunchError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::iter::once(beside.clone())
         .chain(std::env::split_paths(&path))
+        .filter(|folder| !folder.as_os_str().is_empty())
         .map(|folder| folder.join(ENGINE))
         .find(|candidate| candidate.is_file())
         .ok_or(LaunchError::NoEngine { beside })
@@ -100,6 +102,14 @@ fn libtorch() -> Result<PathBuf, LaunchError> {
     }
 }
 
+/// `libraries` before what was searched already. An empty entry would be the current folder, from which nothing of
+/// ours may be loaded; an absent variable splits into one.
+fn library_path(libraries: &Path, old: Option<OsString>) -> Option<OsString> {
+    let old = old.unwrap_or_default();
+    let old = std::env::split_paths(&old).filter(|folder| !folder.as_os_str().is_empty());
+    std::env::join_paths(std::iter::once(libraries.to_owned()).chain(old)).ok()
+}
+
 fn list(folders: &[PathBuf]) -> String {
     folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
 }
@@ -109,3 +119,16 @@ const LIBRARY: &str = "libtorch_cpu.so";
 
 /// Waiting threads sleep: stages of one machine take turns, and a spinning one takes the next one's core.
 const OPENMP: [(&str, &str); 1] = [("OMP_WAIT_POLICY", "passive")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_current_folder_is_never_searched_for_libraries() {
+        let path = |old: Option<&str>| library_path(Path::new("/t/lib"), old.map(OsString::from)).unwrap();
+        assert_eq!(path(None), "/t/lib");
+        assert_eq!(path(Some("")), "/t/lib");
+        assert_eq!(path(Some("/a::/b:")), "/t/lib:/a:/b");
+    }
+}

@@ -31,7 +31,8 @@ pub fn build_tree_third_party() -> Option<PathBuf> {
 }
 
 fn third_party_of(program: &Path) -> Option<PathBuf> {
-    let target = program.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "target"))?;
+    let target =
+        program.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "target"))?;
     let third_party = target.parent()?.join("third_party");
     third_party.is_dir().then_some(third_party)
 }

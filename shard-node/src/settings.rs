@@ -183,7 +183,9 @@ impl Settings {
     pub fn check(&self) -> Result<Checked, SettingsError> {
         let name = self.name.clone();
         if let Some(name) = &name
-            && (name.is_empty() || name.len() > proto::record::MAX_NAME_BYTES || name.contains(char::is_control))
+            && (name.is_empty()
+                || name.len() > proto::record::MAX_NAME_BYTES
+                || name.contains(char::is_control))
         {
             return Err(wrong("name", format!("must have 1 to {} bytes", proto::record::MAX_NAME_BYTES)));
         }
@@ -269,7 +271,10 @@ mod tests {
         let path = folder.path().join("node.toml");
         std::fs::write(&path, "layer = \"0..1\"\n").unwrap();
         let error = Settings::read(&path, true).unwrap_err().to_string();
-        assert!(error.contains("node.toml") && error.contains("layer") && error.contains("line 1"), "{error}");
+        assert!(
+            error.contains("node.toml") && error.contains("layer") && error.contains("line 1"),
+            "{error}"
+        );
         assert!(Settings::read(&folder.path().join("none.toml"), false).is_ok());
         assert!(Settings::read(&folder.path().join("none.toml"), true).is_err());
     }

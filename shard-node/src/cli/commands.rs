@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use proto_telemetry::LogFormat;
 use serde_json::json;
 use shard_node_weights::{Checkpoint, Inspection, ModelRef};
 
@@ -45,11 +46,13 @@ pub(super) struct InspectArgs {
 }
 
 pub(super) fn inspect(args: InspectArgs) -> Result<()> {
+    proto_telemetry::init_binary_logging(LogFormat::Text, proto_telemetry::DEFAULT_FILTER)?;
     let path = model::locate_or_fetch(&args.model)?;
     let checkpoint = Checkpoint::open(&path)?;
     let inspection = shard_node_weights::inspect(&checkpoint)?;
     let name = model::name_of(&args.model, None);
-    let described = if inspection.unsupported.is_empty() { Some(model::describe(&checkpoint)?) } else { None };
+    let described =
+        if inspection.unsupported.is_empty() { Some(model::describe(&checkpoint)?) } else { None };
     let id = described.as_ref().map(|described| described.id);
     if args.json {
         let mut object = json!({
@@ -83,17 +86,27 @@ fn print_table(inspection: &Inspection) {
     let types: Vec<String> =
         inspection.tensors.iter().map(|(dtype, count)| format!("{count} x {dtype}")).collect();
     let rows = [
-        ("container", format!("{}, mostly {} ({})", inspection.container, inspection.quantisation, types.join(", "))),
+        (
+            "container",
+            format!("{}, mostly {} ({})", inspection.container, inspection.quantisation, types.join(", ")),
+        ),
         ("parameters", format!("{:.1} M", inspection.parameters as f64 / 1e6)),
         ("stored", mib(inspection.stored_bytes)),
         (
             "a layer",
-            format!("{} to {}", mib(layers.iter().min().copied().unwrap_or(0)), mib(layers.iter().max().copied().unwrap_or(0))),
+            format!(
+                "{} to {}",
+                mib(layers.iter().min().copied().unwrap_or(0)),
+                mib(layers.iter().max().copied().unwrap_or(0))
+            ),
         ),
         ("embedding, head", format!("{}, {}", mib(inspection.embedding_bytes), mib(inspection.head_bytes))),
         (
             "KV of a token",
-            format!("{} B (bf16), {} B (exact)", inspection.kv_bytes_per_token_bf16, inspection.kv_bytes_per_token_exact),
+            format!(
+                "{} B (bf16), {} B (exact)",
+                inspection.kv_bytes_per_token_bf16, inspection.kv_bytes_per_token_exact
+            ),
         ),
     ];
     for (name, value) in rows {

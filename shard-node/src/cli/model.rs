@@ -32,7 +32,12 @@ fn fetch(repository: &HubRef) -> Result<PathBuf> {
         let tenth = progress.bytes * 10 / progress.of.max(1);
         if told.0 != progress.file || told.1 != tenth {
             told = (progress.file.to_owned(), tenth);
-            tracing::info!(file = progress.file, percent = tenth * 10, bytes = progress.of, "fetching from the hub");
+            tracing::info!(
+                file = progress.file,
+                percent = tenth * 10,
+                bytes = progress.of,
+                "fetching from the hub"
+            );
         }
     };
     hub::fetch(repository, None, &options, progress).with_context(|| format!("fetch hf:{repository}"))

@@ -19,8 +19,7 @@ use crate::node::{AdminConfig, BootstrapConfig, BootstrapNode, Node, NodeConfig,
 use crate::settings::Checked;
 
 /// Said when there is nothing to serve.
-pub(super) const NO_MODEL: &str =
-    "no model was named: give --model REF, for example --model smollm2-135m-instruct, or `model` in the configuration";
+pub(super) const NO_MODEL: &str = "no model was named: give --model REF, for example --model smollm2-135m-instruct, or `model` in the configuration";
 
 /// Serves until SIGTERM or SIGINT, or until the node fails.
 pub(super) fn serve(engine: &dyn Engine, checked: Checked) -> Result<()> {
@@ -53,15 +52,13 @@ pub(super) fn serve(engine: &dyn Engine, checked: Checked) -> Result<()> {
     let (listen, port) = listen(&checked);
     let mut config = NodeConfig::new(identity.key().clone(), listen, served);
     config.port = port;
-    config.advertise = checked.advertise;
     config.admin = Some(admin(&checked));
     config.kv_positions = checked.kv_positions;
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        let discovery = Discovery::Dht {
-            bootstrap: targets(&checked.bootstrap, checked.trust_first).await?,
-            state_dir: Some(identity.folder().to_owned()),
-        };
+        let bootstrap = targets(&checked.bootstrap, checked.trust_first).await?;
+        config.advertise = checked.advertise.or_else(|| guess_advertised(listen, &bootstrap));
+        let discovery = Discovery::Dht { bootstrap, state_dir: Some(identity.folder().to_owned()) };
         let node = tokio::select! {
             bound = Node::bind(config, discovery, loader) => bound?,
             () = signals.next() => bail!("asked to stop while loading"),
@@ -86,12 +83,13 @@ pub(super) fn bootstrap(checked: Checked) -> Result<()> {
     let (listen, port) = listen(&checked);
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
+        let bootstrap = targets(&checked.bootstrap, checked.trust_first).await?;
         let node = BootstrapNode::bind(BootstrapConfig {
             endpoint: EndpointConfig::new(identity.key().clone(), listen),
             port,
-            advertise: checked.advertise,
+            advertise: checked.advertise.or_else(|| guess_advertised(listen, &bootstrap)),
             admin: Some(admin(&checked)),
-            bootstrap: targets(&checked.bootstrap, checked.trust_first).await?,
+            bootstrap,
             state_dir: Some(identity.folder().to_owned()),
         })
         .await?;
@@ -111,6 +109,20 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 fn listen(checked: &Checked) -> (SocketAddr, PortChoice) {
     checked.listen.map_or((DEFAULT_LISTEN, PortChoice::OrNextFree), |addr| (addr, PortChoice::Exactly))
+}
+
+/// Where others probably reach a node that listens everywhere: the address that packets to the first bootstrap peer
+/// leave from, or to anywhere without one. Nothing is sent. The port is the one that will be bound.
+fn guess_advertised(listen: SocketAddr, bootstrap: &[Target]) -> Option<SocketAddr> {
+    if !listen.ip().is_unspecified() {
+        return None;
+    }
+    let towards = bootstrap.first().map_or(ANYWHERE, |target| target.addr);
+    let socket = std::net::UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).ok()?;
+    socket.connect(towards).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    tracing::info!(%ip, "listening on every address, announcing this one; --advertise ADDR announces another");
+    Some(SocketAddr::new(ip, BOUND_PORT))
 }
 
 fn admin(checked: &Checked) -> AdminConfig {
@@ -152,3 +164,9 @@ impl Signals {
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7401);
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7402);
+
+/// An address outside this machine that nobody has (RFC 5737); it only selects a route.
+const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
+/// Stands for the port that will be bound.
+const BOUND_PORT: u16 = 0;
