@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// A 135M model loads in a few seconds; a busy machine may take many times that.
-const READY_TIMEOUT: Duration = Duration::from_secs(120);
+const READY_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The built programs and the model that set-up fetched.
 #[derive(Clone, Debug)]
@@ -186,7 +186,7 @@ impl Programs {
         let target = bootstrap.target();
         let mut all = vec!["generate", "--json", "--bootstrap", &target];
         all.extend(arguments);
-        let finished = self.run("router", home, &all, Duration::from_secs(300))?;
+        let finished = self.run("router", home, &all, Duration::from_mins(5))?;
         ensure!(finished.status.success(), "router generate failed: {}", finished.stderr);
         let last = finished.stdout.lines().last().context("router generate printed nothing")?;
         serde_json::from_str(last).with_context(|| format!("read {last:?}"))

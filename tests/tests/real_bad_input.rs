@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cluster_tests::processes::{Programs, Running};
 
-const QUICK: Duration = Duration::from_secs(60);
+const QUICK: Duration = Duration::from_mins(1);
 const ALIAS: &str = "smollm2-135m-instruct";
 
 /// Runs a program that must fail, and checks that its last words hold all of `words`.

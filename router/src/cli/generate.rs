@@ -24,20 +24,21 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let request = GenerateRequest { prompt: prompt(arguments)?, ..request(settings, arguments)? };
     let cancel = CancellationToken::new();
-    let streaming = !settings.json;
+    let mut shown = false;
     let mut watch = |step: Step<'_>| {
         remark(step, settings.verbose);
-        if let (true, Step::Token(_, text) | Step::Rest(text)) = (streaming, step)
-            && output::piece(text).is_err()
-        {
-            // Nobody reads any more.
-            cancel.cancel();
+        if let (false, Step::Token(_, text) | Step::Rest(text)) = (settings.json, step) {
+            shown = true;
+            if output::piece(text).is_err() {
+                // Nobody reads any more.
+                cancel.cancel();
+            }
         }
     };
     let answer = router.generate(&request, &mut watch, &cancel);
     let reply = until_interrupted(answer, &cancel).await;
-    if streaming {
-        output::piece("\n")?;
+    if shown && output::line("").is_err() {
+        tracing::debug!("stdout is closed");
     }
     let reply = reply?;
     report(&reply, settings, arguments)?;

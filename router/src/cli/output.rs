@@ -22,9 +22,15 @@ pub(super) fn remark(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// The error that ends the program, with its causes.
+/// The error that ends the program, with those of its causes that it does not name itself.
 pub(super) fn error(error: &anyhow::Error) {
-    remark(&format!("error: {error:#}"));
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    remark(&format!("error: {text}"));
 }
 
 /// Rows under a head, columns aligned.

@@ -63,7 +63,7 @@ pub(crate) enum UsageError {
 }
 
 /// What is logged by a one-shot command: its own output says the rest.
-const QUIET_FILTER: &str = "warn,quinn=error,quinn_proto=error,rustls=error";
+const QUIET_FILTER: &str = "warn,kademlia_dht=error,quinn=error,quinn_proto=error,rustls=error";
 const VERBOSE_FILTER: &str = "info,router=debug,quinn=warn,quinn_proto=warn,rustls=warn";
 
 impl Settings {

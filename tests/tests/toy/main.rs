@@ -4,6 +4,7 @@
 //! layer changes the answer.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "each test prints its seed and its figures")]
 
 mod answers;
 mod bad_input;

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes on a busy machine; a test that waits for it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// Layers of the toy model.
 pub(crate) const LAYERS: u32 = 30;
 
@@ -204,10 +204,7 @@ impl ToySwarm {
     /// Announcing goes on by itself after a node is bound.
     async fn wait_until_announced(&self) {
         let announced = async {
-            let probe = match self.dht {
-                true => Some(self.router(250).await),
-                false => None,
-            };
+            let probe = if self.dht { Some(self.router(250).await) } else { None };
             let mut look = tokio::time::interval(Duration::from_millis(20));
             loop {
                 let found = match &probe {
