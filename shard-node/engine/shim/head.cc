@@ -2,22 +2,38 @@
 //
 // oneDNN would round the logits to bf16's 8 bits, which makes ties of the best candidates common;
 // and the table can be the very one that embeds. A logit's bits depend on its two rows alone.
+//
+// 32 bf16 values are read as 16 words: shifted left they are the even values, masked the odd ones.
+// So each row of x is dealt out the same way first, evens then odds of every 32.
+#include <vector>
+
 #include "values.h"
 
 namespace {
 
-// kTokens rows of the table times kRows rows of x; `out` is the first of kTokens logits in each row.
+constexpr int64_t kDeal = 32;
+
+// kTokens rows of the table times kRows dealt rows of x; `out` is the first of kTokens logits of a row.
 template <int kTokens, int kRows>
 INLINE void tile(const float* x, const Bf16* table, float* out, int64_t width, int64_t vocab) {
   F32x16 sum[kTokens][kRows] = {};
   int64_t i = 0;
-  for (; i + 16 <= width; i += 16) {
-    F32x16 w[kTokens];
-    for (int t = 0; t < kTokens; ++t) load16(table + t * width + i, w[t]);
+  for (; i + kDeal <= width; i += kDeal) {
+    F32x16 even[kTokens], odd[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      U32x16 words;
+      std::memcpy(&words, table + t * width + i, 64);
+      even[t] = reinterpret_cast<F32x16>(words << 16);
+      odd[t] = reinterpret_cast<F32x16>(words & 0xffff0000u);
+    }
     for (int r = 0; r < kRows; ++r) {
-      F32x16 a;
+      F32x16 a, b;
       load16(x + r * width + i, a);
-      for (int t = 0; t < kTokens; ++t) sum[t][r] += a * w[t];
+      load16(x + r * width + i + 16, b);
+      for (int t = 0; t < kTokens; ++t) {
+        sum[t][r] += a * even[t];
+        sum[t][r] += b * odd[t];
+      }
     }
   }
   for (int t = 0; t < kTokens; ++t)
@@ -41,8 +57,17 @@ INLINE void tiles(const float* x, const Bf16* table, float* out, int64_t width, 
 EVERY_CPU void part(const float* x, const Bf16* table, float* out, int64_t rows, int64_t width, int64_t begin,
                     int64_t end, int64_t vocab) {
   int64_t r = 0;
+  for (; r + 8 <= rows; r += 8) tiles<8>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
   for (; r + 4 <= rows; r += 4) tiles<4>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
   for (; r < rows; ++r) tiles<1>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
+}
+
+std::vector<float> dealt(const float* x, int64_t rows, int64_t width) {
+  std::vector<float> out(x, x + rows * width);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i + kDeal <= width; i += kDeal)
+      for (int64_t j = 0; j < kDeal; ++j) out[r * width + i + j / 2 + (j % 2) * 16] = x[r * width + i + j];
+  return out;
 }
 
 }  // namespace
@@ -54,10 +79,11 @@ void ll_head(const float* x, const void* table, float* out, int64_t rows, int64_
              int threads) {
   constexpr int64_t kPart = 256;  // a part of the table stays in the second-level cache for all rows
   const int64_t parts = (vocab + kPart - 1) / kPart;
+  const std::vector<float> rows_dealt = dealt(x, rows, width);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t p = 0; p < parts; ++p) {
     const int64_t begin = p * kPart, end = begin + kPart < vocab ? begin + kPart : vocab;
-    part(x, static_cast<const Bf16*>(table), out, rows, width, begin, end, vocab);
+    part(rows_dealt.data(), static_cast<const Bf16*>(table), out, rows, width, begin, end, vocab);
   }
 }
 

@@ -67,11 +67,11 @@ impl KvStore {
     }
 
     pub(crate) fn session(&self, slot: KvSlot) -> Result<&SessionKv, StageError> {
-        self.sessions.get(&slot).ok_or(StageError::UnknownSlot(slot.get()))
+        self.sessions.get(&slot).ok_or_else(|| StageError::UnknownSlot(slot.get()))
     }
 
     pub(crate) fn session_mut(&mut self, slot: KvSlot) -> Result<&mut SessionKv, StageError> {
-        self.sessions.get_mut(&slot).ok_or(StageError::UnknownSlot(slot.get()))
+        self.sessions.get_mut(&slot).ok_or_else(|| StageError::UnknownSlot(slot.get()))
     }
 
     /// Makes room for positions below `length`, one layer after the other, so that no more than one

@@ -50,11 +50,11 @@ impl<'a> StepRows<'a> {
     /// Attention of fused `qkv [rows, width]`; gives `[rows, heads * dim]`. Writes the layer's cache.
     pub(crate) fn attend(&mut self, qkv: &mut Tensor) -> Result<Tensor, TorchError> {
         for &(slot, run) in &self.runs {
-            let session = self.kv.session_mut(slot).map_err(gone)?;
+            let session = self.kv.session_mut(slot).map_err(|error| gone(&error))?;
             append(qkv, run, session.layer_mut(self.layer)?, self.rotary, self.heads)?;
         }
         let caches = self.runs.iter().map(|&(slot, run)| {
-            let session = self.kv.session(slot).map_err(gone)?;
+            let session = self.kv.session(slot).map_err(|error| gone(&error))?;
             Ok((run, session.layer(self.layer)?))
         });
         let caches = caches.collect::<Result<Vec<_>, TorchError>>()?;
@@ -62,6 +62,6 @@ impl<'a> StepRows<'a> {
     }
 }
 
-fn gone(error: StageError) -> TorchError {
+fn gone(error: &StageError) -> TorchError {
     TorchError(error.to_string().into())
 }

@@ -92,7 +92,7 @@ impl Stage for TorchStage {
                 why: format!("a session of this model has 1 to {context} positions"),
             });
         }
-        self.rotary.reserve(max_positions).map_err(compute)?;
+        self.rotary.reserve(max_positions)?;
         self.kv.open(max_positions)
     }
 
@@ -197,7 +197,7 @@ impl TorchStage {
     ) -> Result<StepOutput, StageError> {
         let x = match start {
             Start::Tokens(tokens) => {
-                let x = self.embed(&tokens).map_err(compute)?;
+                let x = self.embed(&tokens)?;
                 self.run_layers(groups, &x)
             }
             Start::Rows(bytes) => {
@@ -205,11 +205,10 @@ impl TorchStage {
                 let kind = self.numerics.linear.activation_kind();
                 self.with_rows(bytes, shape, kind, |stage, x| stage.run_layers(groups, x))?
             }
-        }
-        .map_err(compute)?;
+        }?;
         match &self.head {
-            None => to_wire(&x).map(StepOutput::Activations).map_err(compute),
-            Some(head) => logits(head, groups, &x).map(StepOutput::Logits).map_err(compute),
+            None => to_wire(&x).map(StepOutput::Activations).map_err(StageError::from),
+            Some(head) => logits(head, groups, &x).map(StepOutput::Logits).map_err(StageError::from),
         }
     }
 
@@ -249,7 +248,7 @@ impl TorchStage {
         }
         let copy = Tensor::f_from_data_size(bytes, &shape, kind)
             .and_then(|copy| copy.f_to_device(self.device))
-            .map_err(|error| compute(error.into()))?;
+            .map_err(|error| StageError::from(TorchError::from(error)))?;
         Ok(f(self, &copy))
     }
 }
@@ -282,6 +281,8 @@ fn to_wire(x: &Tensor) -> Result<Bytes, TorchError> {
     Ok(Bytes::copy_from_slice(bytes))
 }
 
-fn compute(error: TorchError) -> StageError {
-    StageError::Compute(error.to_string())
+impl From<TorchError> for StageError {
+    fn from(error: TorchError) -> Self {
+        Self::Compute(error.to_string())
+    }
 }

@@ -1,4 +1,4 @@
-//! Llama and what computes like it: pre-norm, rotary attention with grouped keys, gated SiLU
+//! Llama and what computes like it: pre-norm, rotary attention with grouped keys, gated `SiLU`
 //! (Touvron et al. 2023, <https://arxiv.org/abs/2302.13971>; HF `modeling_llama.py`).
 
 use proto::LayerIndex;

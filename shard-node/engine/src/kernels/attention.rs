@@ -19,13 +19,6 @@ pub(crate) struct Heads {
     pub(crate) dim: i64,
 }
 
-impl Heads {
-    /// Elements of a row of fused queries, keys and values.
-    pub(crate) const fn width(self) -> i64 {
-        (self.queries + 2 * self.keys) * self.dim
-    }
-}
-
 /// Keys and values of one layer of one session, each `[key heads, capacity, dim]`.
 #[derive(Debug)]
 pub(crate) struct LayerCache {
@@ -213,7 +206,7 @@ mod tests {
                 let bound = if kind == Kind::Float { 1e-5 } else { 0.04 };
                 let mut mask = None;
                 for (start, rows) in [(0, 70), (70, 65), (135, 1), (136, 20)] {
-                    let qkv = Tensor::randn([rows, heads.width()], (kind, Device::Cpu));
+                    let qkv = Tensor::randn([rows, (queries + 2 * keys) * dim], (kind, Device::Cpu));
                     let run = Run { row: 0, rows, start };
                     let (mut a, b) = (qkv.copy(), qkv.copy());
                     append(&mut a, run, &mut ours, &rotary, heads).unwrap();

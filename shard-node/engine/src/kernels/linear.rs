@@ -11,7 +11,7 @@ use crate::ffi::{self, TorchError};
 /// An f32 product's bits depend on the number of rows the library is given (it picks kernels by
 /// it), but not on a row's index or its neighbours: shown by the test below for the sizes in use.
 /// So every product of the exact class has exactly this many rows, zero-padded.
-pub const EXACT_ROWS: i64 = 16;
+pub(crate) const EXACT_ROWS: i64 = 16;
 
 /// One weight matrix `[out, in]`, ready to multiply rows `[rows, in]`.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) enum Linear {
 
 /// Which [`Linear`] a stage makes of its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinearKind {
+pub(crate) enum LinearKind {
     /// f32 in blocks of 16 rows.
     Exact,
     /// bf16 packed by oneDNN.

@@ -4,6 +4,6 @@
 //! operators do the same. A file here knows tensors and sizes, never a model.
 
 pub(crate) mod attention;
-pub mod linear;
+pub(crate) mod linear;
 pub(crate) mod rotary;
 pub(crate) mod rows;

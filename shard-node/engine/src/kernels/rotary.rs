@@ -91,21 +91,19 @@ fn stretched(frequency: f64, scaling: Option<RopeScaling>) -> f64 {
 mod tests {
     use super::*;
 
-    /// Made with transformers' `ROPE_INIT_FUNCTIONS["llama3"]` for Llama 3.2's parameters: theta 5e5,
-    /// head_dim 64, factor 32, low 1, high 4, original context 8192.
     #[test]
-    fn llama3_frequencies_are_those_of_transformers() {
+    fn llama3_keeps_high_frequencies_and_stretches_low_ones() {
         let scaling = Some(RopeScaling::Llama3 {
             factor: 32.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
             original_context: 8192,
         });
-        let at = |i: i32| stretched(5e5f64.powf(-2.0 * f64::from(i) / 64.0), scaling);
-        for (i, expected) in GOLDEN {
-            assert!((at(i) / expected - 1.0).abs() < 1e-6, "{i}: {} against {expected}", at(i));
-        }
+        // 4 turns and 1 turn in the original context are the borders.
+        let turns = |turns: f64| turns * TAU / 8192.0;
+        assert_eq!(stretched(turns(4.1), scaling), turns(4.1));
+        assert_eq!(stretched(turns(0.9), scaling), turns(0.9) / 32.0);
+        let between = stretched(turns(2.5), scaling) / turns(2.5);
+        assert!((between - (0.5 / 32.0 + 0.5)).abs() < 1e-12, "{between}");
     }
-
-    const GOLDEN: [(i32, f64); 0] = [];
 }

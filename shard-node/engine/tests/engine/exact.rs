@@ -120,7 +120,9 @@ fn company_does_not_change_a_sessions_bits() {
                     }
                 }
             }
-            sessions.into_iter().for_each(|session| pipeline.close(session));
+            for session in sessions {
+                pipeline.close(session);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proto::Position;
 use proto::tensor::NumericsClass;
-use shard_node_stage::{KvSlot, Stage, StageError, StepGroup, StepInput, StepOutput};
+use shard_node_stage::{KvSlot, StageError, StepGroup, StepInput, StepOutput};
 
 use crate::pipeline::Pipeline;
 use crate::synthetic::SMALL;

@@ -1,6 +1,6 @@
 //! Tiny llamas with seeded random weights, written as safetensors or GGUF.
 //!
-//! Matrices are N(0, 1/sqrt(fan_in)), so that every layer moves the residual by about its own size and
+//! Matrices are normal with a deviation of `1 / sqrt(columns)`, so that every layer moves the residual by about its own size and
 //! a skipped, doubled or swapped one changes the logits.
 
 use std::io::Write;
