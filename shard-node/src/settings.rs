@@ -48,7 +48,7 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_KV_POSITIONS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_positions: Option<u64>,
-    /// UDP address to listen on; 0.0.0.0:7401 or the next free port by default
+    /// UDP address to listen on; `0.0.0.0:7401` or the next free port by default
     #[arg(long, env = "LAYERLANE_LISTEN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
@@ -64,7 +64,7 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_TRUST_FIRST", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_first: Option<bool>,
-    /// Address of /metrics, /livez and /readyz; 127.0.0.1:7402 or the next free port by default
+    /// Address of `/metrics`, `/livez` and `/readyz`; `127.0.0.1:7402` or the next free port by default
     #[arg(long, env = "LAYERLANE_ADMIN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
@@ -72,11 +72,11 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_STATE_DIR", value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
-    /// What to log, for example info or info,shard_node=debug
+    /// What to log, for example `info` or `info,shard_node=debug`
     #[arg(long, env = "LAYERLANE_LOG", value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
-    /// text or json
+    /// `text` or `json`
     #[arg(long, env = "LAYERLANE_LOG_FORMAT", value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<String>,

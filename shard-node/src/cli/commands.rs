@@ -45,7 +45,7 @@ pub(super) struct InspectArgs {
     json: bool,
 }
 
-pub(super) fn inspect(args: InspectArgs) -> Result<()> {
+pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
     proto_telemetry::init_binary_logging(LogFormat::Text, proto_telemetry::DEFAULT_FILTER)?;
     let path = model::locate_or_fetch(&args.model)?;
     let checkpoint = Checkpoint::open(&path)?;

@@ -82,7 +82,7 @@ pub fn engine_main(engine: &dyn Engine) -> ExitCode {
         Command::Serve(args) => args.merged().and_then(|settings| {
             let checked = settings.check()?;
             start_logging(&checked)?;
-            serve::serve(engine, checked)
+            serve::serve(engine, &checked)
         }),
         command => without_engine(command),
     })
@@ -94,10 +94,10 @@ fn without_engine(command: Command) -> Result<()> {
         Command::Bootstrap(args) => {
             let checked = args.merged()?.check()?;
             start_logging(&checked)?;
-            serve::bootstrap(checked)
+            serve::bootstrap(&checked)
         }
         Command::Identity(args) => commands::identity(args),
-        Command::Inspect(args) => commands::inspect(args),
+        Command::Inspect(args) => commands::inspect(&args),
         Command::Setup(args) => commands::setup(args),
         Command::Config(args) => commands::config(args),
     }

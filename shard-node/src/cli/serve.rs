@@ -22,7 +22,7 @@ use crate::settings::Checked;
 pub(super) const NO_MODEL: &str = "no model was named: give --model REF, for example --model smollm2-135m-instruct, or `model` in the configuration";
 
 /// Serves until SIGTERM or SIGINT, or until the node fails.
-pub(super) fn serve(engine: &dyn Engine, checked: Checked) -> Result<()> {
+pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
     let reference = checked.model.clone().context(NO_MODEL)?;
     let identity = Identity::open(&checked.state_dir)?;
     let path = model::locate_or_fetch(&reference)?;
@@ -49,10 +49,10 @@ pub(super) fn serve(engine: &dyn Engine, checked: Checked) -> Result<()> {
         device: checked.device,
         threads: checked.threads,
     });
-    let (listen, port) = listen(&checked);
+    let (listen, port) = listen(checked);
     let mut config = NodeConfig::new(identity.key().clone(), listen, served);
     config.port = port;
-    config.admin = Some(admin(&checked));
+    config.admin = Some(admin(checked));
     config.kv_positions = checked.kv_positions;
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
@@ -78,9 +78,9 @@ pub(super) fn serve(engine: &dyn Engine, checked: Checked) -> Result<()> {
 }
 
 /// Runs a DHT peer until SIGTERM or SIGINT.
-pub(super) fn bootstrap(checked: Checked) -> Result<()> {
+pub(super) fn bootstrap(checked: &Checked) -> Result<()> {
     let identity = Identity::open(&checked.state_dir)?;
-    let (listen, port) = listen(&checked);
+    let (listen, port) = listen(checked);
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let bootstrap = targets(&checked.bootstrap, checked.trust_first).await?;
@@ -88,7 +88,7 @@ pub(super) fn bootstrap(checked: Checked) -> Result<()> {
             endpoint: EndpointConfig::new(identity.key().clone(), listen),
             port,
             advertise: checked.advertise.or_else(|| guess_advertised(listen, &bootstrap)),
-            admin: Some(admin(&checked)),
+            admin: Some(admin(checked)),
             bootstrap,
             state_dir: Some(identity.folder().to_owned()),
         })
