@@ -2,11 +2,12 @@
 //!
 //! An [`Endpoint`] is one UDP port with one identity. It dials ([`Endpoint::connect`], or [`Peers`] to share
 //! connections) and accepts ([`Endpoint::accept`]); both give a [`Connection`] whose peer has proved its ed25519 key. On
-//! a connection, [`FrameSender`] and [`FrameReceiver`] carry `proto`'s frames. All numbers stand in
-//! [`Tuning`]. What frames mean, and whom to dial, is decided elsewhere.
+//! a connection, [`FrameSender`] and [`FrameReceiver`] carry `proto`'s frames; [`blobs`] fetches by hash. All numbers
+//! stand in [`Tuning`]. What frames mean, and whom to dial, is decided elsewhere.
 
 mod acceptor;
 mod admission;
+pub mod blobs;
 mod connection;
 mod endpoint;
 mod error;
