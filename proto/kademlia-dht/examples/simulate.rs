@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut lookups = 1000;
     let mut arguments = std::env::args().skip(1);
     while let Some(option) = arguments.next() {
-        let mut value = || arguments.next().ok_or(format!("{option} needs a value"));
+        let mut value = || arguments.next().ok_or_else(|| format!("{option} needs a value"));
         match option.as_str() {
             "--nodes" => nodes = value()?.parse()?,
             "--seed" => config.seed = value()?.parse()?,

@@ -299,7 +299,7 @@ impl Core {
             self.advance(now, lookup, actions);
         }
         if now.elapsed >= self.next_self_lookup {
-            self.look_up_self(now, LookupPurpose::Refresh, actions);
+            self.look_up_self(now, LookupPurpose::Neighbourhood, actions);
         }
         if now.elapsed >= self.next_maintenance {
             let jitter = Duration::from_millis(self.random.below(2_000));

@@ -48,8 +48,10 @@ pub(crate) struct Pace {
     alpha: usize,
     /// Contacts that a path asks beyond its width.
     path_spare: usize,
-    /// Contacts that the sweep asks beyond `K`.
+    /// Contacts that the sweep asks beyond `width`.
     spare: usize,
+    /// Nearest contacts that must have answered at the end.
+    width: usize,
     /// The sweep starts when this many peers have answered.
     sweep_after: usize,
 }
@@ -58,9 +60,12 @@ impl Pace {
     /// Somebody waits for the answer. With a fifth of the nodes dead, 25 must be asked for 20 answers, and the
     /// unlucky tenth of lookups meets 8 dead among 28: asked only when the first ones turned out dead, each
     /// would cost 220 ms more.
-    pub(crate) const FAST: Self = Self { alpha: 5, path_spare: 2, spare: 8, sweep_after: 1 };
-    /// Publications and refreshes: nobody waits, most of a swarm's traffic.
-    pub(crate) const THRIFTY: Self = Self { alpha: 1, path_spare: 0, spare: 0, sweep_after: usize::MAX };
+    pub(crate) const FAST: Self = Self { alpha: 5, path_spare: 2, spare: 8, width: K, sweep_after: 1 };
+    /// Publications and our own neighbourhood: nobody waits.
+    pub(crate) const THRIFTY: Self =
+        Self { alpha: 1, path_spare: 0, spare: 0, width: K, sweep_after: usize::MAX };
+    /// Refreshes: the peers met on the way are all we want.
+    pub(crate) const PASSING: Self = Self { width: 0, ..Self::THRIFTY };
 }
 
 #[derive(Debug)]
@@ -244,18 +249,17 @@ impl Lookup {
         self.all_answered(&self.select(PATH_WIDTH, now, on_path))
     }
 
-    /// Asks whoever of the nearest was not asked yet; says whether the nearest `K` have answered. A few more than
-    /// `K` may be asked, so that the place of one that turns out dead is filled already.
+    /// Asks whoever of the nearest was not asked yet; says whether they have answered. A few more may be asked, so that the place of one that turns out dead is filled already.
     fn sweep(&mut self, paths_done: bool, now: Duration, asks: &mut Vec<Ask>) -> bool {
         if paths_done || self.answered >= self.pace.sweep_after {
-            for at in self.select(K + self.pace.spare, now, |_| true) {
+            for at in self.select(self.pace.width + self.pace.spare, now, |_| true) {
                 if self.candidates[at].state == State::Fresh {
                     let path = self.candidates[at].paths.trailing_zeros() as u8;
                     self.ask(at, path, now, asks);
                 }
             }
         }
-        self.all_answered(&self.select(K, now, |_| true))
+        self.all_answered(&self.select(self.pace.width, now, |_| true))
     }
 
     fn all_answered(&self, chosen: &[usize]) -> bool {

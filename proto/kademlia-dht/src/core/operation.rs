@@ -36,6 +36,8 @@ pub(super) enum LookupPurpose {
     Publish { operation: OperationId, key: DhtKey },
     /// Find our own neighbourhood, then refresh the buckets in front of it.
     Join,
+    /// Find our own neighbourhood again.
+    Neighbourhood,
     /// The peers met on the way are all we want.
     Refresh,
 }
@@ -131,7 +133,10 @@ impl Core {
         let seeds = self.table.closest(&target, K, |_| true);
         let pace = match purpose {
             LookupPurpose::Find { .. } => Pace::FAST,
-            _ => Pace::THRIFTY,
+            LookupPurpose::Publish { .. } | LookupPurpose::Join | LookupPurpose::Neighbourhood => {
+                Pace::THRIFTY
+            }
+            LookupPurpose::Refresh => Pace::PASSING,
         };
         let lookup = Lookup::new(target, self.own, pace, seeds, now.elapsed);
         self.lookups.insert(id, LookupTask { lookup, purpose, wake: now.elapsed });
@@ -262,6 +267,7 @@ impl Core {
                 self.to_refresh = (0..self.table.depth().saturating_sub(1)).rev().collect();
                 self.refresh(now, actions);
             }
+            LookupPurpose::Neighbourhood => {}
             LookupPurpose::Refresh => {
                 if !self.to_refresh.is_empty() {
                     self.refresh(now, actions);
