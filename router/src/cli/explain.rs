@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use router::Router;
 use router::discovery::measure;
@@ -13,9 +12,6 @@ use super::options::Explain;
 use super::output;
 use super::settings::Settings;
 
-/// How long nodes have to say how they are.
-const MEASURE_TIMEOUT: Duration = Duration::from_millis(1500);
-
 /// Exit code 0 if there is a route, 1 if not.
 pub(super) async fn run(
     router: &Router,
@@ -24,7 +20,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let wanted = arguments.choice.model.clone().or_else(|| settings.model.clone());
     let (model, mut view) = router.model(wanted.as_ref()).await?;
-    measure(&mut view, router.driver(), Some(model.id()), MEASURE_TIMEOUT).await;
+    measure(&mut view, router.driver(), Some(model.id()), &mut |_| false).await;
     let n_layers = model.manifest().architecture.n_layers;
     let request = RouteRequest {
         model: model.id(),

@@ -4,17 +4,20 @@
 mod blobs;
 mod cache;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kademlia_dht::{Directory, LookupError};
 use proto::record::VerifiedRecord;
 use proto::{ModelId, NodeId};
+use proto_transport::RequestError;
 use router_plan::{Load, Measurement, ModelRef, View};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::unix_seconds;
-use crate::driver::Driver;
+use crate::driver::{Driver, Probed};
 use crate::metrics::{LookupOutcome, RouterMetrics};
 
 pub use blobs::{BlobError, Blobs};
@@ -80,34 +83,73 @@ impl Discovery {
     }
 }
 
+/// How long nodes have to say how they are: a dial and a question, with one lost packet.
+const MEASURE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long is waited for the others once enough nodes have answered: a dial and a question over 100 ms round trips.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// Asks every node of the view that offers `model` (any node if `None`) for its load and notes the answers in the
-/// view. Nodes that do not answer within `timeout` count as unreachable.
+/// view. Nodes that do not answer count as unreachable. Ends early, after a grace period, when those that answered are
+/// `enough`: a dead node whose record still stands must not hold up every request.
 ///
 /// # Cancel safety
 /// Cancel-safe: what was learnt before is in the view.
-pub async fn measure(view: &mut View, driver: &Driver, model: Option<ModelId>, timeout: Duration) {
-    let mut wanted: Vec<NodeId> = Vec::new();
+pub async fn measure(
+    view: &mut View,
+    driver: &Driver,
+    model: Option<ModelId>,
+    enough: &mut (dyn FnMut(&View) -> bool + Send),
+) {
+    let mut waiting: BTreeSet<NodeId> = BTreeSet::new();
     for node in view.nodes() {
         if node.offer().is_some_and(|offer| model.is_none_or(|model| offer.model == model)) {
-            wanted.push(node.node());
+            waiting.insert(node.node());
         }
     }
     let mut probes = JoinSet::new();
     // A lookup gives 256 records at most; all at once, as most of them answer within a round trip.
-    for node in wanted {
+    for &node in &waiting {
         let Some(addrs) = view.node(node).map(|known| known.record().addresses.clone()) else { continue };
         let driver = driver.clone();
-        probes.spawn(async move { (node, driver.probe(node, &addrs, timeout).await) });
+        probes.spawn(async move { (node, driver.probe(node, &addrs, MEASURE_TIMEOUT).await) });
     }
-    while let Some(probed) = probes.join_next().await {
+    let begun = Instant::now();
+    let mut satisfied = false;
+    loop {
+        let probed = tokio::select! {
+            probed = probes.join_next() => probed,
+            () = sleep_until(begun + GRACE), if satisfied => break,
+        };
         match probed {
-            Ok((node, Ok(probed))) => {
-                let rtt_us = u32::try_from(probed.rtt.as_micros()).unwrap_or(u32::MAX);
-                let load = Some(Load::from(probed.status));
-                view.measure(node, Measurement { rtt_us: Some(rtt_us), load, unreachable: None });
+            None => break,
+            Some(Ok((node, answer))) => {
+                waiting.remove(&node);
+                note(view, node, answer);
             }
-            Ok((node, Err(error))) => view.mark_unreachable(node, error.to_string()),
-            Err(_) => {}
+            Some(Err(_)) => {}
         }
+        if !satisfied && !waiting.is_empty() {
+            let mut answered = view.clone();
+            mark_slow(&mut answered, &waiting);
+            satisfied = enough(&answered);
+        }
+    }
+    mark_slow(view, &waiting);
+}
+
+fn note(view: &mut View, node: NodeId, answer: Result<Probed, RequestError>) {
+    match answer {
+        Ok(probed) => {
+            let rtt_us = u32::try_from(probed.rtt.as_micros()).unwrap_or(u32::MAX);
+            let load = Some(Load::from(probed.status));
+            view.measure(node, Measurement { rtt_us: Some(rtt_us), load, unreachable: None });
+        }
+        Err(error) => view.mark_unreachable(node, error.to_string()),
+    }
+}
+
+fn mark_slow(view: &mut View, waiting: &BTreeSet<NodeId>) {
+    for &node in waiting {
+        view.mark_unreachable(node, format!("it did not answer within {} ms", GRACE.as_millis()));
     }
 }

@@ -69,8 +69,6 @@ pub enum Step<'a> {
 /// Where steps are told.
 pub type Watch<'a> = dyn FnMut(Step<'_>) + Send + 'a;
 
-/// How long nodes have to say how they are before a route is chosen without them.
-const MEASURE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Routes tried before the first token.
 const ATTEMPTS: usize = 3;
 
@@ -147,8 +145,9 @@ impl Router {
             max_positions: prompt.len() as u32 + max_tokens,
             exclude: BTreeSet::new(),
         };
+        let mut enough = |view: &View| choose_route(view, &wanted).is_ok();
         tokio::select! {
-            () = measure(view, self.driver(), Some(model.id()), MEASURE_TIMEOUT) => {}
+            () = measure(view, self.driver(), Some(model.id()), &mut enough) => {}
             () = cancel.cancelled() => return Err(GenerateError::Cancelled),
         }
         let mut failed: Option<SessionError> = None;
