@@ -25,6 +25,7 @@ pub use checkpoint::{Checkpoint, OpenError, RowLayout, StoredTensor, TensorError
 pub use dequantise::{Bf16, DequantiseError, Element};
 pub use inspect::{Inspection, inspect};
 pub use manifest::cache::ManifestCache;
+pub use manifest::fit::{FitError, check_fits};
 pub use manifest::{ComputeError, Described, VerifyError};
 pub use mapping::MappedFile;
 pub use model_ref::{BUILT_IN, BuiltIn, HubRef, ModelRef, ModelRefError};

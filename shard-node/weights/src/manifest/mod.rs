@@ -1,7 +1,9 @@
 //! Manifests: computed from a model's files by one streaming read, and held against them tensor by
-//! tensor when a span is loaded. The format is [`proto::manifest`]'s; the cache is [`cache`]'s.
+//! tensor when a span is loaded. The format is [`proto::manifest`]'s; the cache is [`cache`]'s;
+//! [`fit`] looks at headers before anything is loaded.
 
 pub mod cache;
+pub mod fit;
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
@@ -152,6 +154,24 @@ pub fn verify<'a>(
     checkpoint: &'a Checkpoint,
     tensor: &str,
 ) -> Result<&'a StoredTensor, VerifyError> {
+    let stored = listed(manifest, checkpoint, tensor)?;
+    let entry = manifest.tensor(&stored.stored_name);
+    if entry.is_none_or(|entry| ContentHash::of(checkpoint.stored(stored)) != entry.blake3) {
+        return Err(VerifyError::WrongBytes {
+            path: checkpoint.file_of(stored).to_owned(),
+            tensor: stored.name.clone(),
+            model: manifest.model_id().short(),
+        });
+    }
+    Ok(stored)
+}
+
+/// The tensor, which the manifest lists with its type and shape. Touches none of its bytes.
+fn listed<'a>(
+    manifest: &Manifest,
+    checkpoint: &'a Checkpoint,
+    tensor: &str,
+) -> Result<&'a StoredTensor, VerifyError> {
     let stored = checkpoint.tensor(tensor)?;
     let path = || checkpoint.file_of(stored).to_owned();
     let model = || manifest.model_id().short();
@@ -169,9 +189,6 @@ pub fn verify<'a>(
             expected: format!("{} {:?}", entry.dtype, entry.shape),
             found: format!("{} {:?}", stored.dtype, stored.shape),
         });
-    }
-    if ContentHash::of(checkpoint.stored(stored)) != entry.blake3 {
-        return Err(VerifyError::WrongBytes { path: path(), tensor: tensor(), model: model() });
     }
     Ok(stored)
 }

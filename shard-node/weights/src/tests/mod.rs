@@ -1,6 +1,7 @@
 //! Tests of the whole crate on files, and builders of small ones.
 
 mod errors;
+mod fits;
 mod goldens;
 mod hostile;
 mod manifests;
