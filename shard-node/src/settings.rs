@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kademlia_dht::bootstrap::Bootstrap;
-use proto::LayerSpan;
 use proto::tensor::NumericsClass;
+use proto::{LayerSpan, ModelId};
 use proto_telemetry::LogFormat;
 use serde::{Deserialize, Serialize};
 use shard_node_weights::ModelRef;
@@ -24,6 +24,10 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_MODEL", value_name = "REF")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Id of the model: its manifest is taken from the cache or the swarm instead of being computed from all files
+    #[arg(long, env = "LAYERLANE_MODEL_ID", value_name = "HEX")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
     /// Layers to serve, B not included; all of them by default
     #[arg(long, env = "LAYERLANE_LAYERS", value_name = "A..B")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +91,8 @@ pub struct Settings {
 pub struct Checked {
     /// The model, absent for a bootstrap peer.
     pub model: Option<ModelRef>,
+    /// Which weights these are, where the manifest is not to be computed.
+    pub model_id: Option<ModelId>,
     /// The layers, not yet held against the model.
     pub layers: Option<LayerSpan>,
     /// The name announced.
@@ -162,6 +168,7 @@ impl Settings {
     pub fn or(self, other: Self) -> Self {
         Self {
             model: self.model.or(other.model),
+            model_id: self.model_id.or(other.model_id),
             layers: self.layers.or(other.layers),
             name: self.name.or(other.name),
             device: self.device.or(other.device),
@@ -199,6 +206,7 @@ impl Settings {
         };
         Ok(Checked {
             model: parse("model", self.model.as_deref())?,
+            model_id: parse("model-id", self.model_id.as_deref())?,
             layers: parse("layers", self.layers.as_deref())?,
             name,
             device: parse("device", self.device.as_deref())?.unwrap_or_default(),
@@ -259,6 +267,7 @@ mod tests {
             ("name = \"\"", ["name", "bytes"]),
             ("kv_positions = 0", ["kv-positions", "at least 1"]),
             ("model = \"nonesuch\"", ["model", "unknown model"]),
+            ("model_id = \"beef\"", ["model-id", "64"]),
         ] {
             let error = toml::from_str::<Settings>(text).unwrap().check().unwrap_err().to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");

@@ -8,7 +8,7 @@ use proto_telemetry::LogFormat;
 use serde_json::json;
 use shard_node_weights::{Checkpoint, Inspection, ModelRef};
 
-use super::{merged, model, print_line};
+use super::{merged, model, print_line, serve, source};
 use crate::settings::Settings;
 use crate::{identity, paths, setup};
 
@@ -47,12 +47,15 @@ pub(super) struct InspectArgs {
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
     proto_telemetry::init_binary_logging(LogFormat::Text, proto_telemetry::DEFAULT_FILTER)?;
-    let path = model::locate_or_fetch(&args.model)?;
+    let path = model::locate_or_fetch(&args.model, None)?;
     let checkpoint = Checkpoint::open(&path)?;
     let inspection = shard_node_weights::inspect(&checkpoint)?;
     let name = model::name_of(&args.model, None);
     let described =
         if inspection.unsupported.is_empty() { Some(model::describe(&checkpoint)?) } else { None };
+    if let Some(described) = &described {
+        source::keep(&serve::runtime()?, described)?;
+    }
     let id = described.as_ref().map(|described| described.id);
     if args.json {
         let mut object = json!({

@@ -5,6 +5,7 @@
 mod commands;
 mod model;
 mod serve;
+mod source;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

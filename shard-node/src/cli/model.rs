@@ -3,14 +3,18 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use proto::LayerSpan;
 use proto::manifest::Architecture;
-use shard_node_weights::{BUILT_IN, BuiltIn, Checkpoint, Described, HubRef, ManifestCache, ModelRef};
+use shard_node_weights::{
+    BUILT_IN, BuiltIn, Checkpoint, ComputeError, Described, HubRef, ManifestCache, ModelRef, TensorError,
+};
 
 use crate::hub::{self, HubOptions, HubProgress};
 use crate::paths;
 
-/// The file or directory of a model, fetched from the hub if it is one of its.
-pub(super) fn locate_or_fetch(model: &ModelRef) -> Result<PathBuf> {
+/// The file or directory of a model, fetched from the hub if it is one of its; with a span, only the files of its
+/// layers, which is enough where the manifest need not be computed.
+pub(super) fn locate_or_fetch(model: &ModelRef, span: Option<LayerSpan>) -> Result<PathBuf> {
     match model {
         ModelRef::Path(path) => {
             if !path.exists() {
@@ -19,13 +23,12 @@ pub(super) fn locate_or_fetch(model: &ModelRef) -> Result<PathBuf> {
             Ok(path.clone())
         }
         ModelRef::BuiltIn(built_in) => locate(built_in),
-        ModelRef::Hub(repository) => fetch(repository),
+        ModelRef::Hub(repository) => fetch(repository, span),
     }
 }
 
-/// Fetches what is missing of a model from the hub. All of it, whatever the span: the manifest that this node
-/// announces is computed over every tensor.
-fn fetch(repository: &HubRef) -> Result<PathBuf> {
+/// Fetches what is missing of a model from the hub.
+fn fetch(repository: &HubRef, span: Option<LayerSpan>) -> Result<PathBuf> {
     let options = HubOptions::from_environment(paths::cache_dir()?.join("hub"))?;
     let mut told = (String::new(), 0);
     let progress = |progress: HubProgress<'_>| {
@@ -40,7 +43,7 @@ fn fetch(repository: &HubRef) -> Result<PathBuf> {
             );
         }
     };
-    hub::fetch(repository, None, &options, progress).with_context(|| format!("fetch hf:{repository}"))
+    hub::fetch(repository, span, &options, progress).with_context(|| format!("fetch hf:{repository}"))
 }
 
 /// A built-in model's file, where set-up puts it.
@@ -85,8 +88,16 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> Result<Described> {
             tracing::info!(percent = tenth * 10, "hashing the model for its manifest");
         }
     };
-    cache.describe(checkpoint, progress).context("compute the model's manifest")
+    cache.describe(checkpoint, progress).map_err(|error| {
+        let partial = matches!(&error, ComputeError::Tensor(TensorError::ShardMissing { .. }));
+        let doing = if partial { OF_SOME_FILES } else { "compute the model's manifest" };
+        anyhow::Error::new(error).context(doing)
+    })
 }
+
+/// Said when only some of a model's shard files are there.
+const OF_SOME_FILES: &str =
+    "a manifest is computed from all of a model's files; with only a span's, give its id with --model-id";
 
 /// Parameters, bytes and layers in one line for people.
 pub(super) fn summary(architecture: &Architecture) -> String {

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use kademlia_dht::bootstrap::Bootstrap;
-use proto::LayerSpan;
 use proto_transport::{EndpointConfig, Target};
-use shard_node_weights::Checkpoint;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::source::{self, Source};
 use super::{model, print_line};
 use crate::discovery::Discovery;
 use crate::engine::{Engine, LoadRequest};
@@ -25,14 +24,11 @@ pub(super) const NO_MODEL: &str = "no model was named: give --model REF, for exa
 pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
     let reference = checked.model.clone().context(NO_MODEL)?;
     let identity = Identity::open(&checked.state_dir)?;
-    let path = model::locate_or_fetch(&reference)?;
-    let checkpoint = Checkpoint::open(&path)?;
-    let described = model::describe(&checkpoint)?;
-    drop(checkpoint);
-    let n_layers = described.manifest.architecture.n_layers;
-    let span = match checked.layers {
-        Some(span) => span.within(n_layers)?,
-        None => LayerSpan::new(0, n_layers)?,
+    let runtime = runtime()?;
+    let bootstrap = runtime.block_on(targets(&checked.bootstrap, checked.trust_first))?;
+    let Source { path, span, described } = match checked.model_id {
+        Some(id) => source::by_id(&runtime, &reference, checked.layers, id, (&identity, &bootstrap))?,
+        None => source::from_files(&runtime, &reference, checked.layers)?,
     };
     let name = model::name_of(&reference, checked.name.as_deref());
     tracing::info!(model = name, id = %described.id, layers = %span, class = %checked.class, "loading");
@@ -54,9 +50,8 @@ pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
     config.port = port;
     config.admin = Some(admin(checked));
     config.kv_positions = checked.kv_positions;
-    runtime()?.block_on(async {
+    runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let bootstrap = targets(&checked.bootstrap, checked.trust_first).await?;
         config.advertise = checked.advertise.or_else(|| guess_advertised(listen, &bootstrap));
         let discovery = Discovery::Dht { bootstrap, state_dir: Some(identity.folder().to_owned()) };
         let node = tokio::select! {
@@ -103,7 +98,7 @@ pub(super) fn bootstrap(checked: &Checked) -> Result<()> {
 /// One thread moves bytes and time; computing has a thread of its own. On loopback an 8 KiB echo takes 77 us with one
 /// thread and 144 to 223 us with a multi-threaded runtime, which hands work between threads
 /// (`cargo run --release -p proto-transport --example loopback`).
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
 }
 

@@ -136,15 +136,20 @@ impl Listing {
     }
 }
 
-/// The shard files that a span needs, by an index's `weight_map`; all of them without a span.
-pub(super) fn shards_for(index: &[u8], span: Option<LayerSpan>) -> Result<BTreeSet<String>, String> {
+/// The shard files that a span needs, by an index's `weight_map`; all of them without a span. The last layer needs the
+/// embedding where the head is `tied` to it, or there is no head.
+pub(super) fn shards_for(
+    index: &[u8],
+    span: Option<LayerSpan>,
+    tied: bool,
+) -> Result<BTreeSet<String>, String> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
     let Index { weight_map } = serde_json::from_slice(index).map_err(|error| format!("{INDEX}: {error}"))?;
     let n_layers = weight_map.keys().filter_map(|name| layer_of(name)).max().map_or(0, |last| last + 1);
-    let tied = !weight_map.contains_key("lm_head.weight");
+    let tied = tied || !weight_map.contains_key("lm_head.weight");
     let needed = |name: &str| {
         let Some(span) = span else { return true };
         let (first, last) = (span.start() == 0, span.end() >= n_layers);

@@ -141,7 +141,7 @@ pub fn fetch(
             get(&[index])?;
             let path = directory.join(INDEX);
             let bytes = fs::read(&path).map_err(HubError::io("read", &path))?;
-            let shards = shards_for(&bytes, span).map_err(unusable)?;
+            let shards = shards_for(&bytes, span, is_tied(&directory)).map_err(unusable)?;
             let find = |name: &String| {
                 let file = listing.file(name).map_err(unusable)?;
                 file.ok_or_else(|| unusable(format!("{INDEX} names {name}, which is not there")))
@@ -193,6 +193,13 @@ fn cached_listing(home: &Path, commit: &str) -> Option<(PathBuf, Listing)> {
     let directory = home.join(commit);
     let listing = Listing::parse(&fs::read(directory.join(LISTING)).ok()?).ok()?;
     (listing.sha == commit).then_some((directory, listing))
+}
+
+/// Whether `config.json` says that the head is the embedding; then a head that lies beside it is not used.
+fn is_tied(directory: &Path) -> bool {
+    let config = fs::read(directory.join("config.json")).ok();
+    let config = config.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    config.is_some_and(|config| config.get("tie_word_embeddings") == Some(&serde_json::Value::Bool(true)))
 }
 
 /// Writes a small file so that nobody ever reads half of it.

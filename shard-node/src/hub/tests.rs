@@ -124,6 +124,13 @@ fn a_tied_head_needs_the_embedding_at_both_ends() {
     let directory = scene.directory();
     assert!(directory.join("m-1.safetensors").exists() && directory.join("m-3.safetensors").exists());
     assert!(!directory.join("m-2.safetensors").exists());
+    // The configuration alone says so, too: the head that lies in the files is then a copy.
+    let scene = Scene::new();
+    scene.server.with(|state| {
+        state.files.insert("config.json".to_owned(), br#"{"tie_word_embeddings":true}"#.to_vec())
+    });
+    scene.fetch(Some((2, 3))).unwrap();
+    assert!(scene.directory().join("m-1.safetensors").exists());
 }
 
 #[test]
