@@ -44,7 +44,7 @@ pub(crate) const CRATES: &[Row] = &[
         name: "proto-transport",
         ours: &["proto"],
         links_no: NO_TORCH,
-        why: "it moves frames between peers and knows nothing of what they mean",
+        why: "it moves frames and blobs between peers and knows nothing of what they mean",
     },
     Row {
         name: "kademlia-dht",
