@@ -1,5 +1,7 @@
 //! Tests of the manifest: canonical bytes, tampering, hostile fields.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn manifest() -> Manifest {
@@ -65,6 +67,31 @@ fn bytes_in_another_form_are_refused_even_under_their_own_hash() {
     let spaced = serde_json::to_vec_pretty(&manifest()).unwrap();
     let id = ModelId::from_bytes(*ContentHash::of(&spaced).as_bytes());
     assert_eq!(Manifest::from_bytes(&spaced, id), Err(ManifestError::NotCanonical));
+}
+
+#[test]
+fn an_epsilon_widened_from_f32_is_read_back_to_the_bit() {
+    let mut manifest = manifest();
+    manifest.architecture.norm_eps = f64::from(1.6e-6_f32);
+    let bytes = manifest.to_bytes();
+    assert_eq!(Manifest::from_bytes(&bytes, manifest.model_id()).unwrap(), manifest);
+}
+
+proptest! {
+    #[test]
+    fn every_sane_number_keeps_the_manifest_canonical(
+        norm_eps in f64::MIN_POSITIVE..1.0,
+        widened in f32::MIN_POSITIVE..1e-3,
+        rope_theta in 1.0..1e12,
+    ) {
+        for norm_eps in [norm_eps, f64::from(widened)] {
+            let mut manifest = manifest();
+            manifest.architecture.norm_eps = norm_eps;
+            manifest.architecture.rope_theta = rope_theta;
+            let bytes = manifest.to_bytes();
+            prop_assert_eq!(Manifest::from_bytes(&bytes, manifest.model_id()), Ok(manifest));
+        }
+    }
 }
 
 #[test]
