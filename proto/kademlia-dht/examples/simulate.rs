@@ -4,8 +4,6 @@
 
 #![expect(clippy::print_stdout, reason = "printing figures is what it is for")]
 
-use std::time::Duration;
-
 use kademlia_dht::simulation::{Config, Report, dead_nodes, sybils_around_a_key};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,7 +42,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn print(title: &str, report: &Report) {
     let millis = |share| report.latencies.quantile(share).as_secs_f64() * 1000.0;
-    let _: Duration = report.latencies.quantile(0.5);
     println!(
         "{title}: {}/{} found; p50 {:.0} ms, p90 {:.0} ms, p99 {:.0} ms, max {:.0} ms; {:.1} peers asked per \
          lookup; {:.0} contacts per table; {} frames, {} MB",

@@ -8,6 +8,13 @@
 //! * whom a lookup asks next ([`lookup`]), and whom a record is stored at: the 20 nearest that answered;
 //! * which records are kept ([`store`]): verified, under a key that follows from the record, brought by their
 //!   signer.
+//!
+//! # What it does not withstand
+//! Ids are cheap: whoever grinds ids nearer to a key than every honest node stands among its 20 holders. Only the
+//! subnet caps stand against that (2 holders per public /24 or /48), so such an attacker needs ten subnets to own a
+//! key altogether, and then does: the simulation finds every record against 8 subnets and none against 16.
+//! Lookups then return what the attacker likes to show, which is nothing or records of its own; it cannot forge
+//! anybody's. Tables and other keys are not affected. Inside a LAN (exempt addresses) there is no cap at all.
 
 mod counters;
 mod distance;

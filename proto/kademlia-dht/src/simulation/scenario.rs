@@ -57,7 +57,8 @@ pub fn dead_nodes(config: Config, nodes: usize, publishers: usize, dead: f64, lo
 
 /// `nodes` honest nodes and, on top, as many Sybils as make `share` of all ids. All Sybil ids are nearer to one
 /// key than any honest id; the Sybils' addresses lie in `subnets` /24s. They join first the swarm, then the
-/// honest publisher announces under the key (so its stores go through the attack too), then lookups run.
+/// honest publisher announces under the key (so its stores go through the attack too), then lookups run. With ten
+/// subnets or more the Sybils own all 20 places that a key has.
 pub fn sybils_around_a_key(config: Config, nodes: usize, share: f64, subnets: u8, lookups: usize) -> Report {
     let seed = config.seed;
     let mut swarm = Simulation::new(config);
