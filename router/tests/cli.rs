@@ -33,6 +33,8 @@ fn mistakes_of_usage_end_with_2_and_name_the_cure() {
         (&["generate", "--prompt", "x"], "give --bootstrap"),
         (&["generate", "--prompt", "x", "--numerics", "int3", "--bootstrap", "127.0.0.1:1"], "exact or bf16"),
         (&["generate", "--prompt", "x", "--credit", "0", "--bootstrap", "127.0.0.1:1"], "--credit"),
+        (&["generate", "--prompt", "x", "--top-p", "-1", "--bootstrap", "127.0.0.1:1"], "top_p is -1"),
+        (&["chat", "--timeout", "0", "--bootstrap", "127.0.0.1:1"], "--timeout 0"),
         (&["nodes", "--bootstrap", "nonsense"], "NODEID@HOST:PORT"),
         (&["nodes", "--config", "missing.toml"], "missing.toml"),
         (&["dance"], "dance"),

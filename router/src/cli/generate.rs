@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proto::session::SamplingParams;
+use proto_sampling::Sampler;
 use proto_text::ChatMessage;
 use router::Router;
 use router::generate::{Finish, GenerateRequest, Reply, Step};
@@ -77,6 +78,14 @@ fn request(settings: &Settings, arguments: &Generate) -> anyhow::Result<Generate
     })
 }
 
+/// Finds mistakes in options before the swarm is asked.
+pub(super) fn check(settings: &Settings, arguments: &Sampling) -> anyhow::Result<()> {
+    timeout(arguments, settings)?;
+    // Without biases the size of the vocabulary does not matter.
+    Sampler::new(&sampling(arguments)?, 1).map_err(|error| UsageError::Option(error.to_string()))?;
+    Ok(())
+}
+
 /// The time limit, from flag or file.
 pub(super) fn timeout(arguments: &Sampling, settings: &Settings) -> Result<Option<Duration>, UsageError> {
     match arguments.timeout.or(settings.timeout_s) {
@@ -88,7 +97,7 @@ pub(super) fn timeout(arguments: &Sampling, settings: &Settings) -> Result<Optio
     }
 }
 
-/// Sampling parameters; the tail checks their ranges.
+/// Sampling parameters as given.
 pub(super) fn sampling(arguments: &Sampling) -> anyhow::Result<SamplingParams> {
     let seed = match arguments.seed {
         Some(seed) => seed,

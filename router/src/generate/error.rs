@@ -1,6 +1,7 @@
 //! Why there is no reply.
 
 use kademlia_dht::LookupError;
+use proto_sampling::ParameterError;
 use proto_text::{StopError, TokenizerError};
 use router_plan::{ResolveError, RouteError, RouteRequest, Verdict, View, explain};
 
@@ -36,9 +37,20 @@ pub enum GenerateError {
     /// The model's pieces do not fit together.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The tokenizer could not be read to its end.
+    #[error("read the tokenizer of {model}: {why}")]
+    Tokenizer {
+        /// The model.
+        model: String,
+        /// What happened to the thread.
+        why: String,
+    },
     /// The prompt does not fit the model.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// A sampling parameter is out of range.
+    #[error(transparent)]
+    Sampling(#[from] ParameterError),
     /// The stop strings are refused.
     #[error(transparent)]
     Stop(#[from] StopError),

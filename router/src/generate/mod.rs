@@ -14,6 +14,7 @@ use proto::record::ShardOffer;
 use proto::session::SamplingParams;
 use proto::tensor::NumericsClass;
 use proto::{ContentHash, Generation, ModelId, NodeId, SessionId};
+use proto_sampling::Sampler;
 use router_plan::{ModelRef, Route, RouteRequest, View, choose_route, resolve};
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +94,14 @@ impl Router {
             Some(entry) => Some(self.tokenizer(&resolved.name, entry.blake3, entry.bytes, &nodes).await?),
             None => None,
         };
-        let model = Model::new(resolved.model, resolved.name, manifest, tokenizer.as_deref())?;
+        let name = resolved.name.clone();
+        // Tens of megabytes of JSON take a second, in which connections must not starve.
+        let reading = tokio::task::spawn_blocking(move || {
+            Model::new(resolved.model, resolved.name, manifest, tokenizer.as_deref())
+        });
+        let model = reading
+            .await
+            .map_err(|error| GenerateError::Tokenizer { model: name, why: error.to_string() })??;
         Ok((model, view))
     }
 
@@ -135,6 +143,7 @@ impl Router {
         watch: &mut Watch<'_>,
         cancel: &CancellationToken,
     ) -> Result<Reply, GenerateError> {
+        Sampler::new(&request.sampling, model.manifest().architecture.vocab as usize)?;
         let prompt = model.encode(&request.prompt, unix_seconds())?;
         let room = model.context() - prompt.len() as u32;
         let max_tokens = request.max_tokens.clamp(1, room);

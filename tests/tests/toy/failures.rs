@@ -75,8 +75,16 @@ async fn a_node_that_is_stopped_mid_answer_is_named() {
 async fn a_spare_node_takes_the_place_of_one_that_is_gone_before_the_first_token() {
     let swarm = ToySwarm::start(Settings::spans(&[(0, 15), (15, 30), (15, 30)])).await;
     let router = swarm.router(100).await;
+    // Once, so that manifest and connections are there.
+    router.generate(&request(&PROMPT, 1)).await.unwrap();
     swarm.faults[1].freeze();
+    let asked = Instant::now();
     let reply = router.generate(&request(&PROMPT, 10)).await.unwrap();
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "the dead node's record held it up: {:?}",
+        asked.elapsed()
+    );
     assert_eq!(reply.stages[1].node, swarm.id(2));
     assert_eq!(reply.token_ids, swarm.model.answer(&PROMPT, 10));
 }
