@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 use crate::NodeId;
 
@@ -41,10 +41,12 @@ impl fmt::Debug for NodeKey {
     }
 }
 
-/// Whether `signature` over `domain` and `message` was made by `signer`.
+/// Whether `signature` over `domain` and `message` was made by `signer`. Strict: keys and nonces of small order,
+/// whose signatures fit several messages, are refused (Chalkias et al. 2020, "Taming the many EdDSAs").
 pub fn verify(signer: NodeId, domain: &[u8], message: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
-    VerifyingKey::from_bytes(signer.as_bytes())
-        .is_ok_and(|key| key.verify(&[domain, message].concat(), &Signature::from_bytes(signature)).is_ok())
+    VerifyingKey::from_bytes(signer.as_bytes()).is_ok_and(|key| {
+        key.verify_strict(&[domain, message].concat(), &Signature::from_bytes(signature)).is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -60,6 +62,16 @@ mod tests {
         assert!(!verify(a.node_id(), b"e", b"m", &signature));
         assert!(!verify(a.node_id(), b"d", b"n", &signature));
         assert!(!verify(NodeId::from_bytes([255; 32]), b"d", b"m", &signature));
+    }
+
+    #[test]
+    fn a_key_of_small_order_signs_nothing() {
+        // The identity point as key and as nonce, with s = 0, fits every message under the lax rule.
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let mut signature = [0; SIGNATURE_BYTES];
+        signature[0] = 1;
+        assert!(!verify(NodeId::from_bytes(identity), b"d", b"m", &signature));
     }
 
     #[test]

@@ -15,8 +15,12 @@ use crate::{ContentHash, ModelId};
 pub const MAX_MANIFEST_BYTES: usize = 16 << 20;
 /// Most tensors; an MoE with 128 experts on 64 layers has 25,000.
 pub const MAX_TENSORS: usize = 65_536;
-/// Largest chat template in bytes.
-pub const MAX_TEMPLATE_BYTES: usize = 256 << 10;
+/// Most positions of a context; the longest published ones have ten million.
+pub const MAX_CONTEXT: u32 = 1 << 24;
+/// Largest chat template in bytes; the largest in use, with tool schemas, have about 20 kB.
+pub const MAX_TEMPLATE_BYTES: usize = 128 << 10;
+/// Longest licence, quantisation or container in bytes.
+pub const MAX_LABEL_BYTES: usize = 128;
 
 /// The shape of a decoder and the numbers its forward pass needs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -70,6 +74,22 @@ pub enum RopeScaling {
         /// The original context.
         original_context: u32,
     },
+}
+
+impl RopeScaling {
+    /// Whether a forward pass can divide by the numbers; no model stretches its context a million times.
+    pub fn is_sane(self) -> bool {
+        // False for NaN, as `contains` is.
+        let factor_is_sane = |number: f64| (1e-6..=1e6).contains(&number);
+        match self {
+            Self::Linear { factor } => factor_is_sane(factor),
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                [factor, low_freq_factor, high_freq_factor].into_iter().all(factor_is_sane)
+                    && high_freq_factor > low_freq_factor
+                    && (1..=MAX_CONTEXT).contains(&original_context)
+            }
+        }
+    }
 }
 
 /// A tensor as stored.
@@ -199,6 +219,16 @@ impl Manifest {
         if self.eos.len() > crate::session::MAX_EOS {
             return field("eos: too many");
         }
+        let outside = |id: &u32| *id >= self.architecture.vocab;
+        if self.bos.as_ref().is_some_and(outside) || self.eos.iter().any(outside) {
+            return field("bos or eos: outside the vocabulary");
+        }
+        let labels = [("quantisation", &self.quantisation), ("container", &self.container)];
+        for (name, label) in labels.into_iter().chain(self.licence.as_ref().map(|label| ("licence", label))) {
+            if label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control) {
+                return field(&format!("{name}: too long, or not plain text"));
+            }
+        }
         let mut names = HashSet::new();
         for tensor in &self.tensors {
             if tensor.name.len() > 512
@@ -238,12 +268,15 @@ impl Architecture {
         if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return field("kv_heads: must divide heads");
         }
-        if !within(self.context, 1 << 24) {
+        if !within(self.context, MAX_CONTEXT) {
             return field("context");
         }
         // `contains` is false for NaN.
         if !(f64::MIN_POSITIVE..1.0).contains(&self.norm_eps) || !(1.0..1e12).contains(&self.rope_theta) {
             return field("norm_eps or rope_theta");
+        }
+        if self.rope_scaling.is_some_and(|scaling| !scaling.is_sane()) {
+            return field("rope_scaling: makes no sense");
         }
         Ok(())
     }

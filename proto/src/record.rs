@@ -3,7 +3,7 @@
 //! A record on the wire is `NodeRecord` bytes plus a signature. Only [`SignedRecord::verify`] makes a
 //! [`VerifiedRecord`], and only that type is accepted further in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bincode::{Decode, Encode};
 
@@ -136,7 +136,7 @@ impl NodeRecord {
         if self.addresses.len() > MAX_ADDRESSES || (self.addresses.is_empty() && !self.withdrawn) {
             return field("addresses");
         }
-        if self.addresses.iter().any(|addr| addr.port() == 0 || addr.ip().is_unspecified()) {
+        if self.addresses.iter().any(|addr| addr.port() == 0 || !is_of_one_machine(addr.ip())) {
             return field("addresses");
         }
         if self.lease_s == 0 || self.lease_s > MAX_LEASE_S {
@@ -156,6 +156,14 @@ impl NodeRecord {
         }
         Ok(())
     }
+}
+
+/// Whether an address can be one node's; one that many machines hear would turn each dial into a flood.
+fn is_of_one_machine(ip: IpAddr) -> bool {
+    // An IPv4 address in IPv6's clothes is judged as what it is.
+    let ip = ip.to_canonical();
+    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
 }
 
 impl SignedRecord {
@@ -321,6 +329,23 @@ mod tests {
         let mut changed = signed;
         changed.signature[5] ^= 1;
         assert_eq!(changed.verify(1_000), Err(RecordError::BadSignature));
+    }
+
+    #[test]
+    fn addresses_of_many_machines_are_refused() {
+        let key = NodeKey::from_seed(&[1; 32]);
+        for bad in [
+            "224.0.0.1:7401",
+            "255.255.255.255:7401",
+            "0.0.0.0:7401",
+            "[ff02::1]:7401",
+            "[::ffff:239.1.2.3]:7401",
+            "127.0.0.1:0",
+        ] {
+            let mut record = record(&key);
+            record.addresses.push(bad.parse().unwrap());
+            assert_eq!(record.sign(&key), Err(RecordError::Field("addresses")), "{bad}");
+        }
     }
 
     #[test]

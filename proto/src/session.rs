@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 
 use crate::message::{control_message, encode_control};
-use crate::status::{CloseCode, MAX_DETAIL, Refusal};
+use crate::status::{CloseCode, Refusal, check_detail};
 use crate::tensor::NumericsClass;
 use crate::{ContentHash, DecodeError, Generation, LayerSpan, ModelId, NodeId, Position, SessionId};
 
@@ -178,11 +178,7 @@ pub struct Refused {
     /// Why.
     pub refusal: Refusal,
 }
-control_message!(Refused, Refused, |refused: &Refused| if refused.refusal.detail.len() <= MAX_DETAIL {
-    Ok(())
-} else {
-    Err(DecodeError::field("detail", "too long"))
-});
+control_message!(Refused, Refused, |refused: &Refused| check_detail(&refused.refusal.detail));
 
 /// Tokens to prefill, router to stage 0; the last one is sampled from.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -287,11 +283,7 @@ pub struct Failed {
     /// For people.
     pub detail: String,
 }
-control_message!(Failed, Failed, |failed: &Failed| if failed.detail.len() <= MAX_DETAIL {
-    Ok(())
-} else {
-    Err(DecodeError::field("detail", "too long"))
-});
+control_message!(Failed, Failed, |failed: &Failed| check_detail(&failed.detail));
 
 /// A stage's own account of a session that has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
@@ -317,3 +309,23 @@ pub struct Ended {
     pub waste_rows: u32,
 }
 control_message!(Ended, Ended);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Message;
+    use crate::status::RefusalCode;
+
+    #[test]
+    fn details_can_not_rewrite_a_terminal() {
+        let refused = |refusal| Refused { session: SessionId::new(1), refusal };
+        let told = refused(Refusal::new(RefusalCode::Other, "a\u{1b}[2J\r\nb\u{9b}"));
+        assert_eq!(told.refusal.detail, "a [2J  b ");
+        assert_eq!(<Refused as Message>::decode(&Message::encode(&told)), Ok(told));
+        let hostile = Refusal { code: RefusalCode::Other, detail: "a\u{1b}[2J".into() };
+        assert!(matches!(
+            <Refused as Message>::decode(&Message::encode(&refused(hostile))),
+            Err(DecodeError::Field { field: "detail", .. })
+        ));
+    }
+}

@@ -28,6 +28,14 @@ pub enum SpanError {
         /// End given.
         end: u32,
     },
+    /// A model can't be split into so many parts.
+    #[error("{parts} parts of {n_layers} layers: at least one part, and at most one node per layer")]
+    Parts {
+        /// Parts asked for.
+        parts: u32,
+        /// Layers of the model.
+        n_layers: u32,
+    },
     /// Not of the form `A..B`.
     #[error("`{0}` is not a span: write it as A..B, for example 0..10 (B is not included)")]
     Syntax(String),
@@ -85,7 +93,7 @@ impl LayerSpan {
     /// `parts` spans of nearly equal length that cover `[0, n_layers)`; the first ones are the longer ones.
     pub fn split_evenly(n_layers: u32, parts: u32) -> Result<Vec<Self>, SpanError> {
         if parts == 0 || parts > n_layers {
-            return Err(SpanError::Bounds { start: parts, end: n_layers });
+            return Err(SpanError::Parts { parts, n_layers });
         }
         let (base, longer) = (n_layers / parts, n_layers % parts);
         let mut start = 0;
@@ -181,6 +189,10 @@ mod tests {
                 assert!(max.unwrap() - min.unwrap() <= 1);
             }
         }
-        assert!(LayerSpan::split_evenly(3, 4).is_err());
+        let error = LayerSpan::split_evenly(30, 40).unwrap_err().to_string();
+        assert!(
+            error.starts_with("40 parts of 30 layers") && error.contains("one node per layer"),
+            "{error}"
+        );
     }
 }

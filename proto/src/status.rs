@@ -141,12 +141,25 @@ impl Refusal {
     }
 }
 
-/// Cuts a text to [`MAX_DETAIL`] bytes at a character boundary.
-pub fn cut(mut text: String) -> String {
+/// Makes a text fit to travel and to be printed: control characters, which could rewrite a terminal, become spaces,
+/// and it ends at [`MAX_DETAIL`] bytes, at a character boundary.
+pub fn cut(text: String) -> String {
+    let mut text = if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text };
     if text.len() > MAX_DETAIL {
         text.truncate(text.floor_char_boundary(MAX_DETAIL));
     }
     text
+}
+
+/// Refuses a detail from a peer that [`cut`] would not have let through.
+pub(crate) fn check_detail(detail: &str) -> Result<(), DecodeError> {
+    if detail.len() > MAX_DETAIL {
+        return Err(DecodeError::field("detail", "too long"));
+    }
+    if detail.contains(char::is_control) {
+        return Err(DecodeError::field("detail", "holds control characters"));
+    }
+    Ok(())
 }
 
 /// Asks for the bytes with this hash (a manifest by its `ModelId`, a tokenizer).

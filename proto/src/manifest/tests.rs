@@ -97,12 +97,32 @@ proptest! {
 #[test]
 fn absurd_numbers_are_refused_by_name() {
     type Change = fn(&mut Manifest);
-    let changes: [(Change, &str); 8] = [
+    let changes: [(Change, &str); 15] = [
         (|m| m.format = 2, "format"),
         (|m| m.architecture.n_layers = 0, "n_layers"),
         (|m| m.architecture.hidden = u32::MAX, "hidden"),
         (|m| m.architecture.kv_heads = 3, "kv_heads"),
         (|m| m.architecture.norm_eps = f64::NAN, "norm_eps"),
+        (|m| m.bos = Some(320), "bos"),
+        (|m| m.eos = vec![2, 320], "eos"),
+        (|m| m.licence = Some("\u{1b}[2J".into()), "licence"),
+        (|m| m.quantisation = "Q".repeat(MAX_LABEL_BYTES + 1), "quantisation"),
+        (|m| m.container = "a\nb".into(), "container"),
+        (
+            |m| m.architecture.rope_scaling = Some(RopeScaling::Linear { factor: f64::INFINITY }),
+            "rope_scaling",
+        ),
+        (
+            |m| {
+                m.architecture.rope_scaling = Some(RopeScaling::Llama3 {
+                    factor: 8.0,
+                    low_freq_factor: 4.0,
+                    high_freq_factor: 4.0,
+                    original_context: 8192,
+                });
+            },
+            "rope_scaling",
+        ),
         (|m| m.tensors[1].name = "a".into(), "named twice"),
         (|m| m.tensors[0].shape = vec![u64::MAX, u64::MAX], "tensor a"),
         (|m| m.tensors.swap(0, 1), "not ordered"),
