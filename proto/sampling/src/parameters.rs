@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use proto::session::SamplingParams;
+use proto::session::{MAX_LOGIT_BIAS, SamplingParams};
 
 /// Parameters inside their ranges; "off" is an absent value.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,8 +91,8 @@ impl Checked {
 }
 
 fn checked_bias(bias: &[(u32, f32)], vocab_size: usize) -> Result<Vec<(u32, f32)>, ParameterError> {
-    if bias.len() > MAX_BIASES {
-        return Err(ParameterError::TooManyBiases { count: bias.len(), limit: MAX_BIASES });
+    if bias.len() > MAX_LOGIT_BIAS {
+        return Err(ParameterError::TooManyBiases { count: bias.len(), limit: MAX_LOGIT_BIAS });
     }
     let mut seen = HashSet::with_capacity(bias.len());
     for &(token, value) in bias {
@@ -123,9 +123,6 @@ const GREEDY_BELOW: f32 = 1e-4;
 
 /// The penalty divides; 1 is off. The ends are far outside what leaves a text readable (0.8 to 1.5).
 const REPETITION: RangeInclusive<f32> = 0.01..=100.0;
-
-/// The limit of the usual APIs is 300 to 1024 entries.
-const MAX_BIASES: usize = 1024;
 
 /// Sixteen times the largest vocabulary in use (262,144); keeps sums of 2^40 per token inside 64 bits.
 const MAX_VOCABULARY: usize = 1 << 22;
