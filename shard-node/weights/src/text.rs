@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use proto::manifest::MAX_TEMPLATE_BYTES;
+use proto::manifest::{MAX_LABEL_BYTES, MAX_TEMPLATE_BYTES};
 use proto_text::{GgufVocabulary, GgufVocabularyError};
 use serde_json::{Map, Value};
 
@@ -160,8 +160,13 @@ fn gguf_parts(gguf: &Gguf, path: &Path) -> Result<TextParts, TextError> {
         bos,
         add_bos: add_bos && bos.is_some(),
         eos,
-        licence: gguf.string("general.license").map(str::to_owned),
+        licence: gguf.string("general.license").filter(|text| is_label(text)).map(str::to_owned),
     })
+}
+
+/// Whether a manifest takes it as a licence; some files hold the whole text there, and it would be printed.
+fn is_label(text: &str) -> bool {
+    text.len() <= MAX_LABEL_BYTES && !text.contains(char::is_control)
 }
 
 /// The file's own `tokenizer.json` if it holds one, otherwise its vocabulary converted; `None` when it

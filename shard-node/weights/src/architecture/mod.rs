@@ -7,7 +7,7 @@ mod from_hf;
 use std::path::PathBuf;
 
 use proto::LayerSpan;
-use proto::manifest::{Architecture, RopeScaling};
+use proto::manifest::Architecture;
 
 use crate::checkpoint::{Checkpoint, Container, TensorError};
 
@@ -65,7 +65,7 @@ impl Checkpoint {
             what,
         })?;
         reading.unsupported.extend(unexpected_tensors(self));
-        if let Some(scaling) = reading.architecture.rope_scaling.filter(|scaling| !is_sane(*scaling)) {
+        if let Some(scaling) = reading.architecture.rope_scaling.filter(|scaling| !scaling.is_sane()) {
             return Err(ArchitectureError::Field {
                 path: self.path().to_owned(),
                 field: "rope scaling".to_owned(),
@@ -133,21 +133,6 @@ struct FieldError {
 impl FieldError {
     fn new(field: &str, what: impl Into<String>) -> Self {
         Self { field: field.to_owned(), what: what.into() }
-    }
-}
-
-/// Numbers that a forward pass can divide by; NaN is not one.
-fn is_sane(scaling: RopeScaling) -> bool {
-    let positive = |number: f64| number > 0.0 && number.is_finite();
-    match scaling {
-        RopeScaling::Linear { factor } => positive(factor),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-            positive(factor)
-                && positive(low_freq_factor)
-                && high_freq_factor > low_freq_factor
-                && high_freq_factor.is_finite()
-                && original_context > 0
-        }
     }
 }
 
