@@ -46,7 +46,7 @@ fn linear_kind(class: NumericsClass, device: Device, onednn_bf16: bool) -> Linea
     match (class, device) {
         (NumericsClass::Exact, _) => LinearKind::Exact,
         (NumericsClass::Bf16, Device::Cpu) if onednn_bf16 => LinearKind::Packed,
-        // Without AVX-512 the library's bf16 products are slower than f32 ones of twice the bytes.
+        // Packing needs AVX-512; see `FEW_ROWS` in kernels/linear.rs for what is faster without.
         (NumericsClass::Bf16, Device::Cpu) => LinearKind::Widened,
         (NumericsClass::Bf16, _) => LinearKind::Plain,
     }
