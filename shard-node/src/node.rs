@@ -20,6 +20,7 @@ use proto::record::{MAX_LEASE_S, NodeRecord, RecordError, ShardOffer};
 use proto_telemetry::{BuildLabels, ReadyState, register_build};
 use proto_transport::Peers;
 use shard_node_stage::{LoadError, StageLoader, StageShape};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::blobs::Blobs;
@@ -74,8 +75,8 @@ pub enum NodeFault {
 }
 
 impl Node {
-    /// Binds, loads, serves, announces. Returns when the stage is loaded and peers can dial; the announcement goes on
-    /// by itself.
+    /// Binds, loads, serves, announces. Returns when the stage is loaded, peers can dial, and the record is
+    /// published; after a while without success the announcement goes on by itself.
     pub async fn bind(
         config: NodeConfig,
         discovery: Discovery,
@@ -128,7 +129,11 @@ impl Node {
         });
         let node = Self { shell, compute, directory, dht, ready, drain, writers };
         node.spawn_beat(links);
-        node.spawn_announce(announcement);
+        let announced = node.spawn_announce(announcement);
+        // A router that is started because of our ready line should find us.
+        if tokio::time::timeout(ANNOUNCE_PATIENCE, announced).await.is_err() {
+            tracing::warn!("ready, but not announced yet: others find this node later");
+        }
         Ok(node)
     }
 
@@ -217,8 +222,10 @@ impl Node {
         });
     }
 
-    /// A first announcement may have nobody to go to, and is repeated; the directory keeps it alive afterwards.
-    fn spawn_announce(&self, announcement: Announcement) {
+    /// A first announcement may have nobody to go to, and is repeated; the directory keeps it alive afterwards. What
+    /// is returned ends with the first attempt that succeeds or can't be repeated.
+    fn spawn_announce(&self, announcement: Announcement) -> oneshot::Receiver<()> {
+        let (done, announced) = oneshot::channel();
         let (directory, stop) = (self.directory.clone(), self.shell.stop.clone());
         let announce = async move {
             loop {
@@ -241,9 +248,11 @@ impl Node {
         self.shell.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = announce => {}
+                // Nobody waits any more after ANNOUNCE_PATIENCE.
+                () = announce => drop(done.send(())),
             }
         });
+        announced
     }
 }
 
@@ -298,5 +307,7 @@ const WITHDRAW: Duration = Duration::from_secs(2);
 const LAST_STEP: Duration = Duration::from_secs(5);
 /// A last report reaches a router within a round trip; a router that is gone must not hold up the end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// A round of lookups and stores takes well under a second; with a table of peers that are all gone, a few dials.
+const ANNOUNCE_PATIENCE: Duration = Duration::from_secs(5);
 /// Bootstrap peers come up within seconds of each other.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);

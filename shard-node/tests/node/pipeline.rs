@@ -182,7 +182,8 @@ async fn drain_finishes_open_sessions_and_refuses_new_ones() {
     router.tokens(1, 1).await;
     let node = swarm.nodes.into_iter().next().unwrap();
     let connection = router.peers[&plan.stages[0].node].connection.clone();
-    let drain = tokio::spawn(node.shutdown());
+    let mut drain = tokio::task::JoinSet::new();
+    drain.spawn(node.shutdown());
     while !crate::support::remote_status(&connection).await.draining {
         tokio::task::yield_now().await;
     }
@@ -191,7 +192,7 @@ async fn drain_finishes_open_sessions_and_refuses_new_ones() {
     let rest = router.tokens(1, usize::MAX).await;
     assert_eq!(rest, MODEL.answer(&asked.prompt, 30)[1..]);
     router.close(&plan, &asked, CloseCode::Finished).await;
-    tokio::time::timeout(crate::support::PATIENCE, drain).await.unwrap().unwrap();
+    tokio::time::timeout(crate::support::PATIENCE, drain.join_all()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,9 +223,10 @@ async fn a_step_that_fails_ends_its_own_session_only() {
     let hook = |_| -> Option<shard_node_stage::StepHook> {
         Some(Box::new(|groups: &[shard_node_stage::StepGroup]| {
             // The stage can't bear prompts of thirteen.
-            match groups.iter().any(|group| group.rows == 13) {
-                true => Err(shard_node_stage::StageError::Compute("thirteen".into())),
-                false => Ok(()),
+            if groups.iter().any(|group| group.rows == 13) {
+                Err(shard_node_stage::StageError::Compute("thirteen".into()))
+            } else {
+                Ok(())
             }
         }))
     };

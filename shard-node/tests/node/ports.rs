@@ -70,11 +70,12 @@ async fn readyz_waits_for_the_stage_and_metrics_are_served() {
         let _ = wait.recv();
         stage().into_loader()()
     });
-    let node = tokio::spawn(Node::bind(config, nowhere(), loader));
+    let mut node = tokio::task::JoinSet::new();
+    node.spawn(Node::bind(config, nowhere(), loader));
     let early = tokio::time::timeout(PATIENCE, get_until_up(addr, "/readyz")).await.unwrap();
     assert!(early.contains("503") && early.contains("loading toy"), "{early}");
     ready_to_load.send(()).unwrap();
-    let node = node.await.unwrap().unwrap();
+    let node = node.join_next().await.unwrap().unwrap().unwrap();
     assert!(get(addr, "/readyz").await.unwrap().contains("200"));
     let metrics = get(addr, "/metrics").await.unwrap();
     for name in [

@@ -268,10 +268,8 @@ impl TestRouter {
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, wait).await {
-            Ok(found) => found,
-            Err(_) => panic!("waited in vain for {what}; seen: {:?}", self.passed),
-        }
+        let found = tokio::time::timeout(PATIENCE, wait).await;
+        found.unwrap_or_else(|_| panic!("waited in vain for {what}; seen: {:?}", self.passed))
     }
 
     /// Tokens of a session up to the one that ends it, or to `most`.
