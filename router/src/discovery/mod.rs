@@ -2,7 +2,6 @@
 //! tokenizers by hash.
 
 mod blobs;
-mod cache;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,9 +19,9 @@ use crate::clock::unix_seconds;
 use crate::driver::{Driver, Probed};
 use crate::metrics::{LookupOutcome, RouterMetrics};
 
-pub use blobs::{BlobError, Blobs};
-pub use cache::BlobCache;
+pub use blobs::Blobs;
 pub use kademlia_dht::bootstrap::{Bootstrap, BootstrapError};
+pub use proto_transport::blobs::{BlobCache, BlobError};
 
 /// Looks the swarm up and makes views of it. Clones share the directory.
 #[derive(Clone, Debug)]
