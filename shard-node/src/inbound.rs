@@ -173,6 +173,8 @@ fn short(node: NodeId) -> String {
     node.short()
 }
 
-/// Prefill frames of one connection held at once: one being computed, one ready, two on their way. At 2 MB each a
-/// hostile peer makes us hold 16 MB frames of the wire's limit: 64 MB for each of its connections at the worst.
+/// Prefill frames of one connection given to the compute thread and not consumed yet: one being computed, one ready, two
+/// on their way. Their memory is bounded by bytes, not by this: large bodies, arriving and held together, have the
+/// connection's budget in the transport (`ClassTuning::frame_budget`, 32 MiB on bulk: the usual chunks of 2 MB never
+/// come near it), and each other stream waits with at most one body of 256 KiB in hand.
 const PREFILL_FRAMES: usize = 4;
