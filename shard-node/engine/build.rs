@@ -9,8 +9,8 @@ fn main() {
     let torch = Path::new(&lib).parent().expect("libtorch keeps its libraries in a folder of its own");
     let include = torch.join("include");
 
-    // Next to the build tree's copy, look where an installed one lies: bin/ beside lib/libtorch/.
-    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/libtorch");
+    // Before the build tree's copy, look where an installed one lies: bin/ beside lib/libtorch/.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/libtorch/torch/lib");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
 
     cc::Build::new()

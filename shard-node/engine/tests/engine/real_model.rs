@@ -64,7 +64,7 @@ fn bf16_logits_stay_near_exact_ones() {
          other best token at (position, margin) {flips:?}",
         tokens.len()
     );
-    // Seen: 1.00 and 0.164 with bf16 kernels, 1.31 and 0.174 without (AVX2).
-    assert!(worst < 2.0 && rms < 0.25, "largest {worst}, rms {rms}");
+    // Seen: 1.00 and 0.164 with bf16 kernels, 1.63 and 0.245 without (AVX2).
+    assert!(worst < 2.0 && rms < 0.35, "largest {worst}, rms {rms}");
     assert!(flips.iter().all(|(_, margin)| *margin < 2.0 * worst), "{flips:?}");
 }
