@@ -6,7 +6,7 @@
 //!      |
 //! half-open --(timeout, bad key, no common ALPN)--> dropped
 //!      |
-//! authenticated --(peer or endpoint full)--> closed: overload
+//! authenticated --(peer, address or endpoint full)--> closed: overload
 //!      |
 //! queued --> Endpoint::accept
 //! ```
@@ -95,7 +95,7 @@ impl Acceptor {
     }
 
     async fn welcome(self, quinn: quinn::Connection, peer: NodeId, class: ConnectionClass, permit: HalfOpen) {
-        let Some(slot) = self.gate.stay(peer) else {
+        let Some(slot) = self.gate.stay(peer, quinn.remote_address().ip()) else {
             self.metrics.handshake_failed(Direction::Accepted, HandshakeFailure::Overload);
             quinn.close(quic_code(CloseCode::Overload), b"too many connections");
             return;
@@ -106,7 +106,13 @@ impl Acceptor {
         quinn.set_send_window(class_tuning.send_window.into());
         quinn.set_max_concurrent_uni_streams(class_tuning.uni_streams.into());
         quinn.set_max_concurrent_bi_streams(class_tuning.bi_streams.into());
-        let origin = Origin { peer, class, direction: Direction::Accepted, metrics: self.metrics.clone() };
+        let origin = Origin {
+            peer,
+            class,
+            direction: Direction::Accepted,
+            metrics: self.metrics.clone(),
+            frame_budget: class_tuning.frame_budget as usize,
+        };
         let (connection, watch) = Connection::start(quinn, origin);
         self.tasks.spawn(async move {
             watch.run().await;

@@ -19,6 +19,7 @@ struct Limits {
     retry_above: usize,
     connections: usize,
     connections_per_peer: usize,
+    connections_per_address: usize,
 }
 
 /// What is open now. Bounded by its own limits: every entry stands for a held permit.
@@ -26,9 +27,10 @@ struct Limits {
 struct Counts {
     limits: Limits,
     half_open: usize,
-    by_address: HashMap<IpAddr, usize>,
+    half_open_at: HashMap<IpAddr, usize>,
     connections: usize,
-    by_peer: HashMap<NodeId, usize>,
+    connections_of: HashMap<NodeId, usize>,
+    connections_at: HashMap<IpAddr, usize>,
 }
 
 /// The verdict on a first packet.
@@ -41,10 +43,10 @@ enum Verdict {
 
 impl Counts {
     fn judge(&self, address: IpAddr, proven: bool) -> Verdict {
-        let here = self.by_address.get(&address).copied().unwrap_or(0);
         if self.half_open >= self.limits.half_open
-            || here >= self.limits.half_open_per_address
+            || count(&self.half_open_at, &address) >= self.limits.half_open_per_address
             || self.connections >= self.limits.connections
+            || self.is_full_at(address)
         {
             Verdict::Refuse
         } else if self.half_open >= self.limits.retry_above && !proven {
@@ -54,9 +56,16 @@ impl Counts {
         }
     }
 
-    fn may_stay(&self, peer: NodeId) -> bool {
+    fn may_stay(&self, peer: NodeId, address: IpAddr) -> bool {
         self.connections < self.limits.connections
-            && self.by_peer.get(&peer).copied().unwrap_or(0) < self.limits.connections_per_peer
+            && count(&self.connections_of, &peer) < self.limits.connections_per_peer
+            && !self.is_full_at(address)
+    }
+
+    /// Never true of this machine itself: whoever runs here can take our ports and memory without us, and swarms
+    /// for tests and demonstrations run on loopback with hundreds of nodes.
+    fn is_full_at(&self, address: IpAddr) -> bool {
+        !address.is_loopback() && count(&self.connections_at, &address) >= self.limits.connections_per_address
     }
 }
 
@@ -87,6 +96,7 @@ pub(crate) struct HalfOpen {
 pub(crate) struct Slot {
     gate: Gate,
     peer: NodeId,
+    address: IpAddr,
 }
 
 impl Gate {
@@ -98,11 +108,13 @@ impl Gate {
                 retry_above: tuning.retry_above,
                 connections: tuning.max_connections,
                 connections_per_peer: tuning.max_connections_per_peer,
+                connections_per_address: tuning.max_connections_per_address,
             },
             half_open: 0,
-            by_address: HashMap::new(),
+            half_open_at: HashMap::new(),
             connections: 0,
-            by_peer: HashMap::new(),
+            connections_of: HashMap::new(),
+            connections_at: HashMap::new(),
         })))
     }
 
@@ -115,21 +127,24 @@ impl Gate {
             Verdict::ProveAddress => Entry::ProveAddress,
             Verdict::Handshake => {
                 counts.half_open += 1;
-                *counts.by_address.entry(address).or_default() += 1;
+                *counts.half_open_at.entry(address).or_default() += 1;
                 Entry::Handshake(HalfOpen { gate: self.clone(), address })
             }
         }
     }
 
-    /// A peer that has proved its key; `None` if it, or everybody together, has too many connections.
-    pub(crate) fn stay(&self, peer: NodeId) -> Option<Slot> {
+    /// A peer that has proved its key and that it receives at `address`; `None` if it, its address, or everybody
+    /// together has too many connections. A connection that moves later still counts where it began.
+    pub(crate) fn stay(&self, peer: NodeId, address: IpAddr) -> Option<Slot> {
+        let address = accountable(address);
         let mut counts = self.lock();
-        if !counts.may_stay(peer) {
+        if !counts.may_stay(peer, address) {
             return None;
         }
         counts.connections += 1;
-        *counts.by_peer.entry(peer).or_default() += 1;
-        Some(Slot { gate: self.clone(), peer })
+        *counts.connections_of.entry(peer).or_default() += 1;
+        *counts.connections_at.entry(address).or_default() += 1;
+        Some(Slot { gate: self.clone(), peer, address })
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -142,7 +157,7 @@ impl Drop for HalfOpen {
     fn drop(&mut self) {
         let mut counts = self.gate.lock();
         counts.half_open -= 1;
-        leave(&mut counts.by_address, &self.address);
+        leave(&mut counts.half_open_at, &self.address);
     }
 }
 
@@ -150,8 +165,13 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut counts = self.gate.lock();
         counts.connections -= 1;
-        leave(&mut counts.by_peer, &self.peer);
+        leave(&mut counts.connections_of, &self.peer);
+        leave(&mut counts.connections_at, &self.address);
     }
+}
+
+fn count<K: std::hash::Hash + Eq>(counts: &HashMap<K, usize>, key: &K) -> usize {
+    counts.get(key).copied().unwrap_or(0)
 }
 
 fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
@@ -163,11 +183,13 @@ fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     }
 }
 
-/// Whoever has one IPv6 address has its /64.
+/// Whoever has one IPv6 address has its /64. Loopback stays what it is.
 fn accountable(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) if !v6.is_loopback() => {
+            Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        other => other,
     }
 }
 
@@ -182,6 +204,7 @@ mod tests {
             retry_above: 2,
             max_connections: 3,
             max_connections_per_peer: 2,
+            max_connections_per_address: 8,
             ..Tuning::default()
         })
     }
@@ -211,20 +234,50 @@ mod tests {
         assert!(matches!(gate.enter(address(3), true), Entry::Refuse), "all together have a limit");
         drop(permits);
         assert!(matches!(gate.enter(address(1), false), Entry::Handshake(_)));
-        assert!(gate.lock().by_address.is_empty(), "no entry outlives its permits");
+        assert!(gate.lock().half_open_at.is_empty(), "no entry outlives its permits");
     }
 
     #[test]
     fn one_peer_has_a_limit_and_all_together() {
         let gate = gate();
         let (a, b) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
-        let mut slots = vec![gate.stay(a).expect("first"), gate.stay(a).expect("second")];
-        assert!(gate.stay(a).is_none());
-        slots.push(gate.stay(b).expect("another peer"));
-        assert!(gate.stay(b).is_none(), "full");
+        let stay = |peer| gate.stay(peer, address(1));
+        let mut slots = vec![stay(a).expect("first"), stay(a).expect("second")];
+        assert!(stay(a).is_none());
+        slots.push(stay(b).expect("another peer"));
+        assert!(stay(b).is_none(), "full");
         assert!(matches!(gate.enter(address(1), true), Entry::Refuse));
         slots.clear();
-        assert!(gate.stay(a).is_some());
+        assert!(stay(a).is_some());
+    }
+
+    #[test]
+    fn one_address_with_many_keys_leaves_room_for_others() {
+        let tuning = Tuning::default();
+        let gate = Gate::new(&tuning);
+        let peer = |number: u16| {
+            let mut bytes = [0; 32];
+            bytes[..2].copy_from_slice(&number.to_le_bytes());
+            NodeId::from_bytes(bytes)
+        };
+        let flood = |from: &dyn Fn(u16) -> IpAddr| -> Vec<Slot> {
+            (0..u16::MAX).take(tuning.max_connections).filter_map(|n| gate.stay(peer(n), from(n))).collect()
+        };
+        let v4 = flood(&|_| address(1));
+        assert_eq!(v4.len(), tuning.max_connections_per_address);
+        assert!(matches!(gate.enter(address(1), true), Entry::Refuse), "before its handshake costs anything");
+        let v6 = flood(&|n| IpAddr::from([0x2001, 0xdb8, 0, 0, 1, 2, 3, n]));
+        assert_eq!(v6.len(), tuning.max_connections_per_address, "a /64 is one address");
+        assert!(gate.stay(peer(9), address(2)).is_some(), "others are served");
+        assert!(matches!(gate.enter(address(2), false), Entry::Handshake(_)));
+        drop(v4);
+        assert!(gate.stay(peer(9), address(1)).is_some());
+        drop(v6);
+        assert!(gate.lock().connections_at.is_empty(), "no entry outlives its slots");
+        for local in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            let local: IpAddr = local.parse().expect("literal");
+            assert_eq!(flood(&|_| local).len(), tuning.max_connections, "{local}: only the common limit");
+        }
     }
 
     #[test]

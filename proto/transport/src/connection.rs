@@ -12,7 +12,8 @@ use proto::{FrameKind, Message, NodeId, handshake::ConnectionClass, status::Clos
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    error::{Closed, RequestError, quic_code},
+    budget::{Budget, SMALL_BODY, Share},
+    error::{Closed, RecvError, RequestError, quic_code},
     metrics::{CloseKind, Direction, FrameCounters, TransportMetrics},
     stream::{FrameReceiver, FrameSender, RawFrame},
 };
@@ -52,6 +53,7 @@ impl Connection {
             class: origin.class,
             direction: origin.direction,
             counters: origin.metrics.frame_counters(origin.class),
+            budget: Arc::new(Budget::new(origin.frame_budget)),
             quinn: quinn.clone(),
             _released: released.clone().drop_guard(),
         });
@@ -195,6 +197,7 @@ pub(crate) struct Shared {
     class: ConnectionClass,
     direction: Direction,
     counters: FrameCounters,
+    budget: Arc<Budget>,
     /// Tells the watch that nobody holds the connection any more.
     _released: DropGuard,
 }
@@ -202,6 +205,26 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn counters(&self) -> &FrameCounters {
         &self.counters
+    }
+
+    /// Leave to take memory for a body; `None` if it is small. A peer with more large frames under way than fit
+    /// loses the connection; what the application holds is waited for.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(crate) async fn share(&self, bytes: usize) -> Result<Option<Share>, RecvError> {
+        if bytes <= SMALL_BODY {
+            return Ok(None);
+        }
+        let share = tokio::select! {
+            biased;
+            share = self.budget.share(bytes) => share,
+            closed = self.quinn.closed() => return Err(Closed::from(closed).into()),
+        };
+        share.map(Some).map_err(|_| {
+            self.close(CloseCode::Overload, "too many large frames under way at once");
+            RecvError::Overload
+        })
     }
 
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
@@ -216,6 +239,8 @@ pub(crate) struct Origin {
     pub(crate) class: ConnectionClass,
     pub(crate) direction: Direction,
     pub(crate) metrics: TransportMetrics,
+    /// [`crate::ClassTuning::frame_budget`] of the class.
+    pub(crate) frame_budget: usize,
 }
 
 /// The task beside every connection: keeps the metrics and ends with it.

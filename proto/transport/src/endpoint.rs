@@ -287,8 +287,13 @@ impl Endpoint {
         {
             return Err(ConnectError::WrongNode { addr, expected, found: peer });
         }
-        let origin =
-            Origin { peer, class, direction: Direction::Dialled, metrics: self.inner.metrics.clone() };
+        let origin = Origin {
+            peer,
+            class,
+            direction: Direction::Dialled,
+            metrics: self.inner.metrics.clone(),
+            frame_budget: self.inner.tuning.class(class).frame_budget as usize,
+        };
         let (connection, watch) = Connection::start(quinn, origin);
         self.spawn(watch.run());
         Ok(connection)

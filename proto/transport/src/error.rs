@@ -196,6 +196,10 @@ pub enum RecvError {
     /// The stream ended inside a frame. The connection was closed with [`CloseCode::Protocol`].
     #[error("the stream ended inside a frame")]
     Truncated,
+    /// The peer has more large frames under way at once than we hold for one connection
+    /// ([`crate::ClassTuning::frame_budget`]). The connection was closed with [`CloseCode::Overload`].
+    #[error("the peer has too many large frames under way at once")]
+    Overload,
     /// The stream was stopped by us.
     #[error("the stream is stopped")]
     Stopped,

@@ -8,6 +8,7 @@
 mod acceptor;
 mod admission;
 pub mod blobs;
+mod budget;
 mod connection;
 mod endpoint;
 mod error;

@@ -12,6 +12,7 @@ use proto::{
 use tokio::io::AsyncReadExt;
 
 use crate::{
+    budget::Share,
     connection::Shared,
     error::{Closed, RecvError, SendError, quic_code},
 };
@@ -168,8 +169,8 @@ pub struct FrameReceiver {
 enum Receiving {
     /// So many bytes of the header are there.
     Header { bytes: [u8; HEADER_BYTES], have: usize },
-    /// The header was good; the body is being filled.
-    Body { header: FrameHeader, body: BytesMut },
+    /// The header was good, and a large body has its share of the budget; the body is being filled.
+    Body { header: FrameHeader, body: BytesMut, share: Option<Share> },
 }
 
 impl FrameReceiver {
@@ -179,7 +180,9 @@ impl FrameReceiver {
 
     /// The next frame; `None` after the peer finished the stream. A header is checked (kind, flags, length)
     /// before any memory is taken for its body; a bad one closes the **connection** with
-    /// [`CloseCode::Protocol`], since a peer that sends one can't be trusted with the others either.
+    /// [`CloseCode::Protocol`], since a peer that sends one can't be trusted with the others either. Bodies over
+    /// 256 KiB count towards the connection's [`crate::ClassTuning::frame_budget`] from their header until their
+    /// last piece is dropped: drop them, or nothing large follows.
     ///
     /// # Cancel safety
     /// Cancel-safe: a frame received in part is kept for the next call.
@@ -190,27 +193,35 @@ impl FrameReceiver {
         loop {
             match &mut self.state {
                 Receiving::Header { bytes, have } => {
-                    let read = self.stream.read(&mut bytes[*have..]).await.map_err(RecvError::from)?;
-                    match read {
-                        Some(count) => *have += count,
-                        None if *have == 0 => {
-                            self.ended = true;
-                            return Ok(None);
+                    if *have < HEADER_BYTES {
+                        let read = self.stream.read(&mut bytes[*have..]).await.map_err(RecvError::from)?;
+                        match read {
+                            Some(count) => *have += count,
+                            None if *have == 0 => {
+                                self.ended = true;
+                                return Ok(None);
+                            }
+                            None => return Err(self.truncated()),
                         }
-                        None => return Err(self.truncated()),
+                        continue;
                     }
-                    if *have == HEADER_BYTES {
-                        let header = FrameHeader::parse(*bytes).map_err(|error| self.violation(error))?;
-                        // At most the kind's limit. Pages are only touched as bytes arrive, so a peer that
-                        // announces much and sends little costs address space, not memory.
-                        let body = BytesMut::with_capacity(header.body_bytes());
-                        self.state = Receiving::Body { header, body };
-                    }
+                    let header = FrameHeader::parse(*bytes).map_err(|error| self.violation(error))?;
+                    // Dropped while it waits, the next call finds the header whole and asks again.
+                    let share = self.shared.share(header.body_bytes()).await?;
+                    // At most the kind's limit. Pages are only touched as bytes arrive, so a peer that announces
+                    // much and sends little costs address space, not memory.
+                    let body = BytesMut::with_capacity(header.body_bytes());
+                    self.state = Receiving::Body { header, body, share };
                 }
-                Receiving::Body { header, body } => {
+                Receiving::Body { header, body, share } => {
                     let missing = header.body_bytes() - body.len();
                     if missing == 0 {
-                        let frame = RawFrame { kind: header.kind(), body: std::mem::take(body).freeze() };
+                        let whole = std::mem::take(body);
+                        let body = match share.take() {
+                            Some(share) => share.hand_over(whole),
+                            None => whole.freeze(),
+                        };
+                        let frame = RawFrame { kind: header.kind(), body };
                         self.state = Receiving::START;
                         self.shared.counters().received(HEADER_BYTES + frame.body.len());
                         return Ok(Some(frame));
