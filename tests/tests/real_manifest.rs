@@ -55,8 +55,8 @@ fn tensor_offset(file: &[u8], name: &str) -> usize {
     loop {
         let next = offset_field(end) + 8;
         let length = number(next, 8);
-        let is_entry = (1..=64).contains(&length)
-            && file[next + 8..next + 8 + length].iter().all(|byte| byte.is_ascii_graphic());
+        let is_entry =
+            (1..=64).contains(&length) && file[next + 8..next + 8 + length].iter().all(u8::is_ascii_graphic);
         if !is_entry {
             return next.next_multiple_of(32) + number(offset_field(first), 8);
         }
