@@ -1,25 +1,28 @@
 //! Chat templates: Jinja as models bring it, rendered with the idioms of Hugging Face's `apply_chat_template`.
 //!
-//! A template is a program by a stranger. It gets fuel (instructions), a recursion limit, a limit on its own size
-//! and one on its output, and sees nothing but the conversation. One hole is known: a loop that doubles a string
-//! *variable* is stopped by nothing but memory, since the engine has no limit there.
+//! A template is a program by a stranger. It gets fuel (instructions), a budget for the bytes it touches (`metered`),
+//! a recursion limit, a limit on its own size and one on its output, and sees nothing but the conversation.
 
 mod date;
 mod json;
-mod output;
+mod metered;
 mod python_methods;
 
+use std::sync::Arc;
+
+use minijinja::machinery::{CompiledTemplate, TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, Value};
-use serde::{Deserialize, Serialize};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 
-use output::BoundedOutput;
+use metered::Meter;
+use proto::manifest::MAX_TEMPLATE_BYTES;
+use serde::{Deserialize, Serialize};
 
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    source: String,
 }
 
 /// One turn of a conversation.
@@ -72,6 +75,12 @@ pub enum TemplateError {
         /// Size allowed.
         limit: usize,
     },
+    /// No thread to render on.
+    #[error("start a thread for the chat template: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The engine broke down over it.
+    #[error("the chat template breaks the template engine")]
+    Panicked,
     /// Any other failure.
     #[error("the chat template fails: {0}")]
     Render(#[source] Error),
@@ -90,28 +99,29 @@ impl ChatTemplate {
         if source.len() > MAX_TEMPLATE_BYTES {
             return Err(TemplateError::TooLarge { bytes: source.len(), limit: MAX_TEMPLATE_BYTES });
         }
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        let mut environment = Environment::new();
-        environment.set_syntax(syntax.map_err(TemplateError::Syntax)?);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_recursion_limit(RECURSION);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(python_methods::call);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, "raised by the template")
-                .with_source(Raised(message)))
-        });
-        environment.add_filter("tojson", |value: Value, options: Kwargs| json::to_json(&value, &options));
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
+        let syntax = syntax().map_err(TemplateError::Syntax)?;
+        let source = metered::without_constant_products(&without_generation_tags(source), &syntax)
             .map_err(TemplateError::Syntax)?;
-        Ok(Self { environment })
+        compile(&source).map_err(TemplateError::Syntax)?;
+        Ok(Self { source })
     }
 
     /// The prompt for a conversation. BOS is part of it only where the template writes it, so it is to be encoded
     /// with [`EncodeMode::Markup`](crate::EncodeMode::Markup).
+    ///
+    /// Blocks for up to a second with a hostile template.
     pub fn render(&self, input: ChatInput<'_>) -> Result<String, TemplateError> {
-        let mut environment = self.environment.clone();
+        // Lists in lists, as deep as there is fuel, are dropped level by level: on its own, large stack.
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(STACK_BYTES);
+            let rendering =
+                thread.spawn_scoped(scope, || self.render_here(input)).map_err(TemplateError::Thread)?;
+            rendering.join().unwrap_or(Err(TemplateError::Panicked))
+        })
+    }
+
+    fn render_here(&self, input: ChatInput<'_>) -> Result<String, TemplateError> {
+        let mut environment = environment(input.messages.len());
         if let Some(now) = input.now {
             environment.add_function("strftime_now", move |format: String| date::format(now, &format));
         }
@@ -129,18 +139,50 @@ impl ChatTemplate {
             ("tools", Value::from(())),
             ("documents", Value::from(())),
         ]);
-        let template = environment.get_template(NAME).map_err(TemplateError::Render)?;
-        let mut output = BoundedOutput::new(MAX_OUTPUT_BYTES);
-        let rendered = template.render_captured_to(context, &mut output).map(|_| ());
-        if output.overflowed() {
+        let template = compile(&self.source).map_err(TemplateError::Syntax)?;
+        let mut text = String::new();
+        let rendered = {
+            let mut output = make_string_output(&mut text);
+            let (instructions, blocks) = (&template.instructions, &template.blocks);
+            eval(&environment, instructions, context, blocks, &mut output, AutoEscape::None).map(drop)
+        };
+        if text.len() > MAX_OUTPUT_BYTES {
             return Err(TemplateError::OutputTooLong { limit: MAX_OUTPUT_BYTES });
         }
         match rendered {
-            Ok(()) => Ok(output.into_text()),
+            Ok(()) => Ok(text),
             Err(error) if error.kind() == ErrorKind::OutOfFuel => Err(TemplateError::OutOfFuel),
             Err(error) => Err(raised(&error).map_or(TemplateError::Render(error), TemplateError::Raised)),
         }
     }
+}
+
+/// An engine for one rendering, with a full budget.
+fn environment(messages: usize) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_recursion_limit(RECURSION);
+    environment.set_fuel(Some(MOST_FUEL.min(FUEL + FUEL_OF_A_MESSAGE * messages as u64)));
+    environment.set_unknown_method_callback(python_methods::call);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, "raised by the template").with_source(Raised(message)))
+    });
+    environment.add_filter("tojson", |value: Value, options: Kwargs| json::to_json(&value, &options));
+    metered::install(&mut environment, &Arc::new(Meter::new()));
+    environment
+}
+
+/// The instructions of a template, metered.
+fn compile(source: &str) -> Result<CompiledTemplate<'_>, Error> {
+    let config =
+        TemplateConfig { syntax_config: syntax()?, default_auto_escape: Arc::new(|_| AutoEscape::None) };
+    let mut template = CompiledTemplate::new(NAME, source, &config)?;
+    metered::meter(&mut template)?;
+    Ok(template)
+}
+
+/// The whitespace rules of `apply_chat_template`.
+fn syntax() -> Result<SyntaxConfig, Error> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
 }
 
 /// What a template said with `raise_exception`, wherever in the chain of errors it stands.
@@ -186,14 +228,21 @@ fn without_generation_tags(source: &str) -> String {
 
 const NAME: &str = "chat_template";
 
-/// The largest in use, with tool schemas, have about 20 kB.
-const MAX_TEMPLATE_BYTES: usize = 128 << 10;
-
 /// As much as the tokenizer takes.
 const MAX_OUTPUT_BYTES: usize = 8 << 20;
 
-/// About 100 instructions per message and a conversation of 10,000 messages; some 100 ms.
-const FUEL: u64 = 1_000_000;
+/// Templates with tool schemas take some thousand instructions; metering doubles that.
+const FUEL: u64 = 100_000;
+
+/// About 100 instructions are usual, and metering doubles that.
+const FUEL_OF_A_MESSAGE: u64 = 300;
+
+/// A conversation of 3,000 messages.
+const MOST_FUEL: u64 = 1_000_000;
+
+/// Each level of a nest of lists takes an instruction to make and some 300 bytes of stack to drop. Only what is used
+/// is ever backed by memory.
+const STACK_BYTES: usize = 512 << 20;
 
 /// Templates nest some ten levels; a macro call counts as several.
 const RECURSION: usize = 100;

@@ -17,6 +17,9 @@ pub(super) fn to_json(value: &Value, options: &Kwargs) -> Result<String, Error> 
 }
 
 fn write(value: &Value, indent: Option<usize>, depth: usize, out: &mut String) -> Result<(), Error> {
+    if out.len() > MAX_JSON_BYTES {
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: the text gets too long"));
+    }
     if depth > MAX_DEPTH {
         return Err(Error::new(ErrorKind::InvalidOperation, "tojson: nested too deeply"));
     }
@@ -81,6 +84,9 @@ fn string(text: &str, out: &mut String) {
     // A string has only one JSON form without ASCII escapes, and serde_json writes it.
     out.push_str(&serde_json::Value::from(text).to_string());
 }
+
+/// As much as the tokenizer takes.
+const MAX_JSON_BYTES: usize = 8 << 20;
 
 /// Far deeper than any tool schema.
 const MAX_DEPTH: usize = 64;

@@ -75,7 +75,7 @@ fn hostile_templates_are_stopped() {
     assert!(matches!(render("{% for", &message), Err(TemplateError::Syntax(_))));
     let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{{ a }}{% endfor %}{% endfor %}";
     assert!(matches!(render(endless, &message), Err(TemplateError::OutOfFuel)));
-    let wide = "{% set x = 'y' * 100000 %}{% for a in range(1000) %}{{ x }}{% endfor %}";
+    let wide = "{% set x = 'y' * 100000 %}{% for a in range(200) %}{{ x }}{% endfor %}";
     assert!(matches!(render(wide, &message), Err(TemplateError::OutputTooLong { .. })));
     let deep = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}";
     assert!(matches!(render(deep, &message), Err(TemplateError::Render(_))));
@@ -91,6 +91,85 @@ fn hostile_templates_are_stopped() {
     for outside in ["{% include '/etc/passwd' %}", "{% import 'os' as os %}", "{% extends 'base' %}"] {
         assert!(render(outside, &message).is_err(), "{outside}");
     }
+}
+
+#[test]
+fn what_templates_do_to_strings_and_lists_is_paid_for() {
+    let message = [ChatMessage::new("user", "x")];
+    let long = "{% set s = 'a' * 1000000 %}";
+    let many = |what: &str| format!("{long}{{% for i in range(10000) %}}{what}{{% endfor %}}");
+    let hostile = [
+        "{% set s = 'a' * 100000000 %}{% for i in range(100) %}{{ s.count('b') }}{% endfor %}".to_owned(),
+        "{% set s = 'a' * 100 * 100 * 100 * 100 %}".to_owned(),
+        "{% set s = 100000000 * (1 and 'a') %}".to_owned(),
+        "{% set n = namespace(s='ab') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}"
+            .to_owned(),
+        "{% set n = namespace(s='ab') %}{% for i in range(40) %}{% set n.s = n.s + n.s %}{% endfor %}"
+            .to_owned(),
+        "{% set n = namespace(s='ab') %}{% for i in range(40) %}{% set s %}{{ n.s }}{{ n.s }}{% endset %}\
+         {% set n.s = s %}{% endfor %}"
+            .to_owned(),
+        "{% set n = namespace(s=['ab']) %}{% for i in range(60) %}{% set n.s = [n.s, n.s] %}{% endfor %}\
+         {{ n.s == n.s }}{{ n.s|tojson }}"
+            .to_owned(),
+        "{% set n = namespace(s=['ab']) %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}\
+         {{ n.s|list|length }}"
+            .to_owned(),
+        "{{ ('a' * 1000000)|replace('a', 'b' * 1000000) }}".to_owned(),
+        "{{ ['a' * 1000000]|map('replace', 'a', 'b' * 1000000)|list }}".to_owned(),
+        "{{ range(10000)|list|join('a' * 1000000) }}".to_owned(),
+        "{{ ('a' * 1000000).join(range(10000)|list) }}".to_owned(),
+        "{{ 'a\nb'|indent(1000000000) }}".to_owned(),
+        "{{ range(3)|batch(1000000000, 'x')|list }}".to_owned(),
+        "{{ range(3)|tojson(indent=1000000) }}".to_owned(),
+        "{{ range(10000)|select('in', 'a' * 1000000)|list }}".to_owned(),
+        many("{{ 'b' in s }}"),
+        many("{% if s == s %}{% endif %}"),
+        many("{% set t = s.upper() %}"),
+        many("{% set t = s|upper %}"),
+        many("{% set t = s[1:] %}"),
+        many("{% set t = s.split('a') %}"),
+        many("{% set t = s|list %}"),
+    ];
+    for source in &hostile {
+        assert!(render(source, &message).is_err(), "{source}");
+    }
+    for splat in ["{{ f(*messages) }}", "{{ 'a'|replace(*messages) }}"] {
+        assert!(matches!(render(splat, &message), Err(TemplateError::Syntax(_))), "{splat}");
+    }
+}
+
+/// Many levels for each turn of a loop.
+const DEEP_LITERAL: &str = "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[n.s]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]";
+
+#[test]
+fn deep_nests_of_values_do_not_overflow_the_stack() {
+    let message = vec![ChatMessage::new("user", "x"); 10_000];
+    for step in [
+        "[n.s]",
+        "{'a': n.s}",
+        "n.s[0:]",
+        "n.s|reverse",
+        "n.s + [1]",
+        "(n.s,)",
+        "namespace(s=n.s)",
+        "dict(s=n.s)",
+        DEEP_LITERAL,
+    ] {
+        let source = format!(
+            "{{% set n = namespace(s=[1]) %}}{{% for i in range(10000) %}}{{% for j in range(10000) %}}\
+             {{% set n.s = {step} %}}{{% endfor %}}{{% endfor %}}"
+        );
+        assert!(render(&source, &message).is_err(), "{step}");
+    }
+}
+
+#[test]
+fn products_and_growing_filters_still_work() {
+    let message = [ChatMessage::new("user", "x")];
+    let source = "{{ 2 * 3 }}{{ 'ab' * 2 }}{{ 2 * 1.5 }}{{ ('a,b'|split(','))|join('-') }}{{ 'aXb'|replace('X', '--') }}\
+                  {{ [1, 2, 3][1:]|list }}{{ 'a' ~ 1 ~ [2] }}{{ 'a' in 'ab' }}{{ messages|map(attribute='role')|join }}";
+    assert_eq!(render(source, &message).unwrap(), "6abab3.0a-ba--b[2, 3]a1[2]Trueuser");
 }
 
 #[test]
