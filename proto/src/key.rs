@@ -42,7 +42,7 @@ impl fmt::Debug for NodeKey {
 }
 
 /// Whether `signature` over `domain` and `message` was made by `signer`. Strict: keys and nonces of small order,
-/// whose signatures fit several messages, are refused (Chalkias et al. 2020, "Taming the many EdDSAs").
+/// whose signatures fit several messages, are refused (Chalkias, Garillot and Nikolaenko 2020).
 pub fn verify(signer: NodeId, domain: &[u8], message: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
     VerifyingKey::from_bytes(signer.as_bytes()).is_ok_and(|key| {
         key.verify_strict(&[domain, message].concat(), &Signature::from_bytes(signature)).is_ok()

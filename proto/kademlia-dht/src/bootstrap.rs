@@ -22,7 +22,9 @@ pub enum BootstrapError {
     #[error("`{0}` is not a bootstrap address: write NODEID@HOST:PORT, or HOST:PORT on this machine")]
     Syntax(String),
     /// The host has no address.
-    #[error("can't resolve {host}: {why}; check the spelling and this machine's DNS, or write its IP address")]
+    #[error(
+        "can't resolve {host}: {why}; check the spelling and this machine's DNS, or write its IP address"
+    )]
     Resolve {
         /// The host.
         host: String,
