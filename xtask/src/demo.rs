@@ -67,7 +67,7 @@ pub(crate) struct DemoArgs {
 pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
     let programs = match &args.programs {
         Some(directory) => directory.clone(),
-        None => prepare(workspace, args)?,
+        None => prepare(workspace)?,
     };
     let model =
         args.model.clone().unwrap_or_else(|| workspace.third_party().join(DEFAULT_MODEL).into_os_string());
@@ -96,14 +96,9 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
 }
 
 /// Sets up and builds; gives the folder of the programs.
-fn prepare(workspace: &Workspace, args: &DemoArgs) -> Result<PathBuf> {
-    let has = |path: &str| workspace.third_party().join(path).exists();
-    let own_libtorch = std::env::var_os("LIBTORCH")
-        .is_some_and(|set| Path::new(&set) != workspace.third_party().join("libtorch/torch"));
-    let has_libtorch = own_libtorch || has("libtorch/torch/lib/libtorch_cpu.so");
-    if !has_libtorch || (args.model.is_none() && !has(DEFAULT_MODEL)) {
-        setup::run(workspace, &SetupArgs::default())?;
-    }
+fn prepare(workspace: &Workspace) -> Result<PathBuf> {
+    // Only set-up knows whether what lies there is whole; it takes milliseconds where nothing is missing.
+    setup::run(workspace, &SetupArgs::default())?;
     let packages = ["--package", "shard-node", "--package", "shard-node-engine", "--package", "router"];
     let mut build = process::cargo(workspace, &["build", "--release"]);
     process::run(build.args(packages).stdout(Stdio::null()))?;

@@ -62,7 +62,15 @@ fn tests(workspace: &Workspace, args: &TestArgs) -> Result<String> {
         Ok(())
     };
     if nextest {
-        run(&["nextest", "run", "--release", "--workspace", "--no-tests=fail", "--no-fail-fast"])?;
+        run(&[
+            "nextest",
+            "run",
+            "--release",
+            "--workspace",
+            "--no-tests=fail",
+            "--no-fail-fast",
+            "--status-level=skip",
+        ])?;
         run(&["test", "--release", "--workspace", "--doc"])?;
     } else {
         run(&["test", "--release", "--workspace", "--no-fail-fast"])?;
@@ -73,6 +81,15 @@ fn tests(workspace: &Workspace, args: &TestArgs) -> Result<String> {
         println!("{closing}");
         bail!("{} failed", failed.join(" and "));
     }
+    let unexpected = closing.unexpected(&expected);
+    if !unexpected.is_empty() {
+        println!("{closing}");
+        bail!(
+            "skipped, but not marked to be: {}; run them or mark them with #[ignore = \"..\"]",
+            unexpected.join(", ")
+        );
+    }
+    // nextest names what it skips only with --status-level=skip, which this asks for; the sum is the last guard.
     if closing.skipped > expected.len() {
         println!("{closing}");
         bail!(

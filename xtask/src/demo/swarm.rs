@@ -53,25 +53,32 @@ impl Swarm {
         let mut swarm = Self { nodes: Vec::new(), bootstrap: String::new(), model: String::new() };
         let watch = Stopwatch::start();
         for (index, &span) in spans.iter().enumerate() {
-            swarm.nodes.push(start_node(settings, index, span, &swarm.bootstrap)?);
+            swarm.nodes.push(start_node(settings, index, span, &swarm.bootstrap, admin_port(index))?);
             // The others need its address, and nobody knows that before it has one.
             if index == 0 {
-                swarm.first_is_ready(settings, &watch)?;
+                let ready = swarm.ready(settings, index, span)?;
+                report_ready(0, 1, &ready, &watch);
+                swarm.bootstrap = format!("{}@{}", ready.node, ready.listen);
+                swarm.model = ready.model;
             }
         }
-        for (index, node) in swarm.nodes.iter().enumerate().skip(1) {
-            let ready = wait_ready(node, &settings.log_of(index))?;
+        for (index, &span) in spans.iter().enumerate().skip(1) {
+            let ready = swarm.ready(settings, index, span)?;
             report_ready(index, spans.len(), &ready, &watch);
         }
         Ok(swarm)
     }
 
-    fn first_is_ready(&mut self, settings: &NodeSettings, watch: &Stopwatch) -> Result<()> {
-        let ready = wait_ready(&self.nodes[0], &settings.log_of(0))?;
-        report_ready(0, 1, &ready, watch);
-        self.bootstrap = format!("{}@{}", ready.node, ready.listen);
-        self.model = ready.model;
-        Ok(())
+    /// Waits for a node; starts it once more if somebody took its admin port after we had looked.
+    fn ready(&mut self, settings: &NodeSettings, index: usize, span: Span) -> Result<Ready> {
+        let log = settings.log_of(index);
+        match wait_ready(&self.nodes[index], &log) {
+            Err(_) if tail(&log).contains(PORT_TAKEN) => {
+                self.nodes[index] = start_node(settings, index, span, &self.bootstrap, 0)?;
+                wait_ready(&self.nodes[index], &log)
+            }
+            ready => ready,
+        }
     }
 
     /// `NODEID@ip:port` of the first node.
@@ -136,7 +143,13 @@ fn has_ended(name: &str) -> bool {
         .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
-fn start_node(settings: &NodeSettings, index: usize, span: Span, bootstrap: &str) -> Result<Leashed> {
+fn start_node(
+    settings: &NodeSettings,
+    index: usize,
+    span: Span,
+    bootstrap: &str,
+    admin_port: u16,
+) -> Result<Leashed> {
     let log_path = settings.log_of(index);
     let log = File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
     let mut arguments: Vec<OsString> = vec!["serve".into(), "--model".into(), settings.model.clone()];
@@ -144,7 +157,7 @@ fn start_node(settings: &NodeSettings, index: usize, span: Span, bootstrap: &str
     option("--layers", span.to_string().into());
     option("--numerics", settings.numerics.clone().into());
     option("--listen", "127.0.0.1:0".into());
-    option("--admin", format!("127.0.0.1:{}", admin_port(index)).into());
+    option("--admin", format!("127.0.0.1:{admin_port}").into());
     option("--config", empty_config(&settings.directory).into_os_string());
     option("--state-dir", settings.directory.join(format!("node-{index}")).into_os_string());
     if let Some(threads) = settings.threads {
@@ -212,6 +225,9 @@ fn tail(log: &Path) -> String {
 
 /// `deploy/prometheus/demo.yml` scrapes this port and those after it.
 const FIRST_ADMIN_PORT: u16 = 7402;
+
+/// What a node says of it in its log.
+const PORT_TAKEN: &str = "is in use by another program";
 
 /// Reading and packing a large shard from a slow disk takes minutes; a node that hangs does not end by itself.
 const READY_TIMEOUT: Duration = Duration::from_mins(10);

@@ -10,6 +10,8 @@ pub(super) struct Closing {
     pub(super) passed: usize,
     pub(super) failed: usize,
     pub(super) skipped: usize,
+    /// Names of skipped tests, without their modules, where the runner tells them.
+    pub(super) skipped_names: Vec<String>,
     /// The lines themselves, as the runner wrote them.
     lines: Vec<String>,
 }
@@ -20,7 +22,9 @@ pub(super) fn read(output: &[String]) -> Option<Closing> {
     for line in output {
         let plain = without_colours(line);
         let plain = plain.trim();
-        if plain.starts_with("Summary [") {
+        if let Some(name) = skipped_test(plain) {
+            closing.skipped_names.push(name.to_owned());
+        } else if plain.starts_with("Summary [") {
             closing.passed += count(plain, "passed");
             closing.failed += count(plain, "failed") + count(plain, "timed out");
             closing.skipped += count(plain, "skipped");
@@ -38,7 +42,22 @@ pub(super) fn read(output: &[String]) -> Option<Closing> {
     (!closing.lines.is_empty()).then_some(closing)
 }
 
+/// The name of a test that was left out: `test a::b ... ignored, why`, and `SKIP [ 0.0s] crate a::b`.
+fn skipped_test(line: &str) -> Option<&str> {
+    let path = match line.strip_prefix("test ") {
+        Some(rest) => rest.split_once(" ... ignored")?.0,
+        None => line.strip_prefix("SKIP ")?.rsplit(' ').next()?,
+    };
+    path.rsplit("::").next()
+}
+
 impl Closing {
+    /// Tests that were skipped although none of that name is meant to be.
+    pub(super) fn unexpected(&self, expected: &[String]) -> Vec<&str> {
+        let names = self.skipped_names.iter().map(String::as_str);
+        names.filter(|name| !expected.iter().any(|known| known == name)).collect()
+    }
+
     /// How many tests were left out, and which are meant to be.
     pub(super) fn skips(&self, expected: &[String]) -> String {
         let names = if expected.is_empty() { "none".to_owned() } else { expected.join(", ") };
@@ -99,6 +118,19 @@ mod tests {
     #[test]
     fn output_without_closing_lines_is_no_success() {
         assert_eq!(read(&lines(&["error: could not compile `router`"])), None);
+    }
+
+    #[test]
+    fn a_test_skipped_in_place_of_another_is_named() {
+        let output = lines(&[
+            "test soak::soak_churn ... ignored, soak: an hour",
+            "test driver::tests::answers ... ignored",
+            "        SKIP [         ] (1/3) router::tests cli::explains",
+            "test driver::tests::works ... ok",
+            "test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ]);
+        let expected = ["soak_churn".to_owned(), "soak_other".to_owned(), "soak_third".to_owned()];
+        assert_eq!(read(&output).unwrap().unexpected(&expected), ["answers", "explains"]);
     }
 
     #[test]
