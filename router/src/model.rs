@@ -1,6 +1,7 @@
 //! A model as the router needs it: manifest, tokenizer and chat template, and how a prompt becomes ids.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::ModelId;
 use proto::manifest::{Manifest, ManifestError};
@@ -44,6 +45,24 @@ pub enum PromptError {
         model: String,
         /// Why.
         source: TemplateError,
+    },
+    /// Rendering or tokenising goes on and on.
+    #[error(
+        "turn the prompt into tokens: the chat template or the tokenizer of {model} did not come to an end within \
+         {} s; use another model, or give --token-ids",
+        ENCODE_DEADLINE.as_secs()
+    )]
+    Slow {
+        /// The model.
+        model: String,
+    },
+    /// Rendering or tokenising broke down.
+    #[error("turn the prompt into tokens: the chat template or the tokenizer of {model} breaks: {why}")]
+    Broken {
+        /// The model.
+        model: String,
+        /// What happened to the thread.
+        why: String,
     },
     /// The text can't be encoded.
     #[error("encode the prompt: {0}")]
@@ -157,6 +176,25 @@ impl Model {
         Ok(ids)
     }
 
+    /// As [`Model::encode`], on another thread and with a deadline: template and tokenizer are a stranger's, and
+    /// connections must not starve meanwhile. A thread that is given up ends by its own limits.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe; the thread's result is dropped.
+    pub async fn encode_aside(&self, prompt: &Prompt, now_unix_s: u64) -> Result<Vec<u32>, PromptError> {
+        if matches!(prompt, Prompt::TokenIds(_)) {
+            return self.encode(prompt, now_unix_s);
+        }
+        let (model, prompt) = (self.clone(), prompt.clone());
+        let encoding = tokio::task::spawn_blocking(move || model.encode(&prompt, now_unix_s));
+        match tokio::time::timeout(ENCODE_DEADLINE, encoding).await {
+            Ok(Ok(encoded)) => encoded,
+            Ok(Err(error)) => Err(PromptError::Broken { model: self.name.clone(), why: error.to_string() }),
+            Err(_) => Err(PromptError::Slow { model: self.name.clone() }),
+        }
+    }
+
     fn encode_text(&self, text: &str) -> Result<Vec<u32>, PromptError> {
         let mut ids = self.need_tokenizer()?.encode(text, EncodeMode::Markup)?;
         if let Some(bos) = self.manifest.bos.filter(|_| self.manifest.add_bos)
@@ -194,6 +232,9 @@ impl Model {
         self.tokenizer.as_deref().ok_or_else(|| PromptError::NoTokenizer(self.name.clone()))
     }
 }
+
+/// A prompt that fills the longest context is tokenised in well under a second.
+const ENCODE_DEADLINE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -240,6 +281,13 @@ mod tests {
     #[test]
     fn token_ids_are_used_as_they_are() {
         assert_eq!(toy().encode(&Prompt::TokenIds(vec![5, 6]), 0).unwrap(), [5, 6]);
+    }
+
+    #[tokio::test]
+    async fn bad_prompts_are_told_from_the_other_thread_too() {
+        let error = toy().encode_aside(&Prompt::Text("hi".into()), 0).await.unwrap_err();
+        assert!(matches!(error, PromptError::NoTokenizer(_)));
+        assert_eq!(toy().encode_aside(&Prompt::TokenIds(vec![5]), 0).await.unwrap(), [5]);
     }
 
     #[test]

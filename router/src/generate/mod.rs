@@ -144,7 +144,10 @@ impl Router {
         cancel: &CancellationToken,
     ) -> Result<Reply, GenerateError> {
         Sampler::new(&request.sampling, model.manifest().architecture.vocab as usize)?;
-        let prompt = model.encode(&request.prompt, unix_seconds())?;
+        let prompt = tokio::select! {
+            prompt = model.encode_aside(&request.prompt, unix_seconds()) => prompt?,
+            () = cancel.cancelled() => return Err(GenerateError::Cancelled),
+        };
         let room = model.context() - prompt.len() as u32;
         let max_tokens = request.max_tokens.clamp(1, room);
         let wanted = RouteRequest {
