@@ -1,10 +1,11 @@
 //! From what the user wrote for a model to files on disk and their manifest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use proto::LayerSpan;
 use proto::manifest::Architecture;
+use proto::record::MAX_NAME_BYTES;
 use shard_node_weights::{
     BUILT_IN, BuiltIn, Checkpoint, ComputeError, Described, HubRef, ManifestCache, ModelRef, TensorError,
 };
@@ -66,15 +67,28 @@ fn locate(built_in: &BuiltIn) -> Result<PathBuf> {
 /// The name a model is announced under: what the user says, else the reference's own; the built-in model's
 /// file keeps its alias wherever it lies, so that nodes started by path and by alias find each other.
 pub(super) fn name_of(model: &ModelRef, said: Option<&str>) -> String {
-    if let Some(name) = said {
-        return name.to_owned();
+    let built_in = |path: &Path| BUILT_IN.iter().find(|built_in| path.ends_with(built_in.file));
+    match (said, model) {
+        (Some(name), _) => name.to_owned(),
+        (None, ModelRef::Path(path)) => {
+            built_in(path).map_or_else(|| model.name(), |built_in| built_in.alias.to_owned())
+        }
+        (None, _) => model.name(),
     }
-    if let ModelRef::Path(path) = model
-        && let Some(built_in) = BUILT_IN.iter().find(|built_in| path.ends_with(built_in.file))
-    {
-        return built_in.alias.to_owned();
+}
+
+/// As [`name_of`], for a record. Fails, before anything is fetched, if none may carry the name.
+pub(super) fn announced_name(model: &ModelRef, said: Option<&str>) -> Result<String> {
+    let name = name_of(model, said);
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(char::is_control) {
+        bail!(
+            "the model can't be announced as {:?} ({} bytes): a name has 1 to {MAX_NAME_BYTES} bytes and no control \
+             characters; choose one with --name NAME",
+            name.chars().take(40).collect::<String>(),
+            name.len()
+        );
     }
-    model.name()
+    Ok(name)
 }
 
 /// Opens a model's files and computes its manifest, or finds it in the cache. Progress goes to the log.
@@ -109,4 +123,19 @@ pub(super) fn summary(architecture: &Architecture) -> String {
         architecture.vocab,
         architecture.context
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_record_may_carry_are_refused_with_the_cure() {
+        let long = ModelRef::Path(format!("/models/{}", "x".repeat(MAX_NAME_BYTES + 1)).into());
+        let error = announced_name(&long, None).unwrap_err().to_string();
+        assert!(error.contains("--name") && error.len() < 300, "{error}");
+        assert!(announced_name(&ModelRef::Path("/models/a\u{1b}[2J".into()), None).is_err());
+        assert!(announced_name(&long, Some("")).is_err());
+        assert_eq!(announced_name(&long, Some("mine")).unwrap(), "mine");
+    }
 }

@@ -23,6 +23,7 @@ pub(super) const NO_MODEL: &str = "no model was named: give --model REF, for exa
 /// Serves until SIGTERM or SIGINT, or until the node fails.
 pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
     let reference = checked.model.clone().context(NO_MODEL)?;
+    let name = model::announced_name(&reference, checked.name.as_deref())?;
     let identity = Identity::open(&checked.state_dir)?;
     let runtime = runtime()?;
     let bootstrap = runtime.block_on(targets(&checked.bootstrap, checked.trust_first))?;
@@ -30,7 +31,6 @@ pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
         Some(id) => source::by_id(&runtime, &reference, checked.layers, id, (&identity, &bootstrap))?,
         None => source::from_files(&runtime, &reference, checked.layers)?,
     };
-    let name = model::name_of(&reference, checked.name.as_deref());
     tracing::info!(model = name, id = %described.id, layers = %span, class = %checked.class, "loading");
     let served = ServedModel {
         name,
