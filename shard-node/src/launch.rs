@@ -121,7 +121,7 @@ const LIBRARY: &str = "libtorch_cpu.so";
 /// stages of one machine take turns, and one that spins on takes the next one's core. Decode of the demo model on two
 /// cores, tokens/s over one node and over three (`benches -- decode`, spin count set in the environment): 0 -> 40, 37;
 /// 1,000 -> 46, 41; 6,000 -> 56, 52; 30,000 -> 58, 47; 300,000 (the runtime's default) -> 63, 23.
-const OPENMP: [(&str, &str); 2] = [("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "6000")]; 1] = [("OMP_WAIT_POLICY", "passive")];
+const OPENMP: [(&str, &str); 2] = [("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "6000")];
 
 #[cfg(test)]
 mod tests {
