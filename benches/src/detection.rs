@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let arguments = ["generate", "--chat", "--prompt", "Tell me a long story.", "--max-tokens", "2000"];
         command.args(arguments).args(["--bootstrap", &target]);
         let mut router = Running::start(command, &home.path().join("router.log"))?;
-        router.wait_for_output(40, Duration::from_secs(60))?;
+        router.wait_for_output(40, Duration::from_mins(1))?;
         let victim = &mut swarm[round % 3];
         let name = victim.ready().node[..8].to_owned();
         let span = victim.ready().layers;

@@ -27,9 +27,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let mut command = Command::new("cargo");
         command.args(["xtask", "demo", "--max-tokens", "16"]).stdin(Stdio::null());
         let mut demo = Running::start(command, &home.path().join("demo.log"))?;
-        demo.wait_for_output(1, Duration::from_secs(300))?;
+        demo.wait_for_output(1, Duration::from_mins(5))?;
         let took = started.elapsed().as_secs_f64();
-        demo.wait(Duration::from_secs(120))?;
+        demo.wait(Duration::from_mins(2))?;
         tell(&format!("round {round}: first character after {took:.2} s"));
         seconds.push(took);
     }
