@@ -29,6 +29,7 @@ pub(crate) struct Options {
 struct Answer {
     tokens_per_second: f64,
     ttft_ms: f64,
+    itl_ms_p50: f64,
     hop_us: Vec<f64>,
     compute_ms: f64,
 }
@@ -71,6 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         threes.push(b);
     }
     let speed = |answers: &[Answer]| -> Vec<f64> { answers.iter().map(|a| a.tokens_per_second).collect() };
+    let itl = |answers: &[Answer]| -> Vec<f64> { answers.iter().map(|a| a.itl_ms_p50).collect() };
     let ratios: Vec<f64> = speed(&threes).iter().zip(speed(&ones)).map(|(b, a)| b / a).collect();
     // The first stage's hop closes the ring; the others are stage to stage.
     let hops: Vec<f64> = threes.iter().flat_map(|answer| answer.hop_us.iter().skip(1).copied()).collect();
@@ -89,6 +91,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "tail_return_us_p50": median(&ring),
         "one_node_compute_ms": median(&ones.iter().map(|a| a.compute_ms).collect::<Vec<_>>()),
         "three_nodes_compute_ms": median(&threes.iter().map(|a| a.compute_ms).collect::<Vec<_>>()),
+        // A token's median time: unlike tokens/s it does not move with a few tokens that the machine delayed.
+        "one_node_itl_ms_p50": median(&itl(&ones)),
+        "three_nodes_itl_ms_p50": median(&itl(&threes)),
+        "ratio_of_itl_medians": median(&itl(&ones)) / median(&itl(&threes)),
         "one_node_ttft_ms": median(&ones.iter().map(|a| a.ttft_ms).collect::<Vec<_>>()),
         "three_nodes_ttft_ms": median(&threes.iter().map(|a| a.ttft_ms).collect::<Vec<_>>()),
     }));
@@ -104,6 +110,7 @@ fn read(answer: &Value) -> Result<Answer> {
     Ok(Answer {
         tokens_per_second: number("/timings/decode_tokens_per_second")?,
         ttft_ms: number("/timings/ttft_ms")?,
+        itl_ms_p50: number("/timings/itl_ms_p50")?,
         hop_us: each("network_ms").iter().map(|ms| ms * 1000.0).collect(),
         compute_ms: each("compute_ms").iter().sum(),
     })
