@@ -118,9 +118,9 @@ const ENGINE: &str = "shard-node-engine";
 const LIBRARY: &str = "libtorch_cpu.so";
 
 /// A waiting compute thread spins for some microseconds, which spans the gap between two operators, and then sleeps:
-/// stages of one machine take turns, and one that spins on takes the next one's core. Decode of the demo model on two
-/// cores, tokens/s over one node and over three (`benches -- decode`, spin count set in the environment): 0 -> 40, 37;
-/// 1,000 -> 46, 41; 6,000 -> 56, 52; 30,000 -> 58, 47; 300,000 (the runtime's default) -> 63, 23.
+/// stages of one machine take turns, and one that spins on takes the next one's core. Not spinning cost the demo model
+/// on two cores a fifth to a third of its speed, 300,000 (the runtime's default) more than half over three nodes; from
+/// 3,000 to 30,000 it made no difference beyond noise. Figures in `docs/BENCHMARKS.md`.
 const OPENMP: [(&str, &str); 2] = [("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "6000")];
 
 #[cfg(test)]
