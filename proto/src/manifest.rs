@@ -3,13 +3,16 @@
 //! Canonical bytes are compact JSON with the fields in declaration order, so that two programs in two languages can
 //! agree on them. The manifest does not hold the model's name: two people may call one model differently.
 
+mod architecture;
+
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::span::MAX_LAYERS;
 use crate::tensor::Dtype;
 use crate::{ContentHash, ModelId};
+
+pub use architecture::{Architecture, Experts, RopeScaling, SlidingWindow};
 
 /// Largest manifest in bytes: 200 bytes for each of 65,536 tensors.
 pub const MAX_MANIFEST_BYTES: usize = 16 << 20;
@@ -21,76 +24,6 @@ pub const MAX_CONTEXT: u32 = 1 << 24;
 pub const MAX_TEMPLATE_BYTES: usize = 128 << 10;
 /// Longest licence, quantisation or container in bytes.
 pub const MAX_LABEL_BYTES: usize = 128;
-
-/// The shape of a decoder and the numbers its forward pass needs.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Architecture {
-    /// Name of the family in the table of architectures: `llama`, ...
-    pub family: String,
-    /// Decoder layers.
-    pub n_layers: u32,
-    /// Width of the residual stream.
-    pub hidden: u32,
-    /// Query heads.
-    pub heads: u32,
-    /// Key/value heads.
-    pub kv_heads: u32,
-    /// Elements of a head.
-    pub head_dim: u32,
-    /// Width of the feed-forward layer.
-    pub ffn: u32,
-    /// Entries of the vocabulary.
-    pub vocab: u32,
-    /// Most positions.
-    pub context: u32,
-    /// RMS norm epsilon.
-    pub norm_eps: f64,
-    /// Base of the rotary embedding.
-    pub rope_theta: f64,
-    /// How the rotary embedding is stretched.
-    pub rope_scaling: Option<RopeScaling>,
-    /// The output head is the embedding matrix.
-    pub tied_head: bool,
-}
-
-/// Stretched rotary embeddings.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum RopeScaling {
-    /// Positions divided by `factor`.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Llama 3's frequency-dependent stretch.
-    Llama3 {
-        /// The divisor of low frequencies.
-        factor: f64,
-        /// Below this many turns in the original context a frequency is stretched whole.
-        low_freq_factor: f64,
-        /// Above this many it is left alone.
-        high_freq_factor: f64,
-        /// The original context.
-        original_context: u32,
-    },
-}
-
-impl RopeScaling {
-    /// Whether a forward pass can divide by the numbers; no model stretches its context a million times.
-    pub fn is_sane(self) -> bool {
-        // False for NaN, as `contains` is.
-        let factor_is_sane = |number: f64| (1e-6..=1e6).contains(&number);
-        match self {
-            Self::Linear { factor } => factor_is_sane(factor),
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                [factor, low_freq_factor, high_freq_factor].into_iter().all(factor_is_sane)
-                    && high_freq_factor > low_freq_factor
-                    && (1..=MAX_CONTEXT).contains(&original_context)
-            }
-        }
-    }
-}
 
 /// A tensor as stored.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -245,45 +178,6 @@ impl Manifest {
             return field("tensors: not ordered by name");
         }
         Ok(())
-    }
-}
-
-impl Architecture {
-    /// Checks that the numbers are sane.
-    pub fn check(&self) -> Result<(), ManifestError> {
-        let field = |name: &str| Err(ManifestError::Field(name.into()));
-        let within = |value: u32, max: u32| (1..=max).contains(&value);
-        if self.family.is_empty() || self.family.len() > 64 {
-            return field("family");
-        }
-        if !within(self.n_layers, MAX_LAYERS) {
-            return field("n_layers");
-        }
-        if !within(self.hidden, 1 << 16) || !within(self.ffn, 1 << 18) || !within(self.vocab, 1 << 20) {
-            return field("hidden, ffn or vocab");
-        }
-        if !within(self.heads, 1024) || !within(self.head_dim, 1024) || !self.head_dim.is_multiple_of(2) {
-            return field("heads or head_dim");
-        }
-        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
-            return field("kv_heads: must divide heads");
-        }
-        if !within(self.context, MAX_CONTEXT) {
-            return field("context");
-        }
-        // `contains` is false for NaN.
-        if !(f64::MIN_POSITIVE..1.0).contains(&self.norm_eps) || !(1.0..1e12).contains(&self.rope_theta) {
-            return field("norm_eps or rope_theta");
-        }
-        if self.rope_scaling.is_some_and(|scaling| !scaling.is_sane()) {
-            return field("rope_scaling: makes no sense");
-        }
-        Ok(())
-    }
-
-    /// Bytes of KV for one position in one layer, with elements of `element_bytes`.
-    pub fn kv_bytes_per_layer(&self, element_bytes: u64) -> u64 {
-        2 * u64::from(self.kv_heads) * u64::from(self.head_dim) * element_bytes
     }
 }
 

@@ -257,6 +257,10 @@ mod tests {
             rope_theta: 10_000.0,
             rope_scaling: None,
             tied_head: true,
+            window: None,
+            local_rope_theta: None,
+            query_scalar: None,
+            experts: None,
         };
         let manifest = Manifest {
             format: 1,

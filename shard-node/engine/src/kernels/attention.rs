@@ -180,6 +180,10 @@ mod tests {
             rope_theta: 1e4,
             rope_scaling: None,
             tied_head: true,
+            window: None,
+            local_rope_theta: None,
+            query_scalar: None,
+            experts: None,
         };
         let mut rotary = Rotary::new(&architecture, Device::Cpu).unwrap();
         rotary.reserve(512).unwrap();

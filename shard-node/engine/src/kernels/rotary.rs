@@ -14,6 +14,8 @@ use crate::ffi::TorchError;
 #[derive(Debug)]
 pub(crate) struct Rotary {
     frequencies: Vec<f32>,
+    /// What cosines and sines are multiplied by: `YaRN`'s attention factor.
+    amplitude: f64,
     context: u32,
     device: Device,
     cos: Tensor,
@@ -26,7 +28,11 @@ impl Rotary {
         let frequencies = frequencies(architecture);
         let empty = || Tensor::f_empty([0, frequencies.len() as i64], (tch::Kind::Float, device));
         let (cos, sin) = (empty()?, empty()?);
-        Ok(Self { frequencies, context: architecture.context, device, cos, sin })
+        let amplitude = match architecture.rope_scaling {
+            Some(RopeScaling::Yarn { attention_factor, .. }) => attention_factor,
+            _ => 1.0,
+        };
+        Ok(Self { frequencies, amplitude, context: architecture.context, device, cos, sin })
     }
 
     /// Makes sure that positions below `positions` are in the table.
@@ -43,7 +49,8 @@ impl Rotary {
             .min(self.context.max(positions));
         // As the reference does it: the angle is an f32 product, its cosine exact but for rounding.
         let angles = (0..rows).flat_map(|p| self.frequencies.iter().map(move |f| f64::from(p as f32 * f)));
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            angles.map(|a| ((a.cos() * self.amplitude) as f32, (a.sin() * self.amplitude) as f32)).unzip();
         let shape = [i64::from(rows), self.frequencies.len() as i64];
         let table = |values: &[f32]| Tensor::f_from_slice(values)?.f_view(shape)?.f_to_device(self.device);
         (self.cos, self.sin) = (table(&cos)?, table(&sin)?);
@@ -62,14 +69,25 @@ fn frequencies(architecture: &Architecture) -> Vec<f32> {
     (0..dim / 2)
         .map(|i| {
             let plain = architecture.rope_theta.powf(-2.0 * f64::from(i) / f64::from(dim));
-            stretched(plain, architecture.rope_scaling) as f32
+            let turning = Turning { index: i, dim, theta: architecture.rope_theta, frequency: plain };
+            stretched(turning, architecture.rope_scaling) as f32
         })
         .collect()
 }
 
-/// `_compute_llama3_parameters` and `_compute_linear_scaling_rope_parameters` of transformers'
-/// `modeling_rope_utils.py`.
-fn stretched(frequency: f64, scaling: Option<RopeScaling>) -> f64 {
+/// One pair of elements and its angle per position before stretching.
+#[derive(Debug, Clone, Copy)]
+struct Turning {
+    index: u32,
+    dim: u32,
+    theta: f64,
+    frequency: f64,
+}
+
+/// `_compute_llama3_parameters`, `_compute_linear_scaling_rope_parameters` and `_compute_yarn_parameters` of
+/// transformers' `modeling_rope_utils.py`.
+fn stretched(turning: Turning, scaling: Option<RopeScaling>) -> f64 {
+    let frequency = turning.frequency;
     match scaling {
         None => frequency,
         Some(RopeScaling::Linear { factor }) => frequency / factor,
@@ -83,6 +101,21 @@ fn stretched(frequency: f64, scaling: Option<RopeScaling>) -> f64 {
                 let smooth = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 (1.0 - smooth) * frequency / factor + smooth * frequency
             }
+        }
+        Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, original_context, .. }) => {
+            // The index at which a pair makes so many turns within the original context.
+            let border = |turns: f64| {
+                let context = f64::from(original_context);
+                f64::from(turning.dim) * (context / (turns * TAU)).ln() / (2.0 * turning.theta.ln())
+            };
+            let (mut low, mut high) = (border(beta_fast), border(beta_slow));
+            if truncate {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            let (low, high) = (low.max(0.0), high.min(f64::from(turning.dim) - 1.0));
+            let width = if low == high { 0.001 } else { high - low };
+            let divided = ((f64::from(turning.index) - low) / width).clamp(0.0, 1.0);
+            frequency / factor * divided + frequency * (1.0 - divided)
         }
     }
 }
@@ -101,9 +134,11 @@ mod tests {
         });
         // 4 turns and 1 turn in the original context are the borders.
         let turns = |turns: f64| turns * TAU / 8192.0;
-        assert_eq!(stretched(turns(4.1), scaling), turns(4.1));
-        assert_eq!(stretched(turns(0.9), scaling), turns(0.9) / 32.0);
-        let between = stretched(turns(2.5), scaling) / turns(2.5);
+        let stretched =
+            |frequency| stretched(Turning { index: 0, dim: 64, theta: 500_000.0, frequency }, scaling);
+        assert_eq!(stretched(turns(4.1)), turns(4.1));
+        assert_eq!(stretched(turns(0.9)), turns(0.9) / 32.0);
+        let between = stretched(turns(2.5)) / turns(2.5);
         assert!((between - (0.5 / 32.0 + 0.5)).abs() < 1e-12, "{between}");
     }
 }

@@ -65,6 +65,10 @@ pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, Fiel
         rope_theta,
         rope_scaling,
         tied_head: !checkpoint.lists("lm_head.weight"),
+        window: None,
+        local_rope_theta: None,
+        query_scalar: None,
+        experts: None,
     };
     Ok(Reading { architecture, unsupported })
 }

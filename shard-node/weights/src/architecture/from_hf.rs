@@ -43,6 +43,10 @@ pub(super) fn read(config: &Map<String, Value>) -> Result<Reading, FieldError> {
         rope_theta: theta.unwrap_or(10_000.0),
         rope_scaling: rope.map_or(Ok(None), |rope| rope_scaling(rope, context, &mut unsupported))?,
         tied_head: fields.flag("tie_word_embeddings"),
+        window: None,
+        local_rope_theta: None,
+        query_scalar: None,
+        experts: None,
     };
     if let Some(act) = fields.text("hidden_act").filter(|act| !matches!(*act, "silu" | "swish")) {
         unsupported.push(format!("hidden_act {:?}", clip(act)));

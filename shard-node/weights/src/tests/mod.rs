@@ -62,6 +62,10 @@ pub(crate) fn tiny_tensors() -> Vec<(String, Vec<u64>, Vec<u8>)> {
         rope_theta: 10_000.0,
         rope_scaling: None,
         tied_head: true,
+        window: None,
+        local_rope_theta: None,
+        query_scalar: None,
+        experts: None,
     };
     let fill = |(at, (name, shape)): (usize, (String, Vec<u64>))| {
         let count = shape.iter().product::<u64>();
