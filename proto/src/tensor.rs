@@ -17,16 +17,48 @@ pub enum Dtype {
     Q4_0,
     /// Blocks of 32: f16 scale, f16 minimum, 16 bytes of nibbles; value = scale * nibble + minimum.
     Q4_1,
+    /// Blocks of 32: f16 scale, 32 fifth bits, 16 bytes of nibbles; value = scale * (number - 16).
+    Q5_0,
+    /// Blocks of 32: f16 scale, f16 minimum, 32 fifth bits, 16 bytes of nibbles; value = scale * number + minimum.
+    Q5_1,
     /// Blocks of 32: f16 scale, 32 signed bytes.
     Q8_0,
+    /// Blocks of 256 in 16 groups, each with 4 bits of scale and of minimum; 2 bits a value.
+    Q2K,
+    /// Blocks of 256 in 16 groups with 6 bits of scale; 3 bits a value.
+    Q3K,
+    /// Blocks of 256 in 8 groups, each with 6 bits of scale and of minimum; 4 bits a value.
+    Q4K,
+    /// As `Q4K`, with 5 bits a value.
+    Q5K,
+    /// Blocks of 256 in 16 groups with 8 bits of scale; 6 bits a value.
+    Q6K,
 }
 
 impl Dtype {
+    /// Every type, plain ones first.
+    pub const ALL: [Self; 13] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
     /// Elements of one block; 1 for plain types.
     pub const fn block_elements(self) -> u64 {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
@@ -37,7 +69,14 @@ impl Dtype {
             Self::F16 | Self::Bf16 => 2,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
             Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 
@@ -59,7 +98,14 @@ impl Dtype {
             Self::Bf16 => "BF16",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
             Self::Q8_0 => "Q8_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
         }
     }
 }

@@ -122,6 +122,9 @@ pub enum RopeScaling {
     },
 }
 
+/// Most experts in all layers together: 61 layers of 256 have 15,616.
+const MAX_EXPERTS: u64 = 1 << 16;
+
 impl RopeScaling {
     /// Whether a forward pass can divide by the numbers; no model stretches its context a million times.
     pub fn is_sane(self) -> bool {
@@ -185,6 +188,10 @@ impl Architecture {
         let sane = |e: Experts| within(e.count, 4096) && within(e.used, e.count) && within(e.ffn, 1 << 18);
         if !self.experts.is_none_or(sane) {
             return field("experts");
+        }
+        // Three matrices each: whoever lists a model's tensors must not be made to list millions.
+        if self.experts.is_some_and(|e| u64::from(e.count) * u64::from(self.n_layers) > MAX_EXPERTS) {
+            return field("experts: too many in all layers together");
         }
         Ok(())
     }

@@ -138,3 +138,29 @@ fn absurd_numbers_are_refused_by_name() {
         assert!(error.contains(word), "{error}");
     }
 }
+
+/// The names stand in manifests, whose hash is the model's id: they never change.
+#[test]
+fn every_stored_type_has_its_bytes_in_a_manifest() {
+    let expected = [
+        "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
+    ];
+    for (dtype, name) in Dtype::ALL.into_iter().zip(expected) {
+        let entry = TensorEntry {
+            name: "a".into(),
+            dtype,
+            shape: vec![4, 256],
+            blake3: ContentHash::from_bytes([0x5a; 32]),
+        };
+        let golden =
+            format!(r#"{{"name":"a","dtype":"{name}","shape":[4,256],"blake3":"{}"}}"#, "5a".repeat(32));
+        assert_eq!(serde_json::to_string(&entry).unwrap(), golden);
+        assert_eq!(serde_json::from_str::<TensorEntry>(&golden).unwrap(), entry);
+        assert_eq!(dtype.bytes(&[4, 256]), Some(1024 / dtype.block_elements() * dtype.block_bytes()));
+        let partial = dtype.block_elements() + 1;
+        assert_eq!(dtype.bytes(&[2, partial]).is_some(), dtype.block_elements() == 1, "{dtype}");
+    }
+    for unknown in ["q2__k", "Q4_K", "q8_k", ""] {
+        assert!(serde_json::from_value::<Dtype>(unknown.into()).is_err(), "{unknown}");
+    }
+}

@@ -9,7 +9,7 @@ use shard_node_weights::{Bf16, Element, dequantise};
 
 #[expect(clippy::print_stdout, reason = "a measuring program's output")]
 fn main() {
-    for ty in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q4_0, Dtype::Q4_1, Dtype::Q8_0] {
+    for ty in Dtype::ALL {
         println!("{ty:5} -> f32 {:5.2} GB/s, -> bf16 {:5.2} GB/s", speed::<f32>(ty), speed::<Bf16>(ty));
     }
 }

@@ -5,7 +5,7 @@
 
 For each type: TYPE.stored holds raw blocks, TYPE.f32 and TYPE.bf16 what `gguf.quants` makes of them. The blocks
 are half quantised Gaussians and half random bits (with finite scales), so that every nibble, sign, subnormal
-scale and rounding tie occurs. tiny.gguf is a whole file written by `gguf.GGUFWriter`, with its values beside it.
+scale and rounding tie occurs; the K types, which that package cannot make, are random bits only. tiny.gguf is a whole file written by `gguf.GGUFWriter`, with its values beside it.
 """
 import pathlib
 import numpy as np
@@ -109,3 +109,26 @@ writer.write_tensors_to_file()
 writer.close()
 for name, values in hf.items():  # q and k in HF order
     (HERE / f"tiny.{name.split('.')[2]}.f32").write_bytes(np.ascontiguousarray(values).tobytes())
+
+# Types that came later have their own generator, so that the files above stay as they are.
+SCALES = {T.Q5_0: [0], T.Q5_1: [0, 2], T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
+# Largest, smallest and zero of either sign; subnormal; usual.
+EXTREMES = np.array([0x7BFF, 0xFBFF, 0x0400, 0x0001, 0x8001, 0x0000, 0x8000, 0x3C00, 0x2000], dtype=np.uint16)
+rng = np.random.default_rng(20261123)
+for ty, places in SCALES.items():
+    block, size = gguf.GGML_QUANT_SIZES[ty]
+    count = VALUES // block * 2
+    raw = rng.integers(0, 256, (count, size), dtype=np.uint8)
+    for place in places:
+        bits = scales(count)
+        bits[: len(EXTREMES)] = rng.permutation(EXTREMES)
+        raw[:, place:place + 2] = bits.view(np.uint8).reshape(count, 2)
+    raw[-1, :] = 0
+    raw[-2, :] = 255
+    for place in places:
+        raw[-2, place:place + 2] = (0xFF, 0x3B)  # just below 1, with every other bit set
+    values = np.ascontiguousarray(gguf.quants.dequantize(raw.reshape(-1), ty)).astype(np.float32).reshape(-1)
+    assert np.isfinite(values).all()
+    (HERE / f"{ty.name}.stored").write_bytes(raw.tobytes())
+    (HERE / f"{ty.name}.f32").write_bytes(values.tobytes())
+    (HERE / f"{ty.name}.bf16").write_bytes(bf16(values.reshape(1, -1)).tobytes())

@@ -3,12 +3,16 @@
 //!
 //! bf16 results are rounded to nearest, ties to even, from the exact `f32`.
 
+mod finite;
+mod k_blocks;
+mod small_blocks;
+
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use proto::tensor::Dtype;
 
-/// Why bytes could not be converted; both cases are mistakes of the caller or a wrong shape.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+/// Why bytes could not be converted.
+#[derive(Debug, thiserror::Error, PartialEq)]
 pub enum DequantiseError {
     /// The bytes are not a whole number of blocks.
     #[error("{bytes} bytes are not a whole number of {ty} blocks of {block} bytes")]
@@ -19,6 +23,14 @@ pub enum DequantiseError {
         bytes: usize,
         /// Bytes per block.
         block: usize,
+    },
+    /// A value is NaN or infinite.
+    #[error("value {index} is {value}")]
+    NotFinite {
+        /// Which one, counted over all of the bytes.
+        index: usize,
+        /// What it is.
+        value: f32,
     },
     /// The output has another length than the bytes hold values.
     #[error("{ty} bytes hold {holds} values, the output has room for {room}")]
@@ -33,11 +45,13 @@ pub enum DequantiseError {
 }
 
 /// A number type that stored values are converted to.
-pub trait Element: Copy + Default + sealed::Sealed {
+pub trait Element: Copy + Default + finite::Finite {
     /// Rounds an `f32` (exact for `f32`).
     fn from_f32(value: f32) -> Self;
     /// Takes a stored bf16, exactly.
     fn from_bf16_bits(bits: u16) -> Self;
+    /// The number, exactly.
+    fn to_f32(self) -> f32;
 }
 
 impl Element for f32 {
@@ -49,6 +63,11 @@ impl Element for f32 {
     #[inline]
     fn from_bf16_bits(bits: u16) -> Self {
         Self::from_bits(u32::from(bits) << 16)
+    }
+
+    #[inline]
+    fn to_f32(self) -> f32 {
+        self
     }
 }
 
@@ -70,6 +89,11 @@ impl Element for Bf16 {
     #[inline]
     fn from_bf16_bits(bits: u16) -> Self {
         Self(bits)
+    }
+
+    #[inline]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
     }
 }
 
@@ -95,12 +119,43 @@ pub fn convert<T: Element>(ty: Dtype, bytes: &[u8], out: &mut [T]) -> Result<(),
                 *out = T::from_bf16_bits(u16::from_le_bytes(*stored));
             }
         }
-        Dtype::Q4_0 => convert_blocks(bytes, out, q4_0),
-        Dtype::Q4_1 => convert_blocks(bytes, out, q4_1),
-        Dtype::Q8_0 => convert_blocks(bytes, out, q8_0),
+        Dtype::Q4_0 => convert_blocks(bytes, out, small_blocks::q4_0),
+        Dtype::Q4_1 => convert_blocks(bytes, out, small_blocks::q4_1),
+        Dtype::Q5_0 => convert_blocks(bytes, out, small_blocks::q5_0),
+        Dtype::Q5_1 => convert_blocks(bytes, out, small_blocks::q5_1),
+        Dtype::Q8_0 => convert_blocks(bytes, out, small_blocks::q8_0),
+        Dtype::Q2K => convert_blocks(bytes, out, k_blocks::q2_k),
+        Dtype::Q3K => convert_blocks(bytes, out, k_blocks::q3_k),
+        Dtype::Q4K => convert_blocks(bytes, out, k_blocks::q4_k),
+        Dtype::Q5K => convert_blocks(bytes, out, k_blocks::q5_k),
+        Dtype::Q6K => convert_blocks(bytes, out, k_blocks::q6_k),
     }
     Ok(())
 }
+
+/// [`convert`], and refuses NaN and infinities: one of them in a matrix spoils every token. What an `f32` too large
+/// for bf16 becomes counts as one.
+pub fn convert_finite<T: Element>(ty: Dtype, bytes: &[u8], out: &mut [T]) -> Result<(), DequantiseError> {
+    let (block_bytes, block_values) = (ty.block_bytes() as usize, ty.block_elements() as usize);
+    let blocks = (CHECKED_TOGETHER / block_values).max(1);
+    let holds = bytes.len() / block_bytes * block_values;
+    if !bytes.len().is_multiple_of(block_bytes) || holds != out.len() {
+        return convert(ty, bytes, out);
+    }
+    let pieces = bytes.chunks(blocks * block_bytes).zip(out.chunks_mut(blocks * block_values));
+    for (at, (bytes, out)) in pieces.enumerate() {
+        convert(ty, bytes, out)?;
+        if !finite::all(out) {
+            let first = out.iter().position(|value| !value.to_f32().is_finite()).unwrap_or(0);
+            let index = at * blocks * block_values + first;
+            return Err(DequantiseError::NotFinite { index, value: out[first].to_f32() });
+        }
+    }
+    Ok(())
+}
+
+/// Values that are converted and then checked while they are in the first-level cache.
+const CHECKED_TOGETHER: usize = 2048;
 
 /// [`convert`] into a new vector.
 pub fn to_vec<T: Element>(ty: Dtype, bytes: &[u8]) -> Result<Vec<T>, DequantiseError> {
@@ -127,65 +182,20 @@ fn convert_f16<T: Element>(bytes: &[u8], out: &mut [T]) {
 }
 
 #[inline]
-fn convert_blocks<const BYTES: usize, T: Element>(
+fn convert_blocks<const BYTES: usize, const VALUES: usize, T: Element>(
     bytes: &[u8],
     out: &mut [T],
-    block: impl Fn(&[u8; BYTES], &mut [T; 32]),
+    block: impl Fn(&[u8; BYTES], &mut [T; VALUES]),
 ) {
-    for (stored, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<32>().0) {
+    for (stored, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<VALUES>().0) {
         block(stored, out);
     }
 }
 
+/// An f16 of a block's header.
 #[inline]
-fn scale(low: u8, high: u8) -> f32 {
-    f16::from_bits(u16::from_le_bytes([low, high])).to_f32_const()
-}
-
-/// `dequantize_row_q4_0` in ggml-quants.c.
-#[inline]
-fn q4_0<T: Element>(block: &[u8; 18], out: &mut [T; 32]) {
-    let [d0, d1, nibbles @ ..] = block;
-    let d = scale(*d0, *d1);
-    unpack(nibbles, out, |q| d * (q - 8) as f32);
-}
-
-/// `dequantize_row_q4_1` in ggml-quants.c; a product and a sum, never fused.
-#[inline]
-fn q4_1<T: Element>(block: &[u8; 20], out: &mut [T; 32]) {
-    let [d0, d1, m0, m1, nibbles @ ..] = block;
-    let (d, m) = (scale(*d0, *d1), scale(*m0, *m1));
-    unpack(nibbles, out, |q| d * q as f32 + m);
-}
-
-/// `dequantize_row_q8_0` in ggml-quants.c.
-#[inline]
-fn q8_0<T: Element>(block: &[u8; 34], out: &mut [T; 32]) {
-    let [d0, d1, values @ ..] = block;
-    let d = scale(*d0, *d1);
-    for (out, q) in out.iter_mut().zip(values) {
-        *out = T::from_f32(d * f32::from(*q as i8));
-    }
-}
-
-/// The 32 nibbles of a block: all low ones are values 0..16, all high ones 16..32.
-#[inline]
-fn unpack<T: Element>(nibbles: &[u8; 16], out: &mut [T; 32], value: impl Fn(i32) -> f32) {
-    // Two loops: measured twice as fast as one loop over both halves, or as unpacking bytes first.
-    let (low, high) = out.split_at_mut(16);
-    for (low, byte) in low.iter_mut().zip(nibbles) {
-        *low = T::from_f32(value(i32::from(byte & 0x0f)));
-    }
-    for (high, byte) in high.iter_mut().zip(nibbles) {
-        *high = T::from_f32(value(i32::from(byte >> 4)));
-    }
-}
-
-mod sealed {
-    /// Only this module's element types exist.
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for super::Bf16 {}
+fn scale(bytes: [u8; 2]) -> f32 {
+    f16::from_bits(u16::from_le_bytes(bytes)).to_f32_const()
 }
 
 #[cfg(test)]
@@ -206,6 +216,63 @@ mod tests {
         ];
         for (bits, expected) in cases {
             assert_eq!(Bf16::from_f32(f32::from_bits(bits)).0, expected, "{bits:08x}");
+        }
+    }
+
+    #[test]
+    fn one_value_that_is_not_finite_is_found_wherever_it_is() {
+        let count = 3 * CHECKED_TOGETHER + 5;
+        for (bits, bf16_too) in [(0x7fc0_0000, true), (0xff80_0000, true), (0x7f7f_ffff, false)] {
+            for at in [0, 1, CHECKED_TOGETHER - 1, CHECKED_TOGETHER, count - 1] {
+                let mut values = vec![f32::MIN_POSITIVE; count];
+                values[at] = f32::from_bits(bits);
+                let stored: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let mut wide = vec![0.0_f32; count];
+                let mut narrow = vec![Bf16::default(); count];
+                let found = |error| match error {
+                    Err(DequantiseError::NotFinite { index, .. }) => index,
+                    other => panic!("{at}: {other:?}"),
+                };
+                if bf16_too {
+                    assert_eq!(found(convert_finite(Dtype::F32, &stored, &mut wide)), at);
+                } else {
+                    convert_finite(Dtype::F32, &stored, &mut wide).unwrap();
+                    assert_eq!(wide, values);
+                }
+                assert_eq!(found(convert_finite(Dtype::F32, &stored, &mut narrow)), at);
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_with_a_scale_that_is_not_finite_is_found() {
+        for ty in Dtype::ALL.into_iter().filter(|ty| ty.block_elements() > 1) {
+            let (bytes, values) = (ty.block_bytes() as usize, ty.block_elements() as usize);
+            let mut stored = vec![0x11_u8; 40 * bytes];
+            let mut out = vec![0.0_f32; 40 * values];
+            convert_finite(ty, &stored, &mut out).unwrap();
+            for at in scale_offsets(ty) {
+                stored[37 * bytes + at + 1] = 0x7c;
+                let error = convert_finite(ty, &stored, &mut out).unwrap_err();
+                let expected = 37 * values;
+                assert!(
+                    matches!(error, DequantiseError::NotFinite { index, .. } if index == expected),
+                    "{ty}: {error}"
+                );
+                stored[37 * bytes + at + 1] = 0x11;
+            }
+        }
+    }
+
+    /// Where the f16 numbers of a block are.
+    fn scale_offsets(ty: Dtype) -> Vec<usize> {
+        match ty {
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => vec![],
+            Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 => vec![0],
+            Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => vec![0, 2],
+            Dtype::Q2K => vec![80, 82],
+            Dtype::Q3K => vec![108],
+            Dtype::Q6K => vec![208],
         }
     }
 

@@ -2,7 +2,7 @@
 //! header can be wrong. Headers are hostile input: nothing here allocates more than a small multiple
 //! of the header's own size.
 
-use crate::stored::ElementType;
+use crate::stored::{ElementType, READABLE};
 
 /// One tensor as a file's header describes it, already checked against the file's length.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +64,7 @@ pub enum HeaderError {
         what: String,
     },
     /// Something valid that this version does not read.
-    #[error(
-        "{what} is not supported by this version; convert the model to one of F32, F16, BF16, Q4_0, Q4_1, Q8_0"
-    )]
+    #[error("{what} is not supported by this version; convert the model to {READABLE}")]
     Unsupported {
         /// The thing.
         what: String,

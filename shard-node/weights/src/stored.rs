@@ -3,6 +3,9 @@
 
 use proto::tensor::Dtype;
 
+/// The readable types, for messages that say what to convert a model to.
+pub const READABLE: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K or Q6_K";
+
 /// What a file's header says about the type of one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ElementType {
@@ -56,16 +59,16 @@ impl ElementType {
             1 => Self::Readable(Dtype::F16),
             2 => Self::Readable(Dtype::Q4_0),
             3 => Self::Readable(Dtype::Q4_1),
+            6 => Self::Readable(Dtype::Q5_0),
+            7 => Self::Readable(Dtype::Q5_1),
             8 => Self::Readable(Dtype::Q8_0),
+            10 => Self::Readable(Dtype::Q2K),
+            11 => Self::Readable(Dtype::Q3K),
+            12 => Self::Readable(Dtype::Q4K),
+            13 => Self::Readable(Dtype::Q5K),
+            14 => Self::Readable(Dtype::Q6K),
             30 => Self::Readable(Dtype::Bf16),
-            6 => unreadable("Q5_0", 32, 22),
-            7 => unreadable("Q5_1", 32, 24),
             9 => unreadable("Q8_1", 32, 40),
-            10 => unreadable("Q2_K", 256, 84),
-            11 => unreadable("Q3_K", 256, 110),
-            12 => unreadable("Q4_K", 256, 144),
-            13 => unreadable("Q5_K", 256, 176),
-            14 => unreadable("Q6_K", 256, 210),
             15 => unreadable("Q8_K", 256, 292),
             16 => unreadable("IQ2_XXS", 256, 66),
             17 => unreadable("IQ2_XS", 256, 74),
@@ -84,6 +87,8 @@ impl ElementType {
             34 => unreadable("TQ1_0", 256, 54),
             35 => unreadable("TQ2_0", 256, 66),
             39 => unreadable("MXFP4", 32, 17),
+            40 => unreadable("NVFP4", 64, 36),
+            41 => unreadable("Q1_0", 128, 18),
             _ => return None,
         })
     }
@@ -121,9 +126,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn messages_name_every_readable_type() {
+        let names: Vec<&str> = READABLE.split([',', ' ']).filter(|name| !["", "or"].contains(name)).collect();
+        assert_eq!(names, Dtype::ALL.map(Dtype::name));
+    }
+
+    #[test]
     fn sizes_follow_the_blocks_and_refuse_partial_ones() {
         assert_eq!(ElementType::Readable(Dtype::Q8_0).tensor_bytes(&[49152, 576]), Some(30_081_024));
         assert_eq!(ElementType::Readable(Dtype::Q8_0).tensor_bytes(&[33]), None);
+        assert_eq!(ElementType::Readable(Dtype::Q4K).tensor_bytes(&[3, 512]), Some(6 * 144));
+        assert_eq!(ElementType::Readable(Dtype::Q4K).tensor_bytes(&[8, 576]), None, "rows are whole blocks");
         assert_eq!(ElementType::Readable(Dtype::F32).tensor_bytes(&[]), Some(4));
         assert_eq!(ElementType::Readable(Dtype::F32).tensor_bytes(&[u64::MAX, 2]), None);
     }

@@ -67,6 +67,23 @@ fn a_tensor_of_an_unreadable_type_is_named_with_its_type() {
 }
 
 #[test]
+fn a_value_that_is_not_finite_is_named_with_its_place_and_matters_only_to_its_span() {
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut tensors = SMALL.tensors();
+        let tensor = tensors.iter_mut().find(|tensor| tensor.name == LOST).unwrap();
+        let columns = tensor.shape[1] as usize;
+        tensor.values[2 * columns + 7] = value;
+        let directory = write_directory(&SMALL.config(), &tensors);
+        for class in [NumericsClass::Exact, NumericsClass::Bf16] {
+            let options = EngineOptions { class, ..options(directory.path(), (2, 4)) };
+            let error = load(&options, |_| ()).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(LOST) && error.contains(&format!("{value} in row 2, column 7")), "{error}");
+        }
+        assert!(load(&options(directory.path(), (0, 2)), |_| ()).is_ok(), "other spans load");
+    }
+}
+
+#[test]
 fn a_file_cut_short_is_refused() {
     let directory = SMALL.safetensors();
     let path = directory.path().join("model.safetensors");

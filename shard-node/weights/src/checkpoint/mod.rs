@@ -14,6 +14,7 @@ use crate::dequantise::{self, DequantiseError, Element};
 use crate::gguf::Gguf;
 use crate::header::clip;
 use crate::mapping::MappedFile;
+use crate::stored::READABLE;
 pub use open::OpenError;
 pub(crate) use open::{read_json, read_small};
 
@@ -162,9 +163,7 @@ pub enum TensorError {
         tensor: String,
     },
     /// Stored in a type that this version cannot read.
-    #[error(
-        "{path}: tensor {tensor} is stored as {dtype}, which is not supported; use F32, F16, BF16, Q4_0, Q4_1 or Q8_0"
-    )]
+    #[error("{path}: tensor {tensor} is stored as {dtype}, which is not supported; use {READABLE}")]
     UnreadableType {
         /// The file.
         path: PathBuf,
@@ -200,6 +199,22 @@ pub enum TensorError {
         start: u64,
         /// One past the last row asked for.
         end: u64,
+    },
+    /// A value that would spoil every token.
+    #[error(
+        "{path}: tensor {tensor} holds {value} in row {row}, column {column}; the file is damaged or was made badly: fetch it again, or another conversion of the model"
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// Canonical name.
+        tensor: String,
+        /// The row, counted from 0 as HF orders them.
+        row: u64,
+        /// The place in the row.
+        column: u64,
+        /// What is there.
+        value: f32,
     },
     /// Its rows are not whole blocks, or the output has the wrong length.
     #[error("{path}: tensor {tensor}")]
@@ -312,7 +327,7 @@ impl Checkpoint {
     }
 
     /// Values of some rows, in HF order (GGUF's permutation of q and k is undone), as `f32` or
-    /// [`Bf16`](crate::dequantise::Bf16). Row-major, `rows.len() * columns` values.
+    /// [`Bf16`](crate::dequantise::Bf16). Row-major, `rows.len() * columns` values, all of them finite.
     ///
     /// A vector has one value per row.
     pub fn rows<T: Element>(&self, name: &str, rows: Range<u64>) -> Result<Vec<T>, TensorError> {
@@ -336,11 +351,8 @@ impl Checkpoint {
         rows: Range<u64>,
         out: &mut [T],
     ) -> Result<(), TensorError> {
-        let wrong = |source| TensorError::Dequantise {
-            path: self.file_of(tensor).to_owned(),
-            tensor: tensor.name.clone(),
-            source,
-        };
+        let columns = tensor.columns() as usize;
+        let wrong = |source| tensor_error(self.file_of(tensor), tensor, rows.start, source);
         if rows.start > rows.end || rows.end > tensor.rows() {
             return Err(TensorError::RowsOutOfRange {
                 path: self.file_of(tensor).to_owned(),
@@ -350,7 +362,6 @@ impl Checkpoint {
                 end: rows.end,
             });
         }
-        let columns = tensor.columns() as usize;
         let holds = (rows.end - rows.start) as usize * columns;
         if holds != out.len() {
             return Err(wrong(DequantiseError::WrongLength { ty: tensor.dtype, holds, room: out.len() }));
@@ -363,16 +374,33 @@ impl Checkpoint {
         let range = |from: u64, to: u64| from as usize * row_bytes..to as usize * row_bytes;
         match tensor.layout {
             RowLayout::Plain => {
-                dequantise::convert(tensor.dtype, &stored[range(rows.start, rows.end)], out).map_err(wrong)
+                dequantise::convert_finite(tensor.dtype, &stored[range(rows.start, rows.end)], out)
+                    .map_err(wrong)
             }
             RowLayout::HeadInterleaved { .. } => {
                 for (row, out) in rows.zip(out.chunks_exact_mut(columns)) {
-                    let row = tensor.layout.stored_row(row);
-                    dequantise::convert(tensor.dtype, &stored[range(row, row + 1)], out).map_err(wrong)?;
+                    let at = tensor.layout.stored_row(row);
+                    dequantise::convert_finite(tensor.dtype, &stored[range(at, at + 1)], out)
+                        .map_err(|source| tensor_error(self.file_of(tensor), tensor, row, source))?;
                 }
                 Ok(())
             }
         }
+    }
+}
+
+/// What went wrong while rows from `first_row` on were converted.
+fn tensor_error(path: &Path, tensor: &StoredTensor, first_row: u64, source: DequantiseError) -> TensorError {
+    let (path, name) = (path.to_owned(), tensor.name.clone());
+    match source {
+        DequantiseError::NotFinite { index, value } => TensorError::NotFinite {
+            path,
+            tensor: name,
+            row: first_row + index as u64 / tensor.columns(),
+            column: index as u64 % tensor.columns(),
+            value,
+        },
+        source => TensorError::Dequantise { path, tensor: name, source },
     }
 }
 

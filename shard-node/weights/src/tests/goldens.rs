@@ -6,8 +6,6 @@ use super::golden;
 use crate::gguf::{Array, Gguf, Value};
 use crate::{Bf16, Checkpoint, RowLayout, dequantise};
 
-const TYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q4_0, Dtype::Q4_1, Dtype::Q8_0];
-
 fn f32_bits(name: &str) -> Vec<u32> {
     let bytes = std::fs::read(golden(name)).unwrap();
     bytes.chunks_exact(4).map(|bits| u32::from_le_bytes(bits.try_into().unwrap())).collect()
@@ -19,7 +17,7 @@ fn bits_of(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn every_type_equals_the_gguf_package_bit_for_bit() {
-    for ty in TYPES {
+    for ty in Dtype::ALL {
         let stored = std::fs::read(golden(&format!("{ty}.stored"))).unwrap();
         let values: Vec<f32> = dequantise::to_vec(ty, &stored).unwrap();
         assert_eq!(bits_of(&values), f32_bits(&format!("{ty}.f32")), "{ty} to f32");
