@@ -11,6 +11,8 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::tokenizer;
+
 /// The `tokenizer.ggml.*` metadata of a file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GgufVocabulary {
@@ -244,11 +246,9 @@ enum TokenKind {
     Inert,
 }
 
-/// Four times the largest vocabulary in use (262,144).
-const MAX_TOKENS: usize = 1 << 20;
-
-/// The vocabulary of 262,144 yields 514,906 merges.
-const MAX_MERGES: usize = 1 << 22;
+/// What a `tokenizer.json` may have, since one is made of it.
+const MAX_TOKENS: usize = tokenizer::MAX_TOKENS as usize;
+const MAX_MERGES: usize = tokenizer::MAX_MERGES as usize;
 
 /// The longest tokens in use are runs of 512 spaces or dashes. Bounds the work of deriving merges, too.
 const MAX_TOKEN_BYTES: usize = 4096;

@@ -10,11 +10,13 @@
 pub mod chat;
 mod detokenise;
 pub mod gguf;
+mod json_size;
 mod stop;
 mod tokenizer;
 
 pub use chat::{ChatInput, ChatMessage, ChatTemplate, TemplateError};
 pub use detokenise::DetokenStream;
 pub use gguf::{GgufVocabulary, GgufVocabularyError};
+pub use json_size::count_json_values;
 pub use stop::{StopError, StopMatcher, StopOutcome};
 pub use tokenizer::{EncodeMode, Tokenizer, TokenizerError};

@@ -1,8 +1,10 @@
 //! The tokenizer of a model, from the bytes of its `tokenizer.json`.
 //!
 //! Those bytes come from strangers. Beyond the parser's own errors this refuses what would make ids random (BPE
-//! dropout), switches off what would make them many (padding) or few (truncation), refuses text rewriting that
+//! dropout), counts what would make reading costly, switches off what would make them many (padding) or few (truncation), refuses text rewriting that
 //! multiplies its input, and turns a panic inside the tokenizers library into an error.
+
+mod sizes;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +14,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{DecoderWrapper, Tokenizer as Inner};
+
+use sizes::Sizes;
+pub(crate) use sizes::{MAX_MERGES, MAX_TOKENS};
 
 /// Turns text into token ids and back.
 #[derive(Debug)]
@@ -44,6 +49,16 @@ pub enum TokenizerError {
         bytes: usize,
         /// Size allowed.
         limit: usize,
+    },
+    /// More entries than any tokenizer has.
+    #[error("tokenizer.json has {count} {what}, more than the limit of {limit}")]
+    TooMany {
+        /// What was counted.
+        what: &'static str,
+        /// How many there are.
+        count: u64,
+        /// How many are allowed.
+        limit: u64,
     },
     /// Not a `tokenizer.json`.
     #[error("tokenizer.json can't be read: {reason}")]
@@ -82,10 +97,7 @@ pub enum TokenizerError {
 impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json`.
     pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
-        if bytes.len() > MAX_JSON_BYTES {
-            return Err(TokenizerError::TooLarge { bytes: bytes.len(), limit: MAX_JSON_BYTES });
-        }
-        refuse_growth(bytes)?;
+        Self::check_json(bytes)?;
         let parsed = guarded(|| Inner::from_bytes(bytes).map_err(|e| e.to_string()));
         let mut inner = parsed.map_err(|reason| TokenizerError::Malformed { reason })?;
         if let ModelWrapper::BPE(bpe) = inner.get_model()
@@ -99,6 +111,15 @@ impl Tokenizer {
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         Ok(Self { inner, plain: OnceLock::new(), special, vocab_size })
+    }
+
+    /// Refuses what costs too much to read or to use, without reading it in full: what passes may still be malformed.
+    pub fn check_json(bytes: &[u8]) -> Result<(), TokenizerError> {
+        if bytes.len() > MAX_JSON_BYTES {
+            return Err(TokenizerError::TooLarge { bytes: bytes.len(), limit: MAX_JSON_BYTES });
+        }
+        Sizes::check(bytes)?;
+        refuse_growth(bytes)
     }
 
     /// The ids of `text`.

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use proto::manifest::{MAX_LABEL_BYTES, MAX_TEMPLATE_BYTES};
-use proto_text::{GgufVocabulary, GgufVocabularyError};
+use proto_text::{GgufVocabulary, GgufVocabularyError, Tokenizer, TokenizerError};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{Checkpoint, Container, OpenError, read_json, read_small};
@@ -45,6 +46,14 @@ pub enum TextError {
         /// Its length.
         bytes: usize,
     },
+    /// The tokenizer has more of something than any tokenizer has.
+    #[error("{path}: {source}")]
+    TokenizerSize {
+        /// The model.
+        path: PathBuf,
+        /// What it has too much of.
+        source: TokenizerError,
+    },
     /// The GGUF's vocabulary does not convert.
     #[error("{path}: its tokenizer cannot be used: {source}; use the model's HF directory instead")]
     Tokenizer {
@@ -71,6 +80,39 @@ impl Checkpoint {
     }
 }
 
+impl Checkpoint {
+    /// The licence that the files name: for people, and not for the manifest where it stands in a README, which not
+    /// every copy of a model has.
+    pub fn licence(&self) -> Option<String> {
+        match self.container() {
+            Container::Gguf(gguf) => {
+                gguf.string("general.license").filter(|text| is_label(text)).map(str::to_owned)
+            }
+            Container::Safetensors { .. } => {
+                let bytes = read_small(&self.path().join("README.md"), MAX_README_BYTES).ok()??;
+                licence_of_card(&String::from_utf8_lossy(&bytes))
+            }
+        }
+    }
+}
+
+/// Largest README that is looked into.
+const MAX_README_BYTES: u64 = 1 << 20;
+
+/// `license` in the YAML between two lines `---` at a model card's top; `license_name` where that is `other`.
+fn licence_of_card(card: &str) -> Option<String> {
+    let mut lines = card.lines();
+    lines.next().filter(|line| line.trim_end() == "---")?;
+    let head: Vec<&str> = lines.take_while(|line| line.trim_end() != "---").collect();
+    let value = |key: &str| {
+        let value = head.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        let value = value.trim().trim_matches(['"', '\'']);
+        (!value.is_empty() && is_label(value)).then(|| value.to_owned())
+    };
+    let licence = value("license")?;
+    if licence == "other" { value("license_name").or(Some(licence)) } else { Some(licence) }
+}
+
 /// Files of an HF directory, beside the weights, that the manifest depends on.
 pub(crate) const TEXT_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
@@ -78,6 +120,9 @@ pub(crate) const TEXT_FILES: [&str; 4] =
 fn directory_parts(path: &Path, config: &Map<String, Value>) -> Result<TextParts, TextError> {
     let [tokenizer, tokenizer_config, generation, template] = TEXT_FILES.map(|name| path.join(name));
     let tokenizer_json = read_small(&tokenizer, MAX_TOKENIZER_BYTES)?;
+    if let Some(json) = &tokenizer_json {
+        check_size(&tokenizer, json)?;
+    }
     let tokenizer_config = read_json(&tokenizer_config)?.unwrap_or_default();
     let generation = read_json(&generation)?.unwrap_or_default();
     let template = read_small(&template, MAX_TEMPLATE_BYTES as u64)?
@@ -99,6 +144,11 @@ fn directory_parts(path: &Path, config: &Map<String, Value>) -> Result<TextParts
         eos,
         licence: None,
     })
+}
+
+/// A node must not announce a tokenizer that every router refuses.
+fn check_size(path: &Path, json: &[u8]) -> Result<(), TextError> {
+    Tokenizer::check_json(json).map_err(|source| TextError::TokenizerSize { path: path.to_owned(), source })
 }
 
 /// A template is a string, or a list of named ones of which the default counts.
@@ -134,10 +184,14 @@ fn begins_with_special(tokenizer_json: &[u8]) -> bool {
         }
         processor.pointer("/single/0/SpecialToken").is_some()
     }
-    serde_json::from_slice::<Value>(tokenizer_json)
-        .ok()
-        .and_then(|tokenizer| tokenizer.get("post_processor").map(inner))
-        .unwrap_or(false)
+    // Of a tokenizer of 33 MB only the few values of this part are kept; its size was checked.
+    #[derive(Deserialize)]
+    struct PostProcessor {
+        #[serde(default)]
+        post_processor: Value,
+    }
+    serde_json::from_slice::<PostProcessor>(tokenizer_json)
+        .is_ok_and(|tokenizer| inner(&tokenizer.post_processor))
 }
 
 fn gguf_parts(gguf: &Gguf, path: &Path) -> Result<TextParts, TextError> {
@@ -173,6 +227,7 @@ fn is_label(text: &str) -> bool {
 /// has neither.
 fn gguf_tokenizer(gguf: &Gguf, path: &Path) -> Result<Option<Vec<u8>>, TextError> {
     if let Some(json) = gguf.string("tokenizer.huggingface.json") {
+        check_size(path, json.as_bytes())?;
         return Ok(Some(json.as_bytes().to_vec()));
     }
     let Some(model) = gguf.string("tokenizer.ggml.model").filter(|&model| model != "no_vocab") else {

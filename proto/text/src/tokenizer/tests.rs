@@ -63,6 +63,28 @@ fn hostile_tokenizers_are_refused() {
 }
 
 #[test]
+fn entries_are_counted_and_refused_by_name_before_they_are_read() {
+    let many = |entry: &str, count: u64| vec![entry; count as usize].join(",");
+    let model = |inner: &str| format!(r#"{{"model":{{"type":"BPE",{inner}}}}}"#);
+    let hostile = [
+        (
+            model(&format!(r#""vocab":{{"a":0}},"merges":[{}]"#, many("\"a a\"", MAX_MERGES + 1))),
+            "1048577 merges",
+        ),
+        (model(&format!(r#""vocab":[{}],"merges":[]"#, many("[]", MAX_TOKENS + 1))), "1048577 tokens"),
+        (format!(r#"{{"added_tokens":[{}]}}"#, many("{}", MAX_TOKENS + 1)), "1048577 added tokens"),
+        (format!(r#"{{"decoder":{{"a":[{}]}}}}"#, many("0", 1 << 16)), "values in its normalizer"),
+        (model(&format!(r#""x":[{}]"#, many("1", 1 << 22))), "JSON values"),
+        (format!(r#"{{"x":[{}]}}"#, many("[[1]]", 1 << 21)), "JSON values"),
+    ];
+    for (json, word) in hostile {
+        let error = Tokenizer::from_json(json.as_bytes()).unwrap_err();
+        assert!(matches!(error, TokenizerError::TooMany { .. }), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
 fn padding_and_truncation_of_the_file_are_ignored() {
     let json = r#"{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},
         "truncation":{"max_length":1,"strategy":"LongestFirst","stride":0,"direction":"Right"},

@@ -77,7 +77,10 @@ fn a_value_that_is_not_finite_is_named_with_its_place_and_matters_only_to_its_sp
         for class in [NumericsClass::Exact, NumericsClass::Bf16] {
             let options = EngineOptions { class, ..options(directory.path(), (2, 4)) };
             let error = load(&options, |_| ()).map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains(LOST) && error.contains(&format!("{value} in row 2, column 7")), "{error}");
+            assert!(
+                error.contains(LOST) && error.contains(&format!("{value} in row 2, column 7")),
+                "{error}"
+            );
         }
         assert!(load(&options(directory.path(), (0, 2)), |_| ()).is_ok(), "other spans load");
     }

@@ -244,6 +244,12 @@ impl Checkpoint {
         &self.container
     }
 
+    /// Another `config.json` for the same tensors.
+    #[cfg(test)]
+    pub(crate) fn replace_config(&mut self, config: serde_json::Map<String, serde_json::Value>) {
+        self.container = Container::Safetensors { config };
+    }
+
     /// The files that hold tensors.
     pub fn files(&self) -> &[WeightFile] {
         &self.files

@@ -1,14 +1,18 @@
 //! Opening a model: finds its files, checks their headers, and gives every tensor its canonical name.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use proto_text::count_json_values;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::{Absent, Checkpoint, Container, RowLayout, StoredTensor, WeightFile};
 use crate::gguf::Gguf;
-use crate::header::{HeaderError, TensorHeader, clip};
+use crate::header::{HeaderError, MAX_TENSORS, TensorHeader, clip};
 use crate::mapping::MappedFile;
 use crate::stored::ElementType;
 use crate::{names, safetensors};
@@ -16,6 +20,8 @@ use crate::{names, safetensors};
 /// Largest `config.json`, `generation_config.json` or `tokenizer_config.json`: real ones are below
 /// 64 KiB, a few tokenizer configurations list thousands of added tokens.
 const MAX_CONFIG_BYTES: u64 = 8 << 20;
+/// Most values in one of these: 6,400 added tokens with their attributes make 51,000. In memory some 70 bytes each.
+const MAX_CONFIG_VALUES: u64 = 1 << 18;
 /// Largest safetensors index: 131,072 tensors at 150 bytes.
 const MAX_INDEX_BYTES: u64 = 32 << 20;
 /// Most shard files of one model.
@@ -109,6 +115,12 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Ope
 /// Reads a JSON object of a model; `None` when there is no such file.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Map<String, Value>>, OpenError> {
     let Some(bytes) = read_small(path, MAX_CONFIG_BYTES)? else { return Ok(None) };
+    let values =
+        count_json_values(&bytes).map_err(|error| json_error(path, &format!("not JSON: {error}")))?;
+    if values > MAX_CONFIG_VALUES {
+        let what = format!("{values} values, more than the limit of {MAX_CONFIG_VALUES}");
+        return Err(json_error(path, &what));
+    }
     let map = serde_json::from_slice(&bytes)
         .map_err(|error| json_error(path, &format!("not a JSON object: {error}")))?;
     Ok(Some(map))
@@ -225,27 +237,54 @@ fn single_file(directory: &Path) -> Result<PathBuf, OpenError> {
 /// Tensor names by shard file. Shard names must be plain file names: an index must not reach out of
 /// its directory.
 fn shards_of_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Vec<String>>, OpenError> {
-    let wrong = |what: &str| json_error(path, what);
-    let index: Value = serde_json::from_slice(bytes).map_err(|error| wrong(&format!("not JSON: {error}")))?;
-    let map = index
-        .get("weight_map")
-        .and_then(Value::as_object)
-        .ok_or_else(|| wrong("there is no object weight_map"))?;
-    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (tensor, shard) in map {
-        let shard = shard.as_str().ok_or_else(|| wrong("a shard's name is not a string"))?;
-        if !is_plain_file_name(shard) || !shard.ends_with(".safetensors") {
-            return Err(wrong(&format!(
-                "shard name {:?} is not a plain .safetensors file name",
-                clip(shard)
-            )));
-        }
-        shards.entry(shard.to_owned()).or_default().push(tensor.clone());
-        if shards.len() > MAX_SHARDS {
-            return Err(wrong(&format!("more than {MAX_SHARDS} shards")));
-        }
+    let index: Index = serde_json::from_slice(bytes).map_err(|error| json_error(path, &error.to_string()))?;
+    index.weight_map.map(|shards| shards.0).ok_or_else(|| json_error(path, "there is no object weight_map"))
+}
+
+/// What of an index is read; the rest is skipped without being kept.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Option<Shards>,
+}
+
+/// The tensors of each shard, checked one by one as they come.
+struct Shards(BTreeMap<String, Vec<String>>);
+
+impl<'de> Deserialize<'de> for Shards {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ShardsVisitor)
     }
-    Ok(shards)
+}
+
+struct ShardsVisitor;
+
+impl<'de> Visitor<'de> for ShardsVisitor {
+    type Value = Shards;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of shard names by tensor")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shards, A::Error> {
+        let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut tensors = 0;
+        while let Some((tensor, shard)) = map.next_entry::<String, String>()? {
+            tensors += 1;
+            if tensors > MAX_TENSORS {
+                return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+            }
+            if !is_plain_file_name(&shard) || !shard.ends_with(".safetensors") {
+                let shard = clip(&shard);
+                let what = format!("shard name {shard:?} is not a plain .safetensors file name");
+                return Err(A::Error::custom(what));
+            }
+            shards.entry(shard).or_default().push(tensor);
+            if shards.len() > MAX_SHARDS {
+                return Err(A::Error::custom(format!("more than {MAX_SHARDS} shards")));
+            }
+        }
+        Ok(Shards(shards))
+    }
 }
 
 /// A name of one path component, without separators or control characters.

@@ -9,12 +9,13 @@ use super::{Element, scale};
 pub(super) fn q2_k<T: Element>(block: &[u8; 84], out: &mut [T; 256]) {
     let (scales, values) = (part::<16>(block, 0), part::<64>(block, 16));
     let (d, dmin) = (half(block, 80), half(block, 82));
-    for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let least = dmin * f32::from(scales[group] >> 4);
-        let step = d * f32::from(scales[group] & 15);
-        let (bytes, shift) = (part::<16>(values, two_bits_at(group)), 2 * (group / 2 % 4));
+    for (group, (out, packed)) in out.as_chunks_mut::<16>().0.iter_mut().zip(scales).enumerate() {
+        let (step, least) = (d * f32::from(packed & 15), dmin * f32::from(packed >> 4));
+        // In each half of a block, 32 bytes hold four times 32 values.
+        let bytes = part::<16>(values, 32 * (group / 8) + 16 * (group % 2));
+        let shift = 2 * (group / 2 % 4);
         for (out, byte) in out.iter_mut().zip(bytes) {
-            *out = T::from_f32(step * ((i32::from(*byte) >> shift) & 3) as f32 - least);
+            *out = T::from_finite_f32(step * (i32::from(*byte) >> shift & 3) as f32 - least);
         }
     }
 }
@@ -25,15 +26,23 @@ pub(super) fn q2_k<T: Element>(block: &[u8; 84], out: &mut [T; 256]) {
 pub(super) fn q3_k<T: Element>(block: &[u8; 110], out: &mut [T; 256]) {
     let (third, values, packed) = (part::<32>(block, 0), part::<64>(block, 32), part::<12>(block, 96));
     let d = half(block, 108);
-    for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let low = packed[group % 8] >> (4 * (group / 8)) & 15;
-        let high = packed[8 + group % 4] >> (2 * (group / 4)) & 3;
-        let step = d * f32::from((low | high << 4) as i8 - 32);
-        let (bytes, shift) = (part::<16>(values, two_bits_at(group)), 2 * (group / 2 % 4));
-        let (thirds, third_shift) = (part::<16>(third, 16 * (group % 2)), group / 2);
-        for ((out, byte), third) in out.iter_mut().zip(bytes).zip(thirds) {
-            let q = (i32::from(*byte) >> shift & 3) + ((i32::from(*third) >> third_shift & 1) << 2) - 4;
-            *out = T::from_f32(step * q as f32);
+    for (piece, out) in out.as_chunks_mut::<128>().0.iter_mut().enumerate() {
+        let bytes = part::<32>(values, 32 * piece);
+        // The third bits of this half, as bits 0 to 3.
+        let thirds = zip(third, third, |t, _| if piece == 0 { t } else { t >> 4 });
+        let quarters = [
+            zip(bytes, &thirds, |b, t| b & 3 | (t & 1) << 2),
+            zip(bytes, &thirds, |b, t| b >> 2 & 3 | (t & 2) << 1),
+            zip(bytes, &thirds, |b, t| b >> 4 & 3 | t & 4),
+            zip(bytes, &thirds, |b, t| b >> 6 | (t & 8) >> 1),
+        ];
+        let groups = out.as_chunks_mut::<16>().0.iter_mut().zip(quarters.as_flattened().as_chunks::<16>().0);
+        for (within, (out, q)) in groups.enumerate() {
+            let group = 8 * piece + within;
+            let low = packed[within] >> (4 * piece) & 15;
+            let high = packed[8 + group % 4] >> (2 * (group / 4)) & 3;
+            let step = d * f32::from((low | high << 4) as i8 - 32);
+            spread(q, out, |q| step * (q - 4.0));
         }
     }
 }
@@ -47,7 +56,7 @@ pub(super) fn q4_k<T: Element>(block: &[u8; 144], out: &mut [T; 256]) {
         let (step, least) = groups.step_and_least(group);
         let (bytes, shift) = (part::<32>(nibbles, 32 * (group / 2)), 4 * (group % 2));
         for (out, byte) in out.iter_mut().zip(bytes) {
-            *out = T::from_f32(step * (i32::from(*byte) >> shift & 15) as f32 - least);
+            *out = T::from_finite_f32(step * (i32::from(*byte) >> shift & 15) as f32 - least);
         }
     }
 }
@@ -62,7 +71,7 @@ pub(super) fn q5_k<T: Element>(block: &[u8; 176], out: &mut [T; 256]) {
         let (bytes, shift) = (part::<32>(nibbles, 32 * (group / 2)), 4 * (group % 2));
         for ((out, byte), fifth) in out.iter_mut().zip(bytes).zip(fifth) {
             let q = (i32::from(*byte) >> shift & 15) | (i32::from(*fifth) >> group & 1) << 4;
-            *out = T::from_f32(step * q as f32 - least);
+            *out = T::from_finite_f32(step * q as f32 - least);
         }
     }
 }
@@ -72,17 +81,40 @@ pub(super) fn q5_k<T: Element>(block: &[u8; 176], out: &mut [T; 256]) {
 pub(super) fn q6_k<T: Element>(block: &[u8; 210], out: &mut [T; 256]) {
     let (nibbles, upper, scales) = (part::<128>(block, 0), part::<64>(block, 128), part::<16>(block, 192));
     let d = half(block, 208);
-    for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let step = d * f32::from(scales[group] as i8);
+    for (piece, out) in out.as_chunks_mut::<128>().0.iter_mut().enumerate() {
         // In each half of the block: 64 low nibbles, then the 64 high ones of the same bytes.
-        let (half, within) = (group / 8, group % 8);
-        let (bytes, shift) = (part::<16>(nibbles, 64 * half + 16 * (within % 4)), 4 * (within / 4));
-        let (uppers, upper_shift) = (part::<16>(upper, 32 * half + 16 * (within % 2)), 2 * (within / 2));
-        for ((out, byte), upper) in out.iter_mut().zip(bytes).zip(uppers) {
-            let q = (i32::from(*byte) >> shift & 15) | (i32::from(*upper) >> upper_shift & 3) << 4;
-            *out = T::from_f32(step * (q - 32) as f32);
+        let (a, b) = (part::<32>(nibbles, 64 * piece), part::<32>(nibbles, 64 * piece + 32));
+        let upper = part::<32>(upper, 32 * piece);
+        let quarters = [
+            zip(a, upper, |n, u| n & 15 | (u & 3) << 4),
+            zip(b, upper, |n, u| n & 15 | (u & 0x0c) << 2),
+            zip(a, upper, |n, u| n >> 4 | u & 0x30),
+            zip(b, upper, |n, u| n >> 4 | (u & 0xc0) >> 2),
+        ];
+        let groups = out.as_chunks_mut::<16>().0.iter_mut().zip(quarters.as_flattened().as_chunks::<16>().0);
+        for ((out, q), scale) in groups.zip(&scales[8 * piece..]) {
+            let step = d * f32::from(*scale as i8);
+            spread(q, out, |q| step * (q - 32.0));
         }
     }
+}
+
+/// Small integers, widened and turned into values.
+#[inline]
+fn spread<const N: usize, T: Element>(integers: &[u8; N], out: &mut [T; N], value: impl Fn(f32) -> f32) {
+    for (out, q) in out.iter_mut().zip(integers) {
+        *out = T::from_finite_f32(value(f32::from(*q)));
+    }
+}
+
+/// Bytes put together lane by lane, sixteen at once in whatever vectors there are.
+#[inline]
+fn zip(a: &[u8; 32], b: &[u8; 32], join: impl Fn(u8, u8) -> u8) -> [u8; 32] {
+    let mut joined = *a;
+    for (joined, b) in joined.iter_mut().zip(b) {
+        *joined = join(*joined, *b);
+    }
+    joined
 }
 
 /// Scales and minima of the eight groups of `Q4_K` and `Q5_K`.
@@ -110,12 +142,6 @@ impl<'a> Groups<'a> {
         };
         (self.d * f32::from(scale), self.dmin * f32::from(least))
     }
-}
-
-/// Where the 2-bit values of a group of 16 begin: in each half of a block, 32 bytes hold four times 32 values.
-#[inline]
-const fn two_bits_at(group: usize) -> usize {
-    32 * (group / 8) + 16 * (group % 2)
 }
 
 /// `LEN` bytes of a block.

@@ -36,7 +36,7 @@ pub(super) fn q8_0<T: Element>(block: &[u8; 34], out: &mut [T; 32]) {
     let [d0, d1, values @ ..] = block;
     let d = scale([*d0, *d1]);
     for (out, q) in out.iter_mut().zip(values) {
-        *out = T::from_f32(d * f32::from(*q as i8));
+        *out = T::from_finite_f32(d * f32::from(*q as i8));
     }
 }
 
@@ -46,10 +46,10 @@ fn unpack<T: Element>(nibbles: &[u8; 16], out: &mut [T; 32], value: impl Fn(i32)
     // Two loops: measured twice as fast as one loop over both halves, or as unpacking bytes first.
     let (low, high) = out.split_at_mut(16);
     for (low, byte) in low.iter_mut().zip(nibbles) {
-        *low = T::from_f32(value(i32::from(byte & 0x0f)));
+        *low = T::from_finite_f32(value(i32::from(byte & 0x0f)));
     }
     for (high, byte) in high.iter_mut().zip(nibbles) {
-        *high = T::from_f32(value(i32::from(byte >> 4)));
+        *high = T::from_finite_f32(value(i32::from(byte >> 4)));
     }
 }
 
@@ -64,10 +64,10 @@ fn unpack_five<T: Element>(
     let fifth = u32::from_le_bytes(fifth);
     let (low, high) = out.split_at_mut(16);
     for (i, (low, byte)) in low.iter_mut().zip(nibbles).enumerate() {
-        *low = T::from_f32(value(i32::from(byte & 0x0f) | bit(fifth, i)));
+        *low = T::from_finite_f32(value(i32::from(byte & 0x0f) | bit(fifth, i)));
     }
     for (i, (high, byte)) in high.iter_mut().zip(nibbles).enumerate() {
-        *high = T::from_f32(value(i32::from(byte >> 4) | bit(fifth, i + 16)));
+        *high = T::from_finite_f32(value(i32::from(byte >> 4) | bit(fifth, i + 16)));
     }
 }
 

@@ -221,6 +221,66 @@ fn unsupported_parts_are_all_named() {
 }
 
 #[test]
+fn a_value_that_is_not_finite_is_named_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    write_tiny(directory.path());
+    rewrite(directory.path(), |name, shape, mut bytes| {
+        if name == Q {
+            bytes[(5 * 8 + 3) * 4..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+        Some(("F32", shape, bytes))
+    });
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let error = checkpoint.values::<f32>(Q).unwrap_err().to_string();
+    assert!(
+        error.contains(Q) && error.contains("NaN in row 5, column 3") && error.contains("fetch it again")
+    );
+    assert!(
+        checkpoint.rows::<crate::Bf16>(Q, 2..6).unwrap_err().to_string().contains("NaN in row 5, column 3")
+    );
+    checkpoint.rows::<f32>(Q, 0..5).unwrap();
+    checkpoint.rows::<f32>(Q, 6..8).unwrap();
+}
+
+/// `Q4_1` blocks of 32, rows of 64, heads of 16: row 6 of HF is stored as row 12.
+#[test]
+fn a_scale_that_is_not_finite_is_named_by_the_row_that_hf_gives_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("inf.gguf");
+    let mut golden = std::fs::read(super::golden("tiny.gguf")).unwrap();
+    let gguf = Gguf::parse(&golden).unwrap();
+    let tensor = gguf.tensors.iter().find(|tensor| tensor.name == "blk.0.attn_q.weight").unwrap();
+    let at = tensor.offset as usize + 12 * 40 + 20;
+    golden[at..at + 2].copy_from_slice(&0x7c00_u16.to_le_bytes());
+    std::fs::write(&path, &golden).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let error = checkpoint.values::<f32>(Q).unwrap_err();
+    assert!(matches!(error, TensorError::NotFinite { row: 6, column: 32, .. }), "{error}");
+}
+
+#[test]
+fn json_files_with_too_many_values_are_refused_before_they_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    write_tiny(directory.path());
+    let zeros = |count: usize| vec!["0"; count].join(",");
+    let config = directory.path().join("config.json");
+    std::fs::write(&config, format!(r#"{{"a":[{}]}}"#, zeros(1 << 18))).unwrap();
+    let error = Checkpoint::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("config.json: 262146 values, more than the limit of 262144"), "{error}");
+    std::fs::write(&config, tiny_config().to_string()).unwrap();
+    let tokenizer = directory.path().join("tokenizer.json");
+    let merges = vec![r#""a a""#; (1 << 20) + 1].join(",");
+    std::fs::write(&tokenizer, format!(r#"{{"model":{{"merges":[{merges}]}}}}"#)).unwrap();
+    let error = Checkpoint::open(directory.path()).unwrap().text().unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json has 1048577 merges, more than the limit of 1048576"), "{error}");
+    let index = directory.path().join("model.safetensors.index.json");
+    let entries: Vec<String> = (0..=1 << 17).map(|i| format!(r#""{i}":"a.safetensors""#)).collect();
+    std::fs::write(&index, format!(r#"{{"weight_map":{{{}}}}}"#, entries.join(","))).unwrap();
+    let error = Checkpoint::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("more than 131072 tensors"), "{error}");
+}
+
+#[test]
 fn llama3_scaling_is_read() {
     let directory = tempfile::tempdir().unwrap();
     write_tiny(directory.path());

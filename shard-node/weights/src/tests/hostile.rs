@@ -1,7 +1,10 @@
 //! Seeded mutations of valid headers: no panic, and no memory beyond a small multiple of the file.
 
-use super::{golden, safetensors, tiny_tensors};
+use serde_json::json;
+
+use super::{golden, safetensors, tiny_config, tiny_tensors, write_tiny};
 use crate::gguf::Gguf;
+use crate::{Checkpoint, inspect};
 
 /// Mutated files per format; together 10^5.
 const MUTATIONS: u64 = 50_000;
@@ -55,6 +58,46 @@ fn mutate(random: &mut Random, valid: &[u8], header: usize) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// A configuration with most of the fields that are read.
+fn rich_config() -> Vec<u8> {
+    let mut config = tiny_config();
+    config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+    config["head_dim"] = json!(4);
+    config["sliding_window"] = json!(null);
+    config["quantization_config"] = json!({"quant_method": "gptq", "bits": 4});
+    config.to_string().into_bytes()
+}
+
+#[test]
+fn mutated_configurations_give_a_sane_shape_or_an_error() {
+    println!("seed {SEED:#x}");
+    let mut random = Random(SEED);
+    let directory = tempfile::tempdir().unwrap();
+    write_tiny(directory.path());
+    let mut checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let valid = rich_config();
+    let before = peak_kilobytes();
+    let mut accepted = 0;
+    for round in 0..20_000 {
+        let Ok(config) = serde_json::from_slice(&mutate(&mut random, &valid, valid.len())) else { continue };
+        checkpoint.replace_config(config);
+        let Ok(reading) = checkpoint.read_architecture() else { continue };
+        reading.architecture.check().unwrap();
+        accepted += 1;
+        // Milliseconds each where a thousand layers are claimed.
+        if round % 16 == 0 {
+            let inspection = inspect(&checkpoint).unwrap();
+            assert!(inspection.unsupported.len() < 20 && inspection.unsupported.concat().len() < 16 << 10);
+        }
+    }
+    let grown = peak_kilobytes() - before;
+    println!("accepted {accepted}, peak memory grew by {grown} KiB");
+    assert!(accepted > 500, "{accepted}: the mutations must also leave some valid");
+    // Other tests run in this process, too.
+    assert!(grown < 256 << 10, "grew by {grown} KiB");
 }
 
 fn peak_kilobytes() -> u64 {

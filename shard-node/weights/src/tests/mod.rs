@@ -1,5 +1,6 @@
 //! Tests of the whole crate on files, and builders of small ones.
 
+mod absurd;
 mod errors;
 mod fits;
 mod goldens;

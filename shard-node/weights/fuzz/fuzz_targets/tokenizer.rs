@@ -1,0 +1,13 @@
+//! A `tokenizer.json`, and what it makes of a text and of ids.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use proto_text::{EncodeMode, Tokenizer};
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(tokenizer) = Tokenizer::from_json(data) else { return };
+    for mode in [EncodeMode::Plain, EncodeMode::Markup, EncodeMode::Prompt] {
+        let _ = tokenizer.encode("<s>ab 12 \u{e9}b\n", mode);
+    }
+    let _ = tokenizer.decode(&[0, 1, 2, 9, u32::MAX], false);
+});
