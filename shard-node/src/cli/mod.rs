@@ -3,6 +3,7 @@
 //! Results go to stdout (one JSON line where a program reads it), everything else to stderr.
 
 mod commands;
+mod inspect;
 mod model;
 mod serve;
 mod source;
@@ -33,8 +34,8 @@ enum Command {
     Bootstrap(NodeArgs),
     /// Print this node's id, creating its key on first use
     Identity(commands::IdentityArgs),
-    /// Say what a model is, how large its layers are, and what is not supported
-    Inspect(commands::InspectArgs),
+    /// Say what a model is, how large its parts are in each class, what fits where, and what is not supported
+    Inspect(inspect::InspectArgs),
     /// Fetch libtorch and the built-in model
     Setup(commands::SetupArgs),
     /// Show or check the configuration
@@ -98,7 +99,7 @@ fn without_engine(command: Command) -> Result<()> {
             serve::bootstrap(&checked)
         }
         Command::Identity(args) => commands::identity(args),
-        Command::Inspect(args) => commands::inspect(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::Setup(args) => commands::setup(args),
         Command::Config(args) => commands::config(args),
     }

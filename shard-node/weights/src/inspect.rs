@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::architecture::{ArchitectureError, Reading, span_tensors};
 use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::footprint::Footprint;
 use crate::manifest::quantisation;
 
 /// What `inspect` shows of a model.
@@ -24,6 +25,8 @@ pub struct Inspection {
     pub tensors: BTreeMap<&'static str, u64>,
     /// Values in all tensors.
     pub parameters: u64,
+    /// Those that one token uses: all but the experts that it does not.
+    pub parameters_per_token: u64,
     /// Stored bytes of all tensors.
     pub stored_bytes: u64,
     /// Stored bytes of each layer.
@@ -32,6 +35,10 @@ pub struct Inspection {
     pub embedding_bytes: u64,
     /// Stored bytes that the last stage needs beside its layers: norm and head.
     pub head_bytes: u64,
+    /// Memory in each numerics class.
+    pub classes: Vec<Footprint>,
+    /// The licence that the files name.
+    pub licence: Option<String>,
     /// KV bytes of one token over all layers, in bf16.
     pub kv_bytes_per_token_bf16: u64,
     /// KV bytes of one token over all layers, in f32 (class `exact`).
@@ -67,10 +74,13 @@ pub fn inspect(checkpoint: &Checkpoint) -> Result<Inspection, ArchitectureError>
         quantisation: quantisation(checkpoint).name(),
         tensors,
         parameters,
+        parameters_per_token: parameters - idle_parameters(checkpoint, &architecture),
         stored_bytes,
         layer_bytes,
         embedding_bytes,
         head_bytes: bytes_of("model.norm.weight") + head,
+        classes: Footprint::of_all(&architecture),
+        licence: checkpoint.licence(),
         kv_bytes_per_token_bf16: kv(2),
         kv_bytes_per_token_exact: kv(4),
         unsupported,
@@ -78,20 +88,27 @@ pub fn inspect(checkpoint: &Checkpoint) -> Result<Inspection, ArchitectureError>
     })
 }
 
+/// Values of the experts that a token does not use.
+fn idle_parameters(checkpoint: &Checkpoint, architecture: &Architecture) -> u64 {
+    let Some(experts) = architecture.experts else { return 0 };
+    let of_experts = |tensor: &&StoredTensor| tensor.name.contains("experts.");
+    let all: u64 =
+        checkpoint.tensors().filter(of_experts).map(|tensor| tensor.rows() * tensor.columns()).sum();
+    all / u64::from(experts.count.max(1)) * u64::from(experts.count.saturating_sub(experts.used))
+}
+
 /// What a whole pipeline would miss, at most a few lines of it.
 fn missing(checkpoint: &Checkpoint, architecture: &Architecture) -> Vec<String> {
     let Ok(whole) = LayerSpan::new(0, architecture.n_layers) else { return Vec::new() };
-    let problems = span_tensors(architecture, whole)
+    let mut problems = span_tensors(architecture, whole)
         .into_iter()
-        .filter_map(|(name, shape)| checkpoint.require(&name, &shape).err())
-        .map(|error| error.to_string());
-    let mut problems: Vec<String> = problems.collect();
-    if problems.len() > SHOWN {
-        let more = problems.len() - SHOWN;
-        problems.truncate(SHOWN);
-        problems.push(format!("and {more} more tensors"));
+        .filter_map(|(name, shape)| checkpoint.require(&name, &shape).err());
+    let mut named: Vec<String> = problems.by_ref().take(SHOWN).map(|error| error.to_string()).collect();
+    let more = problems.count();
+    if more > 0 {
+        named.push(format!("and {more} more tensors"));
     }
-    problems
+    named
 }
 
 /// Missing tensors that are named one by one.

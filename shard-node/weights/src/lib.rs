@@ -7,6 +7,7 @@
 pub mod architecture;
 pub mod checkpoint;
 pub mod dequantise;
+pub mod footprint;
 pub mod gguf;
 pub mod header;
 pub mod inspect;
@@ -23,6 +24,7 @@ pub mod text;
 pub use architecture::{ArchitectureError, span_tensors};
 pub use checkpoint::{Checkpoint, OpenError, RowLayout, StoredTensor, TensorError};
 pub use dequantise::{Bf16, DequantiseError, Element};
+pub use footprint::{Budget, Fit, Footprint};
 pub use inspect::{Inspection, inspect};
 pub use manifest::cache::ManifestCache;
 pub use manifest::fit::{FitError, check_fits};

@@ -1,0 +1,192 @@
+//! Memory that a stage takes in each numerics class, from the shapes alone: what `inspect` shows and what a plan for
+//! several machines needs. It allocates nothing and knows no library; a test of the engine holds its real matrices
+//! against these numbers.
+//!
+//! A matrix of `rows` x `columns` takes
+//!
+//! | class | bytes |
+//! |---|---|
+//! | exact | 4 per value |
+//! | bf16 | 2 per value |
+//! | int8 | 1 per value, 4 per row for its scale |
+//! | int4 | 1/2 per value, 4 per group of 32 values for scale and zero |
+//!
+//! The embedding is a table of the activations' type (4 bytes in exact, else 2), and so is the head of bf16; vectors
+//! are f32 everywhere. Keys and values are 4 bytes in exact, else 2.
+
+use std::collections::BTreeMap;
+
+use proto::LayerSpan;
+use proto::manifest::Architecture;
+use serde::Serialize;
+
+use crate::architecture::span_tensors;
+use crate::names::layer_of;
+
+/// Bytes of a model's parts in one class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Footprint {
+    /// The class's name.
+    pub class: &'static str,
+    /// The largest layer.
+    pub layer_bytes: u64,
+    /// All layers.
+    pub all_layers_bytes: u64,
+    /// What the first stage has beside its layers.
+    pub embedding_bytes: u64,
+    /// What the last stage has beside its layers: norm and head.
+    pub head_bytes: u64,
+    /// Keys and values of one position over all layers.
+    pub kv_bytes_per_token: u64,
+    /// Keys and values of one position in one layer.
+    pub kv_bytes_per_token_and_layer: u64,
+}
+
+/// How many layers of a model one machine holds, by the place of its span. 0 where not even one layer fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Fit {
+    /// The class's name.
+    pub class: &'static str,
+    /// A span that begins at layer 0, with the embedding.
+    pub first: u32,
+    /// A span in the middle.
+    pub middle: u32,
+    /// A span that ends at the last layer, with norm and head.
+    pub last: u32,
+    /// The whole model fits.
+    pub whole: bool,
+    /// Machines of this size that the whole model needs; `None` if no number of them is enough.
+    pub machines: Option<u32>,
+}
+
+/// What a machine has and what it is to hold beside the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Positions of KV, over all sessions.
+    pub positions: u64,
+}
+
+impl Footprint {
+    /// All classes, most exact first.
+    pub fn of_all(architecture: &Architecture) -> Vec<Self> {
+        let Ok(whole) = LayerSpan::new(0, architecture.n_layers) else { return Vec::new() };
+        let mut layers: BTreeMap<u32, Vec<Vec<u64>>> = BTreeMap::new();
+        for (name, shape) in span_tensors(architecture, whole) {
+            if let Some(layer) = layer_of(&name) {
+                layers.entry(layer).or_default().push(shape);
+            }
+        }
+        CLASSES.map(|class| Self::of(architecture, class, &layers)).to_vec()
+    }
+
+    fn of(a: &Architecture, class: Class, layers: &BTreeMap<u32, Vec<Vec<u64>>>) -> Self {
+        let layers = layers.values().map(|shapes| shapes.iter().map(|shape| class.tensor(shape)).sum());
+        let (largest, all) =
+            layers.fold((0, 0), |(largest, all), bytes: u64| (bytes.max(largest), all + bytes));
+        let [vocab, hidden] = [a.vocab, a.hidden].map(u64::from);
+        let kv = a.kv_bytes_per_layer(class.activation_bytes());
+        Self {
+            class: class.name(),
+            layer_bytes: largest,
+            all_layers_bytes: all,
+            embedding_bytes: vocab * hidden * class.activation_bytes(),
+            head_bytes: class.tensor(&[hidden]) + class.head(vocab, hidden),
+            kv_bytes_per_token: kv * u64::from(a.n_layers),
+            kv_bytes_per_token_and_layer: kv,
+        }
+    }
+
+    /// Bytes of the weights of a stage that holds everything.
+    pub fn whole_bytes(&self, architecture: &Architecture) -> u64 {
+        // A tied head that is a table is the embedding itself.
+        let shared =
+            if architecture.tied_head && self.class == Class::Bf16.name() { self.embedding_bytes } else { 0 };
+        self.all_layers_bytes + self.embedding_bytes + self.head_bytes - shared
+    }
+
+    /// What a machine holds of the model.
+    pub fn fit(&self, architecture: &Architecture, budget: Budget) -> Fit {
+        let usable = budget.usable();
+        let a_layer = self
+            .layer_bytes
+            .saturating_add(self.kv_bytes_per_token_and_layer.saturating_mul(budget.positions));
+        let layers = |ends: u64| {
+            let layers = usable.saturating_sub(ends) / a_layer.max(1);
+            u32::try_from(layers).unwrap_or(u32::MAX).min(architecture.n_layers)
+        };
+        let (first, middle, last) = (layers(self.embedding_bytes), layers(0), layers(self.head_bytes));
+        let kv = self.kv_bytes_per_token.saturating_mul(budget.positions);
+        let whole = self.whole_bytes(architecture).saturating_add(kv) <= usable;
+        let machines = if whole {
+            Some(1)
+        } else if first == 0 || last == 0 {
+            None
+        } else {
+            // Two ends of at least a layer each; a model whose ends meet was too big for one machine.
+            let rest = architecture.n_layers.saturating_sub(first).saturating_sub(last);
+            Some(2 + rest.div_ceil(middle))
+        };
+        Fit { class: self.class, first, middle, last, whole, machines }
+    }
+}
+
+impl Budget {
+    /// What is left for weights and KV: 15 % stay free for activations, the system and growth, and the engine
+    /// without a model has its own size.
+    pub fn usable(self) -> u64 {
+        (self.memory / 100 * 85).saturating_sub(LIBRARY_BYTES)
+    }
+}
+
+/// Resident memory of the engine process with libtorch and a model of no size.
+pub const LIBRARY_BYTES: u64 = 400 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Exact,
+    Bf16,
+    Int8,
+    Int4,
+}
+
+const CLASSES: [Class; 4] = [Class::Exact, Class::Bf16, Class::Int8, Class::Int4];
+
+impl Class {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+
+    const fn activation_bytes(self) -> u64 {
+        if matches!(self, Self::Exact) { 4 } else { 2 }
+    }
+
+    fn tensor(self, shape: &[u64]) -> u64 {
+        match shape.split_last() {
+            Some((&columns, outer)) if !outer.is_empty() => self.matrix(outer.iter().product(), columns),
+            _ => 4 * shape.iter().product::<u64>(),
+        }
+    }
+
+    fn matrix(self, rows: u64, columns: u64) -> u64 {
+        match self {
+            Self::Exact => 4 * rows * columns,
+            Self::Bf16 => 2 * rows * columns,
+            Self::Int8 => rows * columns + 4 * rows,
+            Self::Int4 => rows * (columns.div_ceil(2) + 4 * columns.div_ceil(32)),
+        }
+    }
+
+    fn head(self, vocab: u64, hidden: u64) -> u64 {
+        self.matrix(vocab, hidden)
+    }
+}
+
+#[cfg(test)]
+mod tests;

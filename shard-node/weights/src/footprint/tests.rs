@@ -1,0 +1,91 @@
+//! Footprints of shapes whose sizes are known, and what fits where.
+
+use super::*;
+
+/// Llama-3.2-1B.
+fn llama_1b() -> Architecture {
+    Architecture {
+        family: "llama".to_owned(),
+        n_layers: 16,
+        hidden: 2048,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 64,
+        ffn: 8192,
+        vocab: 128_256,
+        context: 131_072,
+        norm_eps: 1e-5,
+        rope_theta: 500_000.0,
+        rope_scaling: None,
+        tied_head: true,
+        window: None,
+        local_rope_theta: None,
+        query_scalar: None,
+        experts: None,
+    }
+}
+
+fn footprint(class: &str) -> Footprint {
+    Footprint::of_all(&llama_1b()).into_iter().find(|footprint| footprint.class == class).unwrap()
+}
+
+#[test]
+fn bytes_follow_from_the_shapes() {
+    let values = 2048 * (2048 + 512 + 512 + 2048 + 3 * 8192);
+    let norms = 2 * 2048 * 4;
+    let rows = 2048 + 512 + 512 + 2048 + 8192 + 8192 + 2048;
+    assert_eq!(footprint("exact").layer_bytes, 4 * values + norms);
+    assert_eq!(footprint("bf16").layer_bytes, 2 * values + norms);
+    assert_eq!(footprint("int8").layer_bytes, values + 4 * rows + norms);
+    assert_eq!(footprint("int4").layer_bytes, values / 2 + values / 8 + norms);
+    for footprint in Footprint::of_all(&llama_1b()) {
+        let element = if footprint.class == "exact" { 4 } else { 2 };
+        assert_eq!(footprint.embedding_bytes, 128_256 * 2048 * element);
+        assert_eq!(footprint.kv_bytes_per_token, 16 * 2 * 8 * 64 * element);
+        assert_eq!(footprint.all_layers_bytes, 16 * footprint.layer_bytes);
+    }
+    // 1,235,814,400 parameters; the tied head is not there twice.
+    let whole = footprint("bf16").whole_bytes(&llama_1b());
+    assert_eq!(whole, 2 * 1_235_814_400 + 2 * (2 * 16 + 1) * 2048);
+}
+
+#[test]
+fn what_fits_grows_with_memory_and_shrinks_with_kv() {
+    let footprint = footprint("bf16");
+    let fit = |gib: u64, positions: u64| footprint.fit(&llama_1b(), Budget { memory: gib << 30, positions });
+    assert!(fit(4, 4096).whole);
+    assert_eq!(fit(4, 4096).machines, Some(1));
+    let small = fit(2, 4096);
+    assert!(!small.whole && small.first < small.middle && small.machines == Some(3), "{small:?}");
+    let loaded = fit(2, 262_144);
+    assert!(loaded.middle < small.middle, "{loaded:?}");
+    let none = fit(0, 0);
+    assert_eq!((none.first, none.middle, none.last, none.machines), (0, 0, 0, None));
+    assert_eq!(fit(1 << 20, 0).middle, 16, "never more layers than there are");
+    assert_eq!(fit(u64::MAX >> 30, u64::MAX >> 40).machines, Some(1), "nothing overflows");
+}
+
+#[test]
+fn spans_of_the_sizes_that_fit_stay_within_the_budget() {
+    let architecture = llama_1b();
+    for footprint in Footprint::of_all(&architecture) {
+        for memory in [1 << 30, 3 << 29, 2 << 30, 3 << 30] {
+            let budget = Budget { memory, positions: 8192 };
+            let fit = footprint.fit(&architecture, budget);
+            let needs = |layers: u32, ends: u64| {
+                let kv = footprint.kv_bytes_per_token_and_layer * budget.positions;
+                u64::from(layers) * (footprint.layer_bytes + kv) + ends
+            };
+            for (layers, ends) in
+                [(fit.first, footprint.embedding_bytes), (fit.middle, 0), (fit.last, footprint.head_bytes)]
+            {
+                assert!(layers == 0 || needs(layers, ends) <= budget.usable());
+                assert!(layers == 16 || needs(layers + 1, ends) > budget.usable());
+            }
+            if let Some(machines) = fit.machines.filter(|&machines| machines > 1) {
+                let held = fit.first + fit.last + fit.middle * (machines - 2);
+                assert!(held >= 16, "{fit:?}");
+            }
+        }
+    }
+}
