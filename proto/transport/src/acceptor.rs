@@ -11,6 +11,8 @@
 //! queued --> Endpoint::accept
 //! ```
 
+use std::sync::Arc;
+
 use proto::{NodeId, handshake::ConnectionClass, status::CloseCode};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,6 +35,8 @@ pub(crate) struct Acceptor {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) gate: Gate,
+    /// For peers on this machine; all others take the endpoint's own.
+    pub(crate) near: Arc<quinn::ServerConfig>,
     /// Bounded by `Tuning::accept_queue`.
     pub(crate) queue: mpsc::Sender<Connection>,
 }
@@ -70,7 +74,12 @@ impl Acceptor {
     async fn handshake(self, incoming: quinn::Incoming, permit: HalfOpen) {
         let remote = incoming.remote_address();
         let handshake = async {
-            let quinn = incoming.accept()?.await?;
+            let connecting = if remote.ip().is_loopback() {
+                incoming.accept_with(self.near.clone())?
+            } else {
+                incoming.accept()?
+            };
+            let quinn = connecting.await?;
             Ok::<_, quinn::ConnectionError>(quinn)
         };
         let finished = tokio::select! {

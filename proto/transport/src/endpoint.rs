@@ -60,11 +60,12 @@ impl EndpointConfig {
         }
     }
 
-    /// Sends and receives through a faulty network.
+    /// Sends and receives through a faulty network, which is not taken for this machine's.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn with_faults(mut self, faults: &crate::testing::Faults) -> Self {
         self.faults = Some(faults.clone());
+        self.tuning.max_ack_delay_on_this_machine = self.tuning.max_ack_delay;
         self
     }
 
@@ -131,11 +132,14 @@ impl Endpoint {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let identity = Identity::new(&config.key, config.alpn);
-        let server = if config.accept {
-            Some(server_config(identity.server().map_err(tls)?, &config.tuning))
+        let servers = if config.accept {
+            let crypto = identity.server().map_err(tls)?;
+            let near = server_config(crypto.clone(), &config.tuning, true);
+            Some((server_config(crypto, &config.tuning, false), Arc::new(near)))
         } else {
             None
         };
+        let (server, near) = servers.unzip();
         let runtime = Arc::new(TrackedRuntime(tasks.clone()));
         let udp = socket::bind(listen, config.tuning.socket_buffer_bytes)?;
         let io = |error| BindError::from_io(listen, error);
@@ -151,7 +155,7 @@ impl Endpoint {
         let local_addr = quinn.local_addr().map_err(io)?;
         // Accepted connections wait here for `accept`; Tuning says why so many.
         let (queue, accepted) = mpsc::channel(config.tuning.accept_queue.max(1));
-        if config.accept {
+        if let Some(near) = near {
             let acceptor = Acceptor {
                 quinn: quinn.clone(),
                 tuning: config.tuning.clone(),
@@ -159,6 +163,7 @@ impl Endpoint {
                 tasks: tasks.clone(),
                 stop: stop.clone(),
                 gate: Gate::new(&config.tuning),
+                near,
                 queue,
             };
             tasks.spawn(acceptor.run());
@@ -254,7 +259,7 @@ impl Endpoint {
         let crypto =
             self.inner.identity.client(expected, class).map_err(|error| broken(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(crypto.config);
-        config.transport_config(tuning.dialler(class));
+        config.transport_config(tuning.dialler(class, addr.ip()));
         let dial = {
             let quinn = self.inner.quinn.lock().unwrap_or_else(PoisonError::into_inner);
             let quinn = quinn.as_ref().ok_or(ConnectError::Stopped)?;
@@ -303,9 +308,10 @@ impl Endpoint {
 fn server_config(
     crypto: Arc<quinn::crypto::rustls::QuicServerConfig>,
     tuning: &Tuning,
+    from_this_machine: bool,
 ) -> quinn::ServerConfig {
     let mut config = quinn::ServerConfig::with_crypto(crypto);
-    config.transport_config(tuning.acceptor());
+    config.transport_config(tuning.acceptor(from_this_machine));
     // First packets that the accept loop has not looked at yet; it never waits, so few, and a burst beyond
     // is refused. quinn's default of 65,536 with 10 MiB each is for servers that let them lie.
     config.max_incoming(tuning.max_half_open);
