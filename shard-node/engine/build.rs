@@ -13,16 +13,22 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/libtorch/torch/lib");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
 
-    cc::Build::new()
-        .cpp(true)
-        .pic(true)
-        .std("c++17")
-        .opt_level(2)
-        .warnings(false)
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
-        .file("shim/torch.cc")
-        .compile("layerlane_torch_shim");
+    // libtorch's headers take most of a minute to compile; the kernels beside it change far more often.
+    if up_to_date("layerlane_torch_shim", &["shim/torch.cc", "build.rs"]) {
+        println!("cargo:rustc-link-lib=static=layerlane_torch_shim");
+        println!("cargo:rustc-link-lib=stdc++");
+    } else {
+        cc::Build::new()
+            .cpp(true)
+            .pic(true)
+            .std("c++17")
+            .opt_level(2)
+            .warnings(false)
+            .include(&include)
+            .include(include.join("torch/csrc/api/include"))
+            .file("shim/torch.cc")
+            .compile("layerlane_torch_shim");
+    }
 
     // No torch headers here; the loops want -O3. Their threads are those of libtorch's own libgomp.
     let kernels = |contract: &str, files: &[&str], name: &str| {
@@ -35,13 +41,30 @@ fn main() {
             .flag("-fno-math-errno")
             .flag("-fno-trapping-math")
             .flag("-Wno-psabi")
+            // GCC 12 finds its own AVX-512 headers wanting.
+            .flag("-Wno-maybe-uninitialized")
             .flag(contract)
             .files(files)
             .compile(name);
     };
     // See the head of rows.cc for why it must not fuse products and sums.
     kernels("-ffp-contract=off", &["shim/rows.cc"], "layerlane_rows");
-    kernels("-ffp-contract=fast", &["shim/attention.cc", "shim/head.cc"], "layerlane_attention");
+    let fused = ["shim/attention.cc", "shim/head.cc", "shim/pairs.cc", "shim/team.cc"];
+    kernels("-ffp-contract=fast", &fused, "layerlane_attention");
     println!("cargo:rustc-link-search=native={lib}");
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
+}
+
+/// The archive of an earlier run is newer than everything it was made of.
+fn up_to_date(archive: &str, sources: &[&str]) -> bool {
+    let modified = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let folder = std::env::var("OUT_DIR").expect("cargo names the folder for what we make");
+    let Some(made) = modified(&Path::new(&folder).join(format!("lib{archive}.a"))) else { return false };
+    // Cargo calls this script anew when libtorch's folder changes; its version stands in this file.
+    let libtorch = modified(Path::new(&std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default()));
+    sources
+        .iter()
+        .map(|source| modified(Path::new(source)))
+        .chain([libtorch])
+        .all(|source| source < Some(made))
 }

@@ -5,6 +5,7 @@
 // widened once for up to four query heads that share it.
 #include <cmath>
 
+#include "team.h"
 #include "values.h"
 
 // One query row [heads, dim] against the first `seen` positions of keys, values [kv_heads, capacity, dim].
@@ -167,18 +168,19 @@ EVERY_CPU void attend_f32(const AttendRow& row, int64_t kv_head, int64_t heads, 
 
 extern "C" {
 
-// All rows, on up to `threads` threads; a (row, key head) is never split.
+// All rows, by the team if `together`; a (row, key head) is never split.
 void ll_attend(const AttendRow* rows, int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, float scale,
-               int bf16, int threads) {
-  const int64_t jobs = count * kv_heads;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-  for (int64_t job = 0; job < jobs; ++job) {
+               int bf16, int together) {
+  const auto one = [=](int64_t job) {
     const AttendRow& row = rows[job / kv_heads];
     if (bf16)
       attend_bf16(row, job % kv_heads, heads, kv_heads, dim, scale);
     else
       attend_f32(row, job % kv_heads, heads, kv_heads, dim, scale);
-  }
+  };
+  const int64_t jobs = count * kv_heads;
+  if (together) return in_team(jobs, one);
+  for (int64_t job = 0; job < jobs; ++job) one(job);
 }
 
 }  // extern "C"

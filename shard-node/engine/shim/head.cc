@@ -7,6 +7,7 @@
 // So each row of x is dealt out the same way first, evens then odds of every 32.
 #include <vector>
 
+#include "team.h"
 #include "values.h"
 
 namespace {
@@ -67,17 +68,14 @@ std::vector<float> dealt(const float* x, int64_t rows, int64_t width) {
 
 extern "C" {
 
-// out [rows, vocab] = x f32 [rows, width] times table bf16 [vocab, width], on up to `threads` threads.
-void ll_head(const float* x, const void* table, float* out, int64_t rows, int64_t width, int64_t vocab,
-             int threads) {
-  constexpr int64_t kPart = 256;  // a part of the table stays in the second-level cache for all rows
-  const int64_t parts = (vocab + kPart - 1) / kPart;
+// out [rows, vocab] = x f32 [rows, width] times table bf16 [vocab, width], by the team.
+void ll_head(const float* x, const void* table, float* out, int64_t rows, int64_t width, int64_t vocab) {
+  constexpr int64_t kPart = 64;  // tokens: a part stays in the second level cache for all rows
   const std::vector<float> rows_dealt = dealt(x, rows, width);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t p = 0; p < parts; ++p) {
+  in_team((vocab + kPart - 1) / kPart, [&](int64_t p) {
     const int64_t begin = p * kPart, end = begin + kPart < vocab ? begin + kPart : vocab;
     part(rows_dealt.data(), static_cast<const Bf16*>(table), out, rows, width, begin, end, vocab);
-  }
+  });
 }
 
 }  // extern "C"

@@ -80,6 +80,7 @@ pub(crate) fn load_stage(
     let numerics = Numerics::choose(options.class, device)?;
     let threads = numerics.threads(options.threads);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    ffi::team(threads)?;
     let mode = InferenceMode::enter()?;
 
     let weights = SpanWeights::new(&checkpoint, options.manifest.as_deref(), numerics.linear, device);

@@ -45,6 +45,8 @@ impl Numerics {
 fn linear_kind(class: NumericsClass, device: Device, onednn_bf16: bool) -> LinearKind {
     match (class, device) {
         (NumericsClass::Exact, _) => LinearKind::Exact,
+        // As oneDNN is told by ONEDNN_MAX_CPU_ISA what it may use, so are we.
+        (NumericsClass::Bf16, Device::Cpu) if onednn_bf16 && ffi::pairs_supported() => LinearKind::Pairs,
         (NumericsClass::Bf16, Device::Cpu) if onednn_bf16 => LinearKind::Packed,
         // Packing needs AVX-512; see `FEW_ROWS` in kernels/linear.rs for what is faster without.
         (NumericsClass::Bf16, Device::Cpu) => LinearKind::Widened,

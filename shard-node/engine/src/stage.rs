@@ -120,6 +120,12 @@ impl Stage for TorchStage {
     fn kv_bytes(&self) -> u64 {
         self.kv.bytes()
     }
+
+    fn idle(&mut self, wait: &mut dyn FnMut()) {
+        ffi::team_rest();
+        wait();
+        ffi::team_rouse();
+    }
 }
 
 /// Checked input of a step.

@@ -81,7 +81,10 @@ impl Worker {
             if self.stopping || self.step() {
                 continue;
             }
-            match self.commands.blocking_recv() {
+            let (stage, commands) = (&mut self.stage, &mut self.commands);
+            let mut next = None;
+            stage.idle(&mut || next = commands.blocking_recv());
+            match next {
                 Some(command) => self.obey(command),
                 None => break,
             }

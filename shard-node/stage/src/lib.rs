@@ -165,6 +165,12 @@ pub trait Stage {
 
     /// Bytes of KV in use at the moment.
     fn kv_bytes(&self) -> u64;
+
+    /// Calls `wait`, which returns when there may be something to do; a stage with threads of its own lets them sleep
+    /// until then.
+    fn idle(&mut self, wait: &mut dyn FnMut()) {
+        wait();
+    }
 }
 
 /// Builds a stage on the compute thread that will own it.

@@ -5,12 +5,17 @@
 //! what the pieces are for stands where they are used.
 
 mod kernels;
+mod team;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use tch::{Device, Kind, Tensor};
 
-pub(crate) use kernels::{AppendAt, AttendJob, MAX_HEAD_DIM, attend, head, rms_norm, rope_append, silu_mul};
+pub(crate) use kernels::{
+    AppendAt, AttendJob, MAX_HEAD_DIM, attend, head, pairs, pairs_pack, pairs_supported, rms_norm,
+    rope_append, silu_mul,
+};
+pub(crate) use team::{team, team_rest, team_rouse};
 
 /// Something libtorch or the shim refused.
 #[derive(Debug, Clone, thiserror::Error)]

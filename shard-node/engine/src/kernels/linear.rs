@@ -20,6 +20,8 @@ pub(crate) enum Linear {
     Exact(Tensor),
     /// bf16 in oneDNN's blocked layout, for CPUs with its bf16 kernels.
     Packed(Tensor),
+    /// bf16 in the shim's layout of pairs, for CPUs that multiply those and have no AMX; and its outputs.
+    Pairs(Tensor, i64),
     /// The activations' own type, through the library's plain `linear`: GPUs.
     Plain(Tensor),
     /// bf16 that becomes f32 around the products of many rows: CPUs without bf16 kernels.
@@ -33,6 +35,8 @@ pub(crate) enum LinearKind {
     Exact,
     /// bf16 packed by oneDNN.
     Packed,
+    /// bf16 packed for the shim's own product.
+    Pairs,
     /// bf16 without packing.
     Plain,
     /// bf16, multiplied as f32 when there are many rows.
@@ -44,7 +48,7 @@ impl LinearKind {
     pub(crate) fn weight_kind(self) -> Kind {
         match self {
             Self::Exact => Kind::Float,
-            Self::Packed | Self::Plain | Self::Widened => Kind::BFloat16,
+            Self::Packed | Self::Pairs | Self::Plain | Self::Widened => Kind::BFloat16,
         }
     }
 
@@ -52,7 +56,7 @@ impl LinearKind {
     pub(crate) fn activation_kind(self) -> Kind {
         match self {
             Self::Exact => Kind::Float,
-            Self::Packed | Self::Plain | Self::Widened => Kind::BFloat16,
+            Self::Packed | Self::Pairs | Self::Plain | Self::Widened => Kind::BFloat16,
         }
     }
 }
@@ -63,6 +67,9 @@ impl Linear {
         Ok(match kind {
             LinearKind::Exact => Self::Exact(weight),
             LinearKind::Packed => Self::Packed(ffi::linear_pack(&weight)?),
+            // No model has an odd width; the library's layout takes it.
+            LinearKind::Pairs if weight.size2()?.1 % 2 != 0 => Self::Packed(ffi::linear_pack(&weight)?),
+            LinearKind::Pairs => Self::Pairs(ffi::pairs_pack(&weight)?, weight.size2()?.0),
             LinearKind::Plain => Self::Plain(weight),
             LinearKind::Widened => Self::Widened(weight),
         })
@@ -73,6 +80,7 @@ impl Linear {
         Ok(match self {
             Self::Exact(weight) => blocks(x, weight)?,
             Self::Packed(weight) => ffi::linear_packed(x, weight)?,
+            Self::Pairs(weight, outputs) => ffi::pairs(&x.f_contiguous()?, weight, *outputs, None, false)?,
             Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?,
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(x.kind())?,
         })
@@ -83,6 +91,9 @@ impl Linear {
         Ok(match self {
             Self::Exact(weight) => blocks(x, weight)?.f_add_(residual)?,
             Self::Packed(weight) => ffi::linear_packed_add(x, weight, residual)?,
+            Self::Pairs(weight, outputs) => {
+                ffi::pairs(&x.f_contiguous()?, weight, *outputs, Some(residual), false)?
+            }
             Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?.f_add_(residual)?,
             Self::Widened(weight) => widened(x, weight)?.f_add_(residual)?.f_to_kind(residual.kind())?,
         })
@@ -92,13 +103,18 @@ impl Linear {
     pub(crate) fn forward_f32(&self, x: &Tensor) -> Result<Tensor, TorchError> {
         Ok(match self {
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(Kind::Float)?,
+            Self::Pairs(weight, outputs) => ffi::pairs(&x.f_contiguous()?, weight, *outputs, None, true)?,
             _ => self.forward(x)?.f_to_kind(Kind::Float)?,
         })
     }
 
     /// Bytes the matrix holds.
     pub(crate) fn bytes(&self) -> usize {
-        let (Self::Exact(weight) | Self::Packed(weight) | Self::Plain(weight) | Self::Widened(weight)) = self;
+        let (Self::Exact(weight)
+        | Self::Packed(weight)
+        | Self::Pairs(weight, _)
+        | Self::Plain(weight)
+        | Self::Widened(weight)) = self;
         weight.size().iter().product::<i64>() as usize * weight.kind().elt_size_in_bytes()
     }
 }
@@ -185,6 +201,67 @@ mod tests {
     }
 
     #[test]
+    fn pairs_give_a_row_the_same_bits_in_any_company() {
+        if !ffi::pairs_supported() {
+            return;
+        }
+        let _mode = ffi::InferenceMode::enter().unwrap();
+        // Widths around one part of the inputs, outputs that fill no block or no group of blocks.
+        for (width, out) in [(576, 960), (1024, 16), (1026, 72), (2050, 50)] {
+            let weight = Tensor::randn([out, width], (Kind::BFloat16, Device::Cpu));
+            let linear = Linear::new(weight, LinearKind::Pairs).unwrap();
+            let x = Tensor::randn([200, width], (Kind::BFloat16, Device::Cpu));
+            let residual = Tensor::randn([200, out], (Kind::BFloat16, Device::Cpu));
+            ffi::team(1).unwrap();
+            let alone: Vec<[Tensor; 2]> = (0..200)
+                .map(|r| {
+                    let x = x.narrow(0, r, 1);
+                    [
+                        linear.forward_f32(&x).unwrap(),
+                        linear.forward_add(&x, &residual.narrow(0, r, 1)).unwrap(),
+                    ]
+                })
+                .collect();
+            ffi::team(3).unwrap();
+            for (start, rows) in [(0, 2), (3, 5), (1, 6), (4, 7), (0, 13), (5, 64), (0, 193), (0, 200)] {
+                let part = x.narrow(0, start, rows);
+                let wide = linear.forward_f32(&part).unwrap();
+                let added = linear.forward_add(&part, &residual.narrow(0, start, rows)).unwrap();
+                for r in 0..rows {
+                    let [one_wide, one_added] = &alone[(start + r) as usize];
+                    assert_eq!(wide.narrow(0, r, 1), *one_wide, "{width}x{out}: {r} of {rows}");
+                    assert_eq!(added.narrow(0, r, 1), *one_added, "{width}x{out}: {r} of {rows}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_team_does_its_work_however_it_rests() {
+        if !ffi::pairs_supported() {
+            return;
+        }
+        let _mode = ffi::InferenceMode::enter().unwrap();
+        let linear =
+            Linear::new(Tensor::randn([256, 64], (Kind::BFloat16, Device::Cpu)), LinearKind::Pairs).unwrap();
+        let x = Tensor::randn([1, 64], (Kind::BFloat16, Device::Cpu));
+        let expected = linear.forward(&x).unwrap();
+        for round in 0..20_000 {
+            // Sizes change rarely; every few rounds the others are told to sleep, to wake, or neither.
+            if round % 1000 == 0 {
+                ffi::team(1 + round / 1000 % 4).unwrap();
+            }
+            match round % 7 {
+                3 => ffi::team_rest(),
+                5 => ffi::team_rouse(),
+                _ => {}
+            }
+            assert_eq!(linear.forward(&x).unwrap(), expected, "round {round}");
+        }
+        ffi::team(1).unwrap();
+    }
+
+    #[test]
     fn packed_and_widened_products_agree_with_f32() {
         let _mode = ffi::InferenceMode::enter().unwrap();
         let weight = Tensor::randn([256, 512], (Kind::BFloat16, Device::Cpu));
@@ -198,7 +275,10 @@ mod tests {
     fn compare(x: &Tensor, weight: &Tensor, residual: &Tensor) {
         let exact = x.to_kind(Kind::Float).linear(&weight.to_kind(Kind::Float), None::<&Tensor>);
         let added = &exact + residual.to_kind(Kind::Float);
-        for kind in [LinearKind::Packed, LinearKind::Plain, LinearKind::Widened] {
+        for kind in [LinearKind::Packed, LinearKind::Pairs, LinearKind::Plain, LinearKind::Widened] {
+            if kind == LinearKind::Pairs && !ffi::pairs_supported() {
+                continue;
+            }
             if kind == LinearKind::Packed && !ffi::onednn_has_bf16().unwrap() {
                 continue;
             }
