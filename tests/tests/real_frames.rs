@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster_tests::processes::{NodeProcess, Programs};
+use cluster_tests::processes::{NodeProcess, Programs, http_get};
 use cluster_tests::prompts::PROMPTS;
 use proto::NodeKey;
 use proto::handshake::ConnectionClass;
@@ -15,17 +15,18 @@ use tokio::task::JoinSet;
 
 #[test]
 fn mutated_frames_leave_a_real_node_as_it_was() {
-    flood(20_000);
+    flood(20_000, 10_000.0);
 }
 
 #[test]
 #[ignore = "takes 10 to 20 minutes"]
 fn soak_a_million_mutated_frames_leave_a_real_node_as_it_was() {
-    flood(1_000_000);
+    // Some headers are broken, some frames are lost with a connection that the node closes.
+    flood(1_700_000, 1_000_000.0);
 }
 
-/// Sends so many, a tenth of them before the first look at the node's memory.
-fn flood(frames: u32) {
+/// Sends so many, a tenth of them before the first look at the node's memory; at least so many arrive whole.
+fn flood(frames: u32, whole: f64) {
     let seed = 0x5eed_000a_u64;
     println!("seed {seed:#x}");
     let (programs, home) = (Programs::built().unwrap(), tempfile::tempdir().unwrap());
@@ -33,12 +34,16 @@ fn flood(frames: u32) {
     answers(&programs, home.path(), &swarm);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let golden = golden_frames();
+    let pids: Vec<u32> = swarm.iter_mut().map(|node| node.running().pid()).collect();
+    let targets: Vec<Target> = swarm
+        .iter()
+        .map(|node| Target::node(node.ready().node.parse().unwrap(), node.ready().listen.parse().unwrap()))
+        .collect();
     let send = |frames, seed| {
         runtime.block_on(async {
             let mut attackers = JoinSet::new();
             for attacker in 0..ATTACKERS {
-                let ready = swarm[attacker as usize % swarm.len()].ready();
-                let target = Target::node(ready.node.parse().unwrap(), ready.listen.parse().unwrap());
+                let target = targets[attacker as usize % targets.len()].clone();
                 let share = frames / ATTACKERS;
                 attackers.spawn(attack(target, golden.clone(), share, Random(seed + u64::from(attacker))));
             }
@@ -46,13 +51,16 @@ fn flood(frames: u32) {
         })
     };
     send(frames / 10, seed);
-    let before = swarm.iter_mut().map(|node| resident_kib(node)).collect::<Vec<_>>();
+    let before = pids.iter().map(|&pid| resident_kib(pid)).collect::<Vec<_>>();
     let dials = send(frames - frames / 10, seed + 100);
-    let after = swarm.iter_mut().map(|node| resident_kib(node)).collect::<Vec<_>>();
+    let after = pids.iter().map(|&pid| resident_kib(pid)).collect::<Vec<_>>();
     println!("{frames} frames, {dials} connections; resident KiB before {before:?}, after {after:?}");
     for (before, after) in before.iter().zip(&after) {
         assert!(*after < before + MOST_GROWTH_KIB, "grew from {before} to {after} KiB");
     }
+    let received: f64 = swarm.iter().map(received_frames).sum();
+    println!("{received} whole frames reached the nodes");
+    assert!(received >= whole, "{received} of {frames} frames reached the nodes, not {whole}");
     let errors: f64 = swarm.iter().map(|node| node.metric("shard_node_protocol_errors_total").unwrap()).sum();
     assert!(errors > f64::from(frames) / 100.0, "only {errors} frames were found wrong: was anything sent?");
     answers(&programs, home.path(), &swarm);
@@ -75,7 +83,7 @@ async fn attack(target: Target, golden: Vec<Vec<u8>>, frames: u32, mut random: R
             None => {
                 let class = ConnectionClass::ALL[random.below(ConnectionClass::ALL.len())];
                 dials += 1;
-                endpoint.connect(target, class).await.expect("the node takes connections")
+                endpoint.connect(target.clone(), class).await.expect("the node takes connections")
             }
         };
         let mut frame = golden[random.below(golden.len())].clone();
@@ -101,6 +109,15 @@ fn answers(programs: &Programs, home: &Path, swarm: &[NodeProcess]) {
     assert!(answer["text"].as_str().unwrap().starts_with("Gravity is"), "{answer}");
 }
 
+/// Frames that the node has taken whole, of every class.
+fn received_frames(node: &NodeProcess) -> f64 {
+    let page = http_get(&node.ready().admin, "/metrics").unwrap();
+    page.lines()
+        .filter(|line| line.starts_with("transport_frames_total{") && line.contains("received"))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
 /// One frame of every kind, header and body.
 fn golden_frames() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/golden");
@@ -111,8 +128,8 @@ fn golden_frames() -> Vec<Vec<u8>> {
     paths.iter().map(|path| hex(path).trim().as_bytes().chunks(2).map(byte).collect()).collect()
 }
 
-fn resident_kib(node: &mut NodeProcess) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.running().pid())).unwrap();
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
