@@ -130,6 +130,9 @@ BF16_CPU INLINE void tile(const Job& job, int64_t begin, int64_t end, int64_t bl
 constexpr int64_t kFewRows = 6;
 
 BF16_CPU void few_chunk(const Job& job, int64_t begin, int64_t end) {
+  // One row has one chain of sums per block: eight of them hide how long a product takes.
+  if (job.rows == 1)
+    for (; begin + 8 <= end; begin += 8) few<1, 8>(job, 0, begin);
   for (; begin + 4 <= end; begin += 4) few_rows<4>(job, begin);
   for (; begin < end; ++begin) few_rows<1>(job, begin);
 }
