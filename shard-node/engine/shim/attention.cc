@@ -1,6 +1,6 @@
 // Attention of single query rows over a contiguous cache, for the CPU.
 //
-// Blocks of 64 positions from 0 on, a running maximum and sum (Dao et al. 2022, FlashAttention):
+// Blocks of 64 positions from the first it sees on, a running maximum and sum (Dao et al. 2022, FlashAttention):
 // a row's arithmetic depends on the row and on the positions it sees, on nothing else. Each key is
 // widened once for up to four query heads that share it.
 #include <cmath>
@@ -8,7 +8,8 @@
 #include "team.h"
 #include "values.h"
 
-// One query row [heads, dim] against the first `seen` positions of keys, values [kv_heads, capacity, dim].
+// One query row [heads, dim] against `seen` positions of keys, values [kv_heads, capacity, dim], which begin at the first
+// that it sees.
 struct AttendRow {
   const void* query;
   const void* keys;

@@ -11,6 +11,14 @@
 
 #include "values.h"
 
+// What some families add to queries, keys and values; null where a family has none of it.
+struct HeadExtras {
+  const float* bias;        // [(heads + 2 kv_heads) dim]
+  const float* query_norm;  // [dim]
+  const float* key_norm;    // [dim]
+  float eps;
+};
+
 namespace {
 
 template <class T>
@@ -28,43 +36,70 @@ INLINE float sum_of_squares(const T* x, int64_t n) {
 }
 
 template <class T>
-INLINE void rms_norm(const T* x, const float* weight, T* out, int64_t rows,
-                                                    int64_t n, float eps) {
+INLINE float norm_scale(const T* x, int64_t n, float eps) {
+  return 1.0f / std::sqrt(sum_of_squares(x, n) / static_cast<float>(n) + eps);
+}
+
+// `residual` is null or added.
+template <class T>
+INLINE void rms_norm(const T* x, const float* weight, const T* residual, T* out, int64_t rows, int64_t n, float eps) {
   for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
-    float scale = 1.0f / std::sqrt(sum_of_squares(x, n) / static_cast<float>(n) + eps);
-    for (int64_t i = 0; i < n; ++i) store(out + i, load(x + i) * scale * weight[i]);
+    const float scale = norm_scale(x, n, eps);
+    if (residual) {
+      for (int64_t i = 0; i < n; ++i) store(out + i, load(x + i) * scale * weight[i] + load(residual + i));
+      residual += n;
+    } else {
+      for (int64_t i = 0; i < n; ++i) store(out + i, load(x + i) * scale * weight[i]);
+    }
   }
 }
 
 constexpr int64_t kMaxDim = 512;  // src/kernels/rows.rs refuses wider heads
 
-// `out` may be `head`: the copy to the stack also lets the compiler use vectors.
+// Adds `bias`, norms by `norm` (either may be null) and rotates. `out` may be `head`: the copy to the stack also
+// lets the compiler use vectors.
 template <class T>
-INLINE void rotate(const T* head, const float* cos, const float* sin,
-                                                  int64_t half, T* out) {
+INLINE void rotate(const T* head, const float* bias, const float* norm, float eps, const float* cos, const float* sin,
+                   int64_t half, T* out) {
   float x[kMaxDim];
   for (int64_t i = 0; i < 2 * half; ++i) x[i] = load(head + i);
+  if (bias)
+    for (int64_t i = 0; i < 2 * half; ++i) x[i] += bias[i];
+  if (norm) {
+    const float scale = norm_scale(x, 2 * half, eps);
+    for (int64_t i = 0; i < 2 * half; ++i) x[i] = x[i] * scale * norm[i];
+  }
   for (int64_t i = 0; i < half; ++i) store(out + i, x[i] * cos[i] - x[half + i] * sin[i]);
   for (int64_t i = 0; i < half; ++i) store(out + half + i, x[half + i] * cos[i] + x[i] * sin[i]);
 }
 
 template <class T>
-INLINE void rope_append(T* qkv, const float* cos, const float* sin, T* keys,
-                                                       T* values, int64_t rows, int64_t heads,
-                                                       int64_t kv_heads, int64_t dim, int64_t start,
-                                                       int64_t capacity) {
+INLINE void rope_append(T* qkv, const HeadExtras& extras, const float* cos, const float* sin, T* keys, T* values,
+                        int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start, int64_t capacity) {
+  const float eps = extras.eps;
   const int64_t half = dim / 2, width = (heads + 2 * kv_heads) * dim;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t position = start + r;
     const float *c = cos + position * half, *s = sin + position * half;
     T* row = qkv + r * width;
-    for (int64_t h = 0; h < heads; ++h) rotate(row + h * dim, c, s, half, row + h * dim);
-    row += heads * dim;
-    for (int64_t h = 0; h < kv_heads; ++h)
-      rotate(row + h * dim, c, s, half, keys + (h * capacity + position) * dim);
-    row += kv_heads * dim;
-    for (int64_t h = 0; h < kv_heads; ++h)
-      std::memcpy(values + (h * capacity + position) * dim, row + h * dim, dim * sizeof(T));
+    const float* bias = extras.bias;
+    for (int64_t h = 0; h < heads; ++h, row += dim) {
+      rotate(row, bias, extras.query_norm, eps, c, s, half, row);
+      if (bias) bias += dim;
+    }
+    for (int64_t h = 0; h < kv_heads; ++h, row += dim) {
+      rotate(row, bias, extras.key_norm, eps, c, s, half, keys + (h * capacity + position) * dim);
+      if (bias) bias += dim;
+    }
+    for (int64_t h = 0; h < kv_heads; ++h, row += dim) {
+      T* value = values + (h * capacity + position) * dim;
+      if (bias) {
+        for (int64_t i = 0; i < dim; ++i) store(value + i, load(row + i) + bias[i]);
+        bias += dim;
+      } else {
+        std::memcpy(value, row, dim * sizeof(T));
+      }
+    }
   }
 }
 
@@ -77,30 +112,43 @@ INLINE void silu_mul(const T* gate_up, T* out, int64_t rows, int64_t n) {
     }
 }
 
+// (1 + tanh(y)) / 2 is 1 / (1 + exp(-2 y)).
+template <class T>
+INLINE void gelu_mul(const T* gate_up, T* out, int64_t rows, int64_t n) {
+  constexpr float kTwice = 2 * 0.7978845608028654f, kCubic = kTwice * 0.044715f;  // sqrt(2 / pi)
+  for (int64_t r = 0; r < rows; ++r, gate_up += 2 * n, out += n)
+    for (int64_t i = 0; i < n; ++i) {
+      float g = load(gate_up + i);
+      store(out + i, g / (1.0f + exp_fast(-g * (kTwice + kCubic * g * g))) * load(gate_up + n + i));
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
-// out[r] = x[r] / rms(x[r]) * weight; x, out [rows, n]; weight f32 [n].
-EVERY_CPU void ll_rms_norm(const void* x, const float* weight, void* out, int64_t rows, int64_t n, float eps,
-                           int bf16) {
+// out[r] = x[r] / rms(x[r]) * weight, plus residual[r] unless that is null; x, residual, out [rows, n]; weight f32 [n].
+EVERY_CPU void ll_rms_norm(const void* x, const float* weight, const void* residual, void* out, int64_t rows, int64_t n,
+                           float eps, int bf16) {
   if (bf16)
-    rms_norm(static_cast<const Bf16*>(x), weight, static_cast<Bf16*>(out), rows, n, eps);
+    rms_norm(static_cast<const Bf16*>(x), weight, static_cast<const Bf16*>(residual), static_cast<Bf16*>(out), rows, n,
+             eps);
   else
-    rms_norm(static_cast<const float*>(x), weight, static_cast<float*>(out), rows, n, eps);
+    rms_norm(static_cast<const float*>(x), weight, static_cast<const float*>(residual), static_cast<float*>(out), rows,
+             n, eps);
 }
 
-// `qkv` [rows, heads + 2 kv_heads, dim] of consecutive positions from `start`: rotates the queries in
-// place, writes rotated keys and plain values to their place in the caches [kv_heads, capacity, dim].
-// cos, sin [positions, dim / 2].
-EVERY_CPU void ll_rope_append(void* qkv, const float* cos, const float* sin, void* keys, void* values,
-                              int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start,
+// `qkv` [rows, heads + 2 kv_heads, dim] of consecutive positions from `start`: adds the bias, norms heads of queries
+// and keys, rotates the queries in place, writes rotated keys and values to their place in the caches
+// [kv_heads, capacity, dim]. cos, sin [positions, dim / 2].
+EVERY_CPU void ll_rope_append(void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys,
+                              void* values, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start,
                               int64_t capacity, int bf16) {
   if (bf16)
-    rope_append(static_cast<Bf16*>(qkv), cos, sin, static_cast<Bf16*>(keys), static_cast<Bf16*>(values), rows,
+    rope_append(static_cast<Bf16*>(qkv), *extras, cos, sin, static_cast<Bf16*>(keys), static_cast<Bf16*>(values), rows,
                 heads, kv_heads, dim, start, capacity);
   else
-    rope_append(static_cast<float*>(qkv), cos, sin, static_cast<float*>(keys), static_cast<float*>(values),
+    rope_append(static_cast<float*>(qkv), *extras, cos, sin, static_cast<float*>(keys), static_cast<float*>(values),
                 rows, heads, kv_heads, dim, start, capacity);
 }
 
@@ -110,6 +158,14 @@ EVERY_CPU void ll_silu_mul(const void* gate_up, void* out, int64_t rows, int64_t
     silu_mul(static_cast<const Bf16*>(gate_up), static_cast<Bf16*>(out), rows, n);
   else
     silu_mul(static_cast<const float*>(gate_up), static_cast<float*>(out), rows, n);
+}
+
+// out[r] = gelu(gate) * up by the tanh formula, shapes as above.
+EVERY_CPU void ll_gelu_mul(const void* gate_up, void* out, int64_t rows, int64_t n, int bf16) {
+  if (bf16)
+    gelu_mul(static_cast<const Bf16*>(gate_up), static_cast<Bf16*>(out), rows, n);
+  else
+    gelu_mul(static_cast<const float*>(gate_up), static_cast<float*>(out), rows, n);
 }
 
 }  // extern "C"

@@ -21,7 +21,7 @@ use crate::kernels::rotary::Rotary;
 use crate::kv::KvStore;
 use crate::numerics::Numerics;
 use crate::span_weights::{SpanWeights, stored_bytes};
-use crate::stage::{Head, Output, TorchStage, heads_of};
+use crate::stage::{Embedding, Head, Output, TorchStage, heads_of};
 
 /// What to load and how to compute it.
 #[derive(Debug, Clone)]
@@ -83,7 +83,8 @@ pub(crate) fn load_stage(
     ffi::team(threads)?;
     let mode = InferenceMode::enter()?;
 
-    let weights = SpanWeights::new(&checkpoint, options.manifest.as_deref(), numerics.linear, device);
+    let weights =
+        SpanWeights::new(&checkpoint, &architecture, options.manifest.as_deref(), numerics.linear, device);
     let first = span.start() == 0;
     let last = span.end() == architecture.n_layers;
     let [hidden, vocab] = [architecture.hidden, architecture.vocab].map(u64::from);
@@ -101,7 +102,7 @@ pub(crate) fn load_stage(
             Some(table) if architecture.tied_head => Output::Table(table.shallow_clone()),
             _ => Output::Table(weights.table(name, vocab, hidden)?),
         };
-        Some(Head { norm: weights.vector("model.norm.weight", hidden)?, eps: architecture.norm_eps, output })
+        Some(Head { norm: weights.norm("model.norm.weight", hidden)?, eps: architecture.norm_eps, output })
     } else {
         None
     };
@@ -119,6 +120,7 @@ pub(crate) fn load_stage(
         kv_bytes_per_position: kv.bytes_per_position(),
     };
     let rotary = Rotary::new(&architecture, device)?;
+    let embedding = embedding.map(|table| Embedding::new(table, family.embedding_scale(&architecture)));
     let stage =
         TorchStage { shape, numerics, device, heads, embedding, layers, head, rotary, kv, _mode: mode };
     tracing::info!(%span, threads, matrix_bytes = stage.weight_bytes(), "shard loaded");

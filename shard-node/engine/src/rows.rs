@@ -6,7 +6,7 @@ use shard_node_stage::{KvSlot, StageError, StepGroup};
 use tch::Tensor;
 
 use crate::ffi::TorchError;
-use crate::kernels::attention::{Heads, Run, append, attend};
+use crate::kernels::attention::{Heads, LayerAttention, Masks, Run, append, attend};
 use crate::kernels::rotary::Rotary;
 use crate::kv::KvStore;
 
@@ -18,8 +18,8 @@ pub(crate) struct StepRows<'a> {
     rotary: &'a Rotary,
     heads: Heads,
     row_by_row: bool,
-    /// One mask per run, made by the first layer.
-    masks: Vec<Option<Tensor>>,
+    /// Those of each run, made by the first layer that needs them.
+    masks: Vec<Masks>,
     layer: usize,
 }
 
@@ -38,7 +38,7 @@ impl<'a> StepRows<'a> {
             (group.slot, Run { row: row - rows, rows, start })
         });
         let runs: Vec<_> = runs.collect();
-        let masks = runs.iter().map(|_| None).collect();
+        let masks = runs.iter().map(|_| Masks::default()).collect();
         Self { runs, kv, rotary, heads, row_by_row, masks, layer: 0 }
     }
 
@@ -48,17 +48,17 @@ impl<'a> StepRows<'a> {
     }
 
     /// Attention of fused `qkv [rows, width]`; gives `[rows, heads * dim]`. Writes the layer's cache.
-    pub(crate) fn attend(&mut self, qkv: &mut Tensor) -> Result<Tensor, TorchError> {
+    pub(crate) fn attend(&mut self, qkv: &mut Tensor, how: &LayerAttention) -> Result<Tensor, TorchError> {
         for &(slot, run) in &self.runs {
             let session = self.kv.session_mut(slot).map_err(|error| gone(&error))?;
-            append(qkv, run, session.layer_mut(self.layer)?, self.rotary, self.heads)?;
+            append(qkv, run, session.layer_mut(self.layer)?, self.rotary, self.heads, how)?;
         }
         let caches = self.runs.iter().map(|&(slot, run)| {
             let session = self.kv.session(slot).map_err(|error| gone(&error))?;
             Ok((run, session.layer(self.layer)?))
         });
         let caches = caches.collect::<Result<Vec<_>, TorchError>>()?;
-        attend(qkv, &caches, self.heads, self.row_by_row, &mut self.masks)
+        attend(qkv, &caches, self.heads, how, self.row_by_row, &mut self.masks)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use proto::LayerSpan;
 use proto::manifest::{Architecture, Manifest};
-use shard_node_weights::{Bf16, Checkpoint, StoredTensor, TensorError, manifest};
+use shard_node_weights::{Bf16, Checkpoint, StoredTensor, TensorError, manifest, norm_offset};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::EngineError;
@@ -20,16 +20,19 @@ pub(crate) struct SpanWeights<'a> {
     manifest: Option<&'a Manifest>,
     kind: LinearKind,
     device: Device,
+    norm_offset: f32,
 }
 
 impl<'a> SpanWeights<'a> {
     pub(crate) fn new(
         checkpoint: &'a Checkpoint,
+        architecture: &Architecture,
         manifest: Option<&'a Manifest>,
         kind: LinearKind,
         device: Device,
     ) -> Self {
-        Self { checkpoint, manifest, kind, device }
+        let norm_offset = norm_offset(architecture, checkpoint.container());
+        Self { checkpoint, manifest, kind, device, norm_offset }
     }
 
     /// The tensor, with the shape the architecture demands and the bytes the manifest names.
@@ -41,11 +44,32 @@ impl<'a> SpanWeights<'a> {
         Ok(tensor)
     }
 
-    /// A vector in f32: norms are small, and kept exact in every class.
-    pub(crate) fn vector(&self, name: &str, len: u64) -> Result<Tensor, EngineError> {
-        let tensor = self.checked(name, &[len])?;
-        let read = ffi::filled(&[len as i64], |values: &mut [f32]| {
-            self.checkpoint.rows_into(tensor, 0..len, values)
+    /// The factors of a norm in f32, whichever way the file stores them: they are few, and kept exact in
+    /// every class.
+    pub(crate) fn norm(&self, name: &str, len: u64) -> Result<Tensor, EngineError> {
+        self.f32_vectors(&[(name, len)], self.norm_offset)
+    }
+
+    /// Several vectors one after the other, in f32: biases, for the same reason.
+    pub(crate) fn vectors(&self, parts: &[(String, u64)]) -> Result<Tensor, EngineError> {
+        let parts: Vec<_> = parts.iter().map(|(name, len)| (&**name, *len)).collect();
+        self.f32_vectors(&parts, 0.0)
+    }
+
+    fn f32_vectors(&self, parts: &[(&str, u64)], offset: f32) -> Result<Tensor, EngineError> {
+        let tensors = parts
+            .iter()
+            .map(|&(name, len)| Ok((self.checked(name, &[len])?, len)))
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        let total: u64 = parts.iter().map(|&(_, len)| len).sum();
+        let read = ffi::filled(&[total as i64], |mut values: &mut [f32]| {
+            for (tensor, len) in tensors {
+                let (part, rest) = values.split_at_mut(len as usize);
+                self.checkpoint.rows_into(tensor, 0..len, part)?;
+                part.iter_mut().for_each(|value| *value += offset);
+                values = rest;
+            }
+            Ok::<_, TensorError>(())
         })??;
         Ok(read.f_to_device(self.device)?)
     }

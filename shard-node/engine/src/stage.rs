@@ -28,13 +28,41 @@ pub(crate) struct TorchStage {
     pub(crate) numerics: Numerics,
     pub(crate) device: Device,
     pub(crate) heads: Heads,
-    pub(crate) embedding: Option<Tensor>,
+    pub(crate) embedding: Option<Embedding>,
     pub(crate) layers: Vec<Box<dyn DecoderLayer>>,
     pub(crate) head: Option<Head>,
     pub(crate) rotary: Rotary,
     pub(crate) kv: KvStore,
     /// Last, so that it outlives every tensor above.
     pub(crate) _mode: InferenceMode,
+}
+
+/// The table of a first stage.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    table: Tensor,
+    scale: Option<f64>,
+}
+
+impl Embedding {
+    /// A factor is rounded to the table's type before it multiplies, as the reference does (HF
+    /// `Gemma3TextScaledWordEmbedding`).
+    pub(crate) fn new(table: Tensor, scale: Option<f64>) -> Self {
+        let rounded = |scale: f64| match table.kind() {
+            Kind::BFloat16 => half::bf16::from_f64(scale).to_f64(),
+            _ => f64::from(scale as f32),
+        };
+        let scale = scale.map(rounded);
+        Self { table, scale }
+    }
+
+    fn rows(&self, ids: &Tensor) -> Result<Tensor, TorchError> {
+        let mut rows = self.table.f_index_select(0, ids)?;
+        Ok(match self.scale {
+            Some(scale) => rows.f_mul_scalar_(scale)?,
+            None => rows,
+        })
+    }
 }
 
 /// Final norm and output matrix of a last stage.
@@ -219,10 +247,9 @@ impl TorchStage {
     }
 
     fn embed(&self, tokens: &[i64]) -> Result<Tensor, TorchError> {
-        let table =
+        let embedding =
             self.embedding.as_ref().ok_or_else(|| TorchError("this stage has no embedding".into()))?;
-        let ids = Tensor::f_from_slice(tokens)?.f_to_device(self.device)?;
-        Ok(table.f_index_select(0, &ids)?)
+        embedding.rows(&Tensor::f_from_slice(tokens)?.f_to_device(self.device)?)
     }
 
     fn run_layers(&mut self, groups: &[StepGroup], x: &Tensor) -> Result<Tensor, TorchError> {

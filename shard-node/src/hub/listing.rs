@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::LayerSpan;
 use serde::{Deserialize, Serialize};
-use shard_node_weights::names::layer_of;
+use shard_node_weights::names::{canonical_from_hf, layer_of};
 
 /// Most files of a repository that are looked at; the largest models have a few hundred.
 const MAX_FILES: usize = 20_000;
@@ -148,6 +148,8 @@ pub(super) fn shards_for(
         weight_map: BTreeMap<String, String>,
     }
     let Index { weight_map } = serde_json::from_slice(index).map_err(|error| format!("{INDEX}: {error}"))?;
+    let weight_map: BTreeMap<_, _> =
+        weight_map.into_iter().map(|(name, shard)| (canonical_from_hf(&name), shard)).collect();
     let n_layers = weight_map.keys().filter_map(|name| layer_of(name)).max().map_or(0, |last| last + 1);
     let tied = tied || !weight_map.contains_key("lm_head.weight");
     let needed = |name: &str| {

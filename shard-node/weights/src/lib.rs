@@ -21,7 +21,7 @@ pub mod stored;
 mod tests;
 pub mod text;
 
-pub use architecture::{ArchitectureError, span_tensors};
+pub use architecture::{ArchitectureError, families, norm_offset, span_tensors};
 pub use checkpoint::{Checkpoint, OpenError, RowLayout, StoredTensor, TensorError};
 pub use dequantise::{Bf16, DequantiseError, Element};
 pub use footprint::{Budget, Fit, Footprint};

@@ -1,9 +1,9 @@
 //! One name per tensor: the HF name is canonical, GGUF names are translated to it.
 //! Names only; shapes and bytes are elsewhere.
 
-/// The canonical (HF) name of a GGUF tensor of the llama line of families; `None` for tensors that
-/// have no HF counterpart (those keep their own name).
-pub fn canonical_from_gguf(name: &str) -> Option<String> {
+/// The canonical (HF) name of a GGUF tensor; `None` for tensors that have no HF counterpart (those keep
+/// their own name). `own` lists the parts of a layer that the family calls otherwise than most.
+pub fn canonical_from_gguf(name: &str, own: &[(&str, &str)]) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
         "output_norm.weight" => return Some("model.norm.weight".to_owned()),
@@ -20,8 +20,18 @@ pub fn canonical_from_gguf(name: &str) -> Option<String> {
     if suffix != "weight" && suffix != "bias" {
         return None;
     }
-    let (_, hf) = LAYER_PARTS.iter().find(|(gguf, _)| *gguf == part)?;
+    let (_, hf) = own.iter().chain(&LAYER_PARTS).find(|(gguf, _)| *gguf == part)?;
     Some(format!("model.layers.{number}.{hf}.{suffix}"))
+}
+
+/// The canonical name of a tensor in an HF checkpoint: models with images keep their decoder under a
+/// prefix, of which there are two, from before and after `transformers` 4.52.
+pub fn canonical_from_hf(name: &str) -> String {
+    match (name.strip_prefix("language_model."), name.strip_prefix("model.language_model.")) {
+        (Some(rest), _) => rest.to_owned(),
+        (_, Some(rest)) => format!("model.{rest}"),
+        _ => name.to_owned(),
+    }
 }
 
 /// The layer a canonical name belongs to, if any.
@@ -29,8 +39,8 @@ pub fn layer_of(name: &str) -> Option<u32> {
     name.strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok()
 }
 
-/// Are the rows of this GGUF tensor reordered relative to HF? The llama converter does so to q and k
-/// (`LlamaModel.permute` in llama.cpp's `convert_hf_to_gguf.py`).
+/// Are the rows of this GGUF tensor reordered relative to HF, in a family whose converter interleaves q
+/// and k (`LlamaModel.permute` in llama.cpp's `convert_hf_to_gguf.py`)?
 pub(crate) fn permuted_in_llama_gguf(name: &str) -> bool {
     name.starts_with("blk.")
         && ["attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias"].iter().any(|part| {
@@ -69,7 +79,13 @@ mod tests {
             ("blk.99999999999.attn_q.weight", None),
         ];
         for (gguf, hf) in cases {
-            assert_eq!(canonical_from_gguf(gguf).as_deref(), hf, "{gguf}");
+            assert_eq!(canonical_from_gguf(gguf, &[]).as_deref(), hf, "{gguf}");
+        }
+        let own = [("ffn_norm", "pre_feedforward_layernorm")];
+        let name = canonical_from_gguf("blk.2.ffn_norm.weight", &own);
+        assert_eq!(name.as_deref(), Some("model.layers.2.pre_feedforward_layernorm.weight"));
+        for name in ["language_model.model.norm.weight", "model.language_model.norm.weight"] {
+            assert_eq!(canonical_from_hf(name), "model.norm.weight");
         }
         assert_eq!(layer_of("model.layers.11.mlp.down_proj.weight"), Some(11));
         assert_eq!(layer_of("model.norm.weight"), None);

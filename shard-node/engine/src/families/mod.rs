@@ -1,9 +1,16 @@
 //! The families of decoders this engine computes: one file each, and the table that finds them.
 //!
-//! A family owns what happens inside a layer. Embedding, final norm and head are alike in all of
-//! them and belong to the stage.
+//! A family owns what happens inside a layer, put together from parts that several share:
+//! [`attention`], [`feed_forward`], [`pre_norm`]. Embedding, final norm and head belong to the stage;
+//! what model files say of a family belongs to the weights crate.
 
+mod attention;
+mod feed_forward;
+mod gemma3;
 mod llama;
+mod pre_norm;
+mod qwen2;
+mod qwen3;
 
 use std::fmt::Debug;
 
@@ -28,16 +35,24 @@ pub(crate) trait DecoderLayer: Debug {
 /// A row of the table of families.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Family {
+    /// As in [`Architecture::family`].
     name: &'static str,
     load: LoadLayer,
+    /// Embeddings are multiplied by the root of the hidden width.
+    scales_embedding: bool,
 }
 
 type LoadLayer =
     fn(&SpanWeights<'_>, &Architecture, LayerIndex) -> Result<Box<dyn DecoderLayer>, EngineError>;
 
-/// Mistral without sliding windows is llama; the weights crate refuses the windows.
-const FAMILIES: [Family; 2] =
-    [Family { name: "llama", load: llama::load }, Family { name: "mistral", load: llama::load }];
+/// All families. The window of a mistral is in its [`Architecture`], so it is a llama here.
+const FAMILIES: [Family; 5] = [
+    Family { name: "llama", load: llama::load, scales_embedding: false },
+    Family { name: "mistral", load: llama::load, scales_embedding: false },
+    Family { name: "qwen2", load: qwen2::load, scales_embedding: false },
+    Family { name: "qwen3", load: qwen3::load, scales_embedding: false },
+    Family { name: "gemma3", load: gemma3::load, scales_embedding: true },
+];
 
 impl Family {
     /// The family of an architecture.
@@ -58,5 +73,21 @@ impl Family {
         layer: LayerIndex,
     ) -> Result<Box<dyn DecoderLayer>, EngineError> {
         (self.load)(weights, architecture, layer)
+    }
+
+    /// What embeddings are multiplied by, if anything.
+    pub(crate) fn embedding_scale(self, architecture: &Architecture) -> Option<f64> {
+        self.scales_embedding.then(|| f64::from(architecture.hidden).sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_whose_files_are_read_is_computed() {
+        let computed = FAMILIES.map(|family| family.name);
+        assert_eq!(shard_node_weights::families().collect::<Vec<_>>(), computed);
     }
 }

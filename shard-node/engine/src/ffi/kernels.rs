@@ -23,28 +23,51 @@ fn check(holds: bool, what: &str) -> Result<(), TorchError> {
 }
 
 /// `x / rms(x) * weight` for each row; `x [rows, n]`, `weight` f32 `[n]`. CPU only.
-#[expect(unsafe_code, reason = "calls the shim")]
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor, TorchError> {
+    norm(x, weight, eps, None)
+}
+
+/// The same plus `residual [rows, n]`. CPU only.
+pub(crate) fn rms_norm_add(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+    residual: &Tensor,
+) -> Result<Tensor, TorchError> {
+    norm(x, weight, eps, Some(residual))
+}
+
+#[expect(unsafe_code, reason = "calls the shim")]
+fn norm(x: &Tensor, weight: &Tensor, eps: f32, residual: Option<&Tensor>) -> Result<Tensor, TorchError> {
     let bf16 = row_format(x)?;
     let (rows, n) = x.size2()?;
     check(row_format(weight)? == 0 && weight.size() == [n], "the norm's weight has another shape")?;
+    if let Some(residual) = residual {
+        check(
+            row_format(residual)? == bf16 && residual.size() == [rows, n],
+            "the residual has another type or shape",
+        )?;
+    }
+    let residual = residual.map_or(std::ptr::null(), |residual| residual.data_ptr().cast_const());
     let out = x.f_empty_like()?;
     check(row_format(&out)? == bf16, "no dense output")?;
     // SAFETY: dense tensors of the sizes checked above; `out` is new, so nothing else sees it.
     unsafe {
-        ll_rms_norm(x.data_ptr(), weight.data_ptr().cast(), out.data_ptr(), rows, n, eps, bf16);
+        ll_rms_norm(x.data_ptr(), weight.data_ptr().cast(), residual, out.data_ptr(), rows, n, eps, bf16);
     }
     Ok(out)
 }
 
-/// `silu(gate) * up` for `gate_up [rows, 2 n]`; gives `[rows, n]`. CPU only.
+/// `silu(gate) * up`, or `gelu(gate) * up` by the tanh formula, for `gate_up [rows, 2 n]`; gives `[rows, n]`.
+/// CPU only.
 #[expect(unsafe_code, reason = "calls the shim")]
-pub(crate) fn silu_mul(gate_up: &Tensor) -> Result<Tensor, TorchError> {
+pub(crate) fn gated(gate_up: &Tensor, gelu: bool) -> Result<Tensor, TorchError> {
     let bf16 = row_format(gate_up)?;
     let (rows, width) = gate_up.size2()?;
     let out = Tensor::f_empty([rows, width / 2], (gate_up.kind(), Device::Cpu))?;
-    // SAFETY: dense tensors; the kernel reads rows * 2 * (width / 2) values and writes half of that.
-    unsafe { ll_silu_mul(gate_up.data_ptr(), out.data_ptr(), rows, width / 2, bf16) };
+    let kernel = if gelu { ll_gelu_mul } else { ll_silu_mul };
+    // SAFETY: dense tensors; either kernel reads rows * 2 * (width / 2) values and writes half of that.
+    unsafe { kernel(gate_up.data_ptr(), out.data_ptr(), rows, width / 2, bf16) };
     Ok(out)
 }
 
@@ -62,12 +85,44 @@ pub(crate) struct AppendAt {
     pub(crate) start: i64,
 }
 
+/// What some families do to heads before rotating them; all f32.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadExtras<'a> {
+    /// `[(heads + 2 kv_heads) dim]`.
+    pub(crate) bias: Option<&'a Tensor>,
+    /// Factors of the norms of query heads and key heads, each `[dim]`, and epsilon.
+    pub(crate) norms: Option<(&'a Tensor, &'a Tensor, f32)>,
+}
+
+impl HeadExtras<'_> {
+    fn raw(&self, width: i64, dim: i64) -> Result<RawExtras, TorchError> {
+        let pointer = |vector: &Tensor, len: i64| {
+            check(row_format(vector)? == 0 && vector.size() == [len], "a bias or norm has another shape")?;
+            Ok::<_, TorchError>(vector.data_ptr().cast_const().cast::<f32>())
+        };
+        let mut raw = RawExtras {
+            bias: std::ptr::null(),
+            query_norm: std::ptr::null(),
+            key_norm: std::ptr::null(),
+            eps: 0.0,
+        };
+        if let Some(bias) = self.bias {
+            raw.bias = pointer(bias, width)?;
+        }
+        if let Some((queries, keys, eps)) = self.norms {
+            (raw.query_norm, raw.key_norm, raw.eps) = (pointer(queries, dim)?, pointer(keys, dim)?, eps);
+        }
+        Ok(raw)
+    }
+}
+
 /// Rotates the queries of a run of rows of `qkv [_, (heads + 2 kv_heads) dim]` in place and appends
-/// its rotated keys and its values to `keys`, `values [kv_heads, capacity, dim]`. `cos`, `sin` are
-/// f32 `[positions, dim / 2]`. CPU only.
+/// its rotated keys and its values to `keys`, `values [kv_heads, capacity, dim]`, all after `extras`.
+/// `cos`, `sin` are f32 `[positions, dim / 2]`. CPU only.
 #[expect(unsafe_code, reason = "calls the shim")]
 pub(crate) fn rope_append(
     qkv: &mut Tensor,
+    extras: HeadExtras<'_>,
     (cos, sin): (&Tensor, &Tensor),
     keys: &mut Tensor,
     values: &mut Tensor,
@@ -91,12 +146,14 @@ pub(crate) fn rope_append(
         "the rotary tables differ",
     )?;
     check(start >= 0 && start + rows <= capacity.min(positions), "a position beyond the cache")?;
+    let extras = extras.raw(width, dim)?;
     // SAFETY: every index the kernel forms lies inside the sizes checked above; qkv and the caches
-    // are separate tensors, borrowed for writing here.
+    // are separate tensors, borrowed for writing here; the extras outlive the call.
     unsafe {
         let first = row_pointer(qkv, row * width);
         ll_rope_append(
             first,
+            &raw const extras,
             cos.data_ptr().cast(),
             sin.data_ptr().cast(),
             keys.data_ptr(),
@@ -122,18 +179,21 @@ pub(crate) struct AttendJob<'a> {
     pub(crate) keys: &'a Tensor,
     /// `[kv_heads, capacity, dim]`.
     pub(crate) values: &'a Tensor,
-    /// Positions it sees, from 0.
-    pub(crate) seen: i64,
+    /// First position it sees.
+    pub(crate) first: i64,
+    /// One past the last.
+    pub(crate) end: i64,
 }
 
 /// Attention of single rows: queries are the first `heads * dim` elements of a row of `qkv`, the
-/// results go to the same row of `out [rows, heads * dim]`. CPU only.
+/// results go to the same row of `out [rows, heads * dim]`; scores are multiplied by `scale`. CPU only.
 #[expect(unsafe_code, reason = "calls the shim")]
 pub(crate) fn attend(
     qkv: &Tensor,
     out: &mut Tensor,
     jobs: &[AttendJob<'_>],
     (heads, kv_heads, dim): (i64, i64, i64),
+    scale: f32,
 ) -> Result<(), TorchError> {
     let bf16 = row_format(qkv)?;
     let (rows, width) = qkv.size2()?;
@@ -152,15 +212,17 @@ pub(crate) fn attend(
         )?;
         check(job.row > last && job.row < rows, "rows out of order or beyond those of qkv")?;
         last = job.row;
-        check(job.seen > 0 && job.seen <= capacity, "positions beyond the cache")?;
-        work += job.seen * heads * dim;
+        check(0 <= job.first && job.first < job.end && job.end <= capacity, "positions beyond the cache")?;
+        let seen = job.end - job.first;
+        work += seen * heads * dim;
         // SAFETY: the row exists in both tensors, checked above.
         let (query, out) =
             unsafe { (row_pointer(qkv, job.row * width), row_pointer(out, job.row * heads * dim)) };
-        let (keys, values) = (job.keys.data_ptr(), job.values.data_ptr());
-        table.push(AttendRow { query, keys, values, out, seen: job.seen, capacity });
+        // SAFETY: the first position lies inside the cache, checked above.
+        let (keys, values) =
+            unsafe { (row_pointer(job.keys, job.first * dim), row_pointer(job.values, job.first * dim)) };
+        table.push(AttendRow { query, keys, values, out, seen, capacity });
     }
-    let scale = 1.0 / (dim as f32).sqrt();
     // SAFETY: all sizes checked above; every job writes a row of `out` of its own, since they ascend.
     unsafe {
         ll_attend(
@@ -273,6 +335,15 @@ unsafe fn row_pointer(tensor: &Tensor, offset: i64) -> *mut c_void {
 /// The widest head the kernels hold on their stack; `kMaxDim` in `shim/rows.cc`.
 pub(crate) const MAX_HEAD_DIM: i64 = 512;
 
+/// `HeadExtras` of `shim/rows.cc`.
+#[repr(C)]
+struct RawExtras {
+    bias: *const f32,
+    query_norm: *const f32,
+    key_norm: *const f32,
+    eps: f32,
+}
+
 /// `AttendRow` of `shim/attention.cc`.
 #[repr(C)]
 struct AttendRow {
@@ -289,6 +360,7 @@ unsafe extern "C" {
     fn ll_rms_norm(
         x: *const c_void,
         weight: *const f32,
+        residual: *const c_void,
         out: *mut c_void,
         rows: i64,
         n: i64,
@@ -297,6 +369,7 @@ unsafe extern "C" {
     );
     fn ll_rope_append(
         qkv: *mut c_void,
+        extras: *const RawExtras,
         cos: *const f32,
         sin: *const f32,
         keys: *mut c_void,
@@ -333,4 +406,5 @@ unsafe extern "C" {
         wide: c_int,
     );
     fn ll_silu_mul(gate_up: *const c_void, out: *mut c_void, rows: i64, n: i64, bf16: c_int);
+    fn ll_gelu_mul(gate_up: *const c_void, out: *mut c_void, rows: i64, n: i64, bf16: c_int);
 }

@@ -12,8 +12,8 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use tch::{Device, Kind, Tensor};
 
 pub(crate) use kernels::{
-    AppendAt, AttendJob, MAX_HEAD_DIM, attend, head, pairs, pairs_pack, pairs_supported, rms_norm,
-    rope_append, silu_mul,
+    AppendAt, AttendJob, HeadExtras, MAX_HEAD_DIM, attend, gated, head, pairs, pairs_pack, pairs_supported,
+    rms_norm, rms_norm_add, rope_append,
 };
 pub(crate) use team::{team, team_rest, team_rouse};
 

@@ -5,11 +5,15 @@
 //! run of the other classes is one product of the library, causal from position 0 and with an
 //! explicit mask later (the library's own mask is top-left aligned). Other devices take the library
 //! for everything: one row folds its query heads onto the key heads and needs no mask.
+//!
+//! A layer with a window reads the positions inside it only; its cache keeps all of them.
 
+use proto::LayerIndex;
+use proto::manifest::Architecture;
 use tch::{Device, Kind, Tensor};
 
-use crate::ffi::{self, AppendAt, AttendJob, TorchError};
-use crate::kernels::rotary::Rotary;
+use crate::ffi::{self, AppendAt, AttendJob, HeadExtras, TorchError};
+use crate::kernels::rotary::{Rotary, RotaryBase};
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +21,31 @@ pub(crate) struct Heads {
     pub(crate) queries: i64,
     pub(crate) keys: i64,
     pub(crate) dim: i64,
+}
+
+/// How one layer attends.
+#[derive(Debug)]
+pub(crate) struct LayerAttention {
+    /// Added to queries, keys and values: f32 `[(queries + 2 keys) * dim]`.
+    pub(crate) bias: Option<Tensor>,
+    /// Each query head and key head is normed before it is rotated.
+    pub(crate) norms: Option<HeadNorms>,
+    /// Scores are multiplied by it.
+    pub(crate) scale: f64,
+    /// Positions a row sees, itself among them; `None` for all.
+    pub(crate) window: Option<i64>,
+    /// What it is rotated by.
+    pub(crate) rotary: RotaryBase,
+}
+
+/// The norms of a layer's heads.
+#[derive(Debug)]
+pub(crate) struct HeadNorms {
+    /// Factors for query heads, f32 `[dim]`.
+    pub(crate) queries: Tensor,
+    /// Factors for key heads, f32 `[dim]`.
+    pub(crate) keys: Tensor,
+    pub(crate) eps: f64,
 }
 
 /// Keys and values of one layer of one session, each `[key heads, capacity, dim]`.
@@ -36,40 +65,81 @@ pub(crate) struct Run {
     pub(crate) start: i64,
 }
 
+/// The masks of one run, kept between the layers of a step.
+#[derive(Debug, Default)]
+pub(crate) struct Masks {
+    /// For layers that see all positions.
+    whole: Option<Tensor>,
+    /// For layers with the model's window.
+    windowed: Option<Tensor>,
+}
+
+impl LayerAttention {
+    /// What an architecture says of a layer; bias and norms are the family's.
+    pub(crate) fn of(architecture: &Architecture, layer: LayerIndex) -> Self {
+        let window = architecture.window.filter(|window| window.covers(layer.get()));
+        let scalar = architecture.query_scalar.unwrap_or_else(|| f64::from(architecture.head_dim));
+        Self {
+            bias: None,
+            norms: None,
+            scale: 1.0 / scalar.sqrt(),
+            window: window.map(|window| i64::from(window.width)),
+            rotary: if window.is_some() { RotaryBase::Local } else { RotaryBase::Whole },
+        }
+    }
+
+    /// The first position that the row at `position` sees.
+    fn first_seen(&self, position: i64) -> i64 {
+        self.window.map_or(0, |width| (position + 1 - width).max(0))
+    }
+
+    /// Before rotating.
+    fn extras(&self) -> HeadExtras<'_> {
+        let norms = self.norms.as_ref();
+        HeadExtras {
+            bias: self.bias.as_ref(),
+            norms: norms.map(|norms| (&norms.queries, &norms.keys, norms.eps as f32)),
+        }
+    }
+}
+
 /// Attention of `qkv [rows, width]`, whose runs have been [appended](append); gives
-/// `[rows, queries * dim]`. `row_by_row` is the exact class. `masks` has a place for each run, kept
-/// between the layers of a step.
+/// `[rows, queries * dim]`. `row_by_row` is the exact class. `masks` has a place for each run.
 pub(crate) fn attend(
     qkv: &Tensor,
     runs: &[(Run, &LayerCache)],
     heads: Heads,
+    how: &LayerAttention,
     row_by_row: bool,
-    masks: &mut [Option<Tensor>],
+    masks: &mut [Masks],
 ) -> Result<Tensor, TorchError> {
     let mut out = Tensor::f_empty([qkv.size2()?.0, heads.queries * heads.dim], (qkv.kind(), qkv.device()))?;
     let mut jobs = Vec::new();
-    for (&(run, cache), mask) in runs.iter().zip(masks) {
+    for (&(run, cache), masks) in runs.iter().zip(masks) {
         if qkv.device() == Device::Cpu && (row_by_row || run.rows <= SHORT_RUN) {
             jobs.extend((0..run.rows).map(|row| AttendJob {
                 row: run.row + row,
                 keys: &cache.keys,
                 values: &cache.values,
-                seen: run.start + row + 1,
+                first: how.first_seen(run.start + row),
+                end: run.start + row + 1,
             }));
             continue;
         }
         let queries = qkv.f_narrow(0, run.row, run.rows)?.f_narrow(1, 0, heads.queries * heads.dim)?;
         if run.rows == 1 || row_by_row {
             for row in 0..run.rows {
-                let seen = folded(&queries.f_narrow(0, row, 1)?, cache, heads, run.start + row + 1)?;
+                let seen = folded(&queries.f_narrow(0, row, 1)?, cache, heads, how, run.start + row)?;
                 out.f_narrow(0, run.row + row, 1)?.f_copy_(&seen)?;
             }
         } else {
-            out.f_narrow(0, run.row, run.rows)?.f_copy_(&chunk(&queries, cache, heads, run.start, mask)?)?;
+            let seen = chunk(&queries, cache, heads, how, run.start, masks)?;
+            out.f_narrow(0, run.row, run.rows)?.f_copy_(&seen)?;
         }
     }
     if !jobs.is_empty() {
-        ffi::attend(qkv, &mut out, &jobs, (heads.queries, heads.keys, heads.dim))?;
+        let sizes = (heads.queries, heads.keys, heads.dim);
+        ffi::attend(qkv, &mut out, &jobs, sizes, how.scale as f32)?;
     }
     Ok(out)
 }
@@ -77,32 +147,50 @@ pub(crate) fn attend(
 /// Up to here the row kernel beats one product of the library.
 const SHORT_RUN: i64 = 8;
 
-/// One row against the first `seen` positions.
-fn folded(query: &Tensor, cache: &LayerCache, heads: Heads, seen: i64) -> Result<Tensor, TorchError> {
+/// The row at `position`.
+fn folded(
+    query: &Tensor,
+    cache: &LayerCache,
+    heads: Heads,
+    how: &LayerAttention,
+    position: i64,
+) -> Result<Tensor, TorchError> {
     let query = query.f_view([1, heads.keys, heads.queries / heads.keys, heads.dim])?;
-    let keys = cache.keys.f_narrow(1, 0, seen)?.f_unsqueeze(0)?;
-    let values = cache.values.f_narrow(1, 0, seen)?.f_unsqueeze(0)?;
-    let none = None::<&Tensor>;
-    let out = Tensor::f_scaled_dot_product_attention(&query, &keys, &values, none, 0.0, false, None, false)?;
+    let first = how.first_seen(position);
+    let seen = |cache: &Tensor| cache.f_narrow(1, first, position + 1 - first)?.f_unsqueeze(0);
+    let (keys, values) = (seen(&cache.keys)?, seen(&cache.values)?);
+    let (none, scale) = (None::<&Tensor>, Some(how.scale));
+    let out = Tensor::f_scaled_dot_product_attention(&query, &keys, &values, none, 0.0, false, scale, false)?;
     Ok(out.f_reshape([1, heads.queries * heads.dim])?)
 }
 
-/// Several rows at once.
+/// Several rows at once, the first at position `start`.
 fn chunk(
     queries: &Tensor,
     cache: &LayerCache,
     heads: Heads,
+    how: &LayerAttention,
     start: i64,
-    mask: &mut Option<Tensor>,
+    masks: &mut Masks,
 ) -> Result<Tensor, TorchError> {
     let rows = queries.size2()?.0;
     let queries = queries.f_view([rows, heads.queries, heads.dim])?.f_transpose(0, 1)?.f_unsqueeze(0)?;
-    let keys = cache.keys.f_narrow(1, 0, start + rows)?.f_unsqueeze(0)?;
-    let values = cache.values.f_narrow(1, 0, start + rows)?.f_unsqueeze(0)?;
-    if start > 0 && mask.is_none() {
-        let open =
-            Tensor::f_full([rows, start + rows], f64::NEG_INFINITY, (queries.kind(), queries.device()))?;
-        *mask = Some(open.f_triu(start + 1)?);
+    // A window that every row is still inside of hides nothing.
+    let window = how.window.filter(|&width| start + rows > width);
+    let first = how.first_seen(start);
+    let seen = start + rows - first;
+    let keys = cache.keys.f_narrow(1, first, seen)?.f_unsqueeze(0)?;
+    let values = cache.values.f_narrow(1, first, seen)?.f_unsqueeze(0)?;
+    let mask = if window.is_some() { &mut masks.windowed } else { &mut masks.whole };
+    if (start > 0 || window.is_some()) && mask.is_none() {
+        let closed = Tensor::f_full([rows, seen], f64::NEG_INFINITY, (queries.kind(), queries.device()))?;
+        // Row r is key `start - first + r`: hidden are the keys after it and those a window before it.
+        let own = start - first;
+        let mut hidden = closed.f_triu(own + 1)?;
+        if let Some(width) = window {
+            hidden = hidden.f_add_(&closed.f_tril(own - width)?)?;
+        }
+        *mask = Some(hidden);
     }
     let mask = mask.as_ref();
     let out = Tensor::f_scaled_dot_product_attention(
@@ -112,26 +200,29 @@ fn chunk(
         mask,
         0.0,
         mask.is_none(),
-        None,
+        Some(how.scale),
         heads.keys != heads.queries,
     )?;
     Ok(out.f_squeeze_dim(0)?.f_transpose(0, 1)?.f_reshape([rows, heads.queries * heads.dim])?)
 }
 
-/// Rotates the queries of a run in place, and puts its rotated keys and its values into the cache.
+/// Adds the bias, norms the heads, rotates the queries of a run in place, and puts its rotated keys and
+/// its values into the cache.
 pub(crate) fn append(
     qkv: &mut Tensor,
     run: Run,
     cache: &mut LayerCache,
     rotary: &Rotary,
     heads: Heads,
+    how: &LayerAttention,
 ) -> Result<(), TorchError> {
     if qkv.device() != Device::Cpu {
-        return append_any(&qkv.f_narrow(0, run.row, run.rows)?, cache, rotary, heads, run.start);
+        return append_any(&qkv.f_narrow(0, run.row, run.rows)?, cache, rotary, heads, how, run.start);
     }
     let Run { row, rows, start } = run;
     let at = AppendAt { heads: heads.queries, kv_heads: heads.keys, dim: heads.dim, row, rows, start };
-    ffi::rope_append(qkv, rotary.tables(), &mut cache.keys, &mut cache.values, at)
+    let tables = rotary.tables(how.rotary);
+    ffi::rope_append(qkv, how.extras(), tables, &mut cache.keys, &mut cache.values, at)
 }
 
 fn append_any(
@@ -139,14 +230,25 @@ fn append_any(
     cache: &LayerCache,
     rotary: &Rotary,
     heads: Heads,
+    how: &LayerAttention,
     start: i64,
 ) -> Result<(), TorchError> {
     let rows = qkv.size2()?.0;
     let half = heads.dim / 2;
-    let (cos, sin) = rotary.tables();
+    let (cos, sin) = rotary.tables(how.rotary);
     let angle = |table: &Tensor| table.f_narrow(0, start, rows)?.f_unsqueeze(1);
     let (cos, sin) = (angle(cos)?, angle(sin)?);
+    if let Some(bias) = &how.bias {
+        let _ = qkv.shallow_clone().f_add_(bias)?;
+    }
     let all = qkv.f_view([rows, heads.queries + 2 * heads.keys, heads.dim])?;
+    if let Some(HeadNorms { queries, keys, eps }) = &how.norms {
+        for (first, count, factors) in [(0, heads.queries, queries), (heads.queries, heads.keys, keys)] {
+            let mut part = all.f_narrow(1, first, count)?;
+            let normed = part.f_to_kind(Kind::Float)?.f_rms_norm([heads.dim], Some(factors), *eps)?;
+            part.f_copy_(&normed)?;
+        }
+    }
     let turning = all.f_narrow(1, 0, heads.queries + heads.keys)?;
     let (mut low, mut high) = (turning.f_narrow(2, 0, half)?, turning.f_narrow(2, half, half)?);
     let (a, b) = (low.f_to_kind(Kind::Float)?, high.f_to_kind(Kind::Float)?);
@@ -163,10 +265,10 @@ fn append_any(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::manifest::Architecture;
+    use proto::manifest::SlidingWindow;
 
-    fn rotary(dim: u32) -> Rotary {
-        let architecture = Architecture {
+    fn architecture(dim: u32, window: Option<SlidingWindow>) -> Architecture {
+        Architecture {
             family: "llama".into(),
             n_layers: 1,
             hidden: 64,
@@ -180,14 +282,11 @@ mod tests {
             rope_theta: 1e4,
             rope_scaling: None,
             tied_head: true,
-            window: None,
-            local_rope_theta: None,
-            query_scalar: None,
+            window,
+            local_rope_theta: Some(100.0),
+            query_scalar: Some(24.0),
             experts: None,
-        };
-        let mut rotary = Rotary::new(&architecture, Device::Cpu).unwrap();
-        rotary.reserve(512).unwrap();
-        rotary
+        }
     }
 
     fn cache(heads: Heads, kind: Kind) -> LayerCache {
@@ -199,45 +298,89 @@ mod tests {
         (a.to_kind(Kind::Float) - b.to_kind(Kind::Float)).abs().max().double_value(&[])
     }
 
+    /// With a bias and norms, or neither.
+    fn layer(architecture: &Architecture, heads: Heads, extras: bool) -> LayerAttention {
+        let random = |len: i64| Tensor::randn([len], (Kind::Float, Device::Cpu));
+        let mut how = LayerAttention::of(architecture, LayerIndex::new(0));
+        if extras {
+            how.bias = Some(random((heads.queries + 2 * heads.keys) * heads.dim));
+            how.norms = Some(HeadNorms { queries: random(heads.dim), keys: random(heads.dim), eps: 1e-5 });
+        }
+        how
+    }
+
     #[test]
     fn our_kernels_agree_with_the_library() {
         let shapes = [(9, 3, 64), (8, 2, 128), (5, 1, 48), (4, 4, 10), (14, 2, 64)];
         for (queries, keys, dim) in shapes {
-            for kind in [Kind::Float, Kind::BFloat16] {
-                let heads = Heads { queries, keys, dim };
-                let rotary = rotary(dim as u32);
-                let (mut ours, mut theirs) = (cache(heads, kind), cache(heads, kind));
-                let bound = if kind == Kind::Float { 1e-5 } else { 0.04 };
-                let mut mask = None;
-                for (start, rows) in [(0, 70), (70, 65), (135, 1), (136, 20)] {
-                    let qkv = Tensor::randn([rows, (queries + 2 * keys) * dim], (kind, Device::Cpu));
-                    let run = Run { row: 0, rows, start };
-                    let (mut a, b) = (qkv.copy(), qkv.copy());
-                    append(&mut a, run, &mut ours, &rotary, heads).unwrap();
-                    append_any(&b, &theirs, &rotary, heads, start).unwrap();
-                    let rotated = |t: &Tensor| t.narrow(1, 0, queries * dim);
-                    assert!(
-                        difference(&rotated(&a), &rotated(&b)) < bound,
-                        "{heads:?} {kind:?} rotated queries"
-                    );
-                    assert!(difference(&ours.keys, &theirs.keys) < bound, "{heads:?} {kind:?} keys");
-                    assert_eq!(ours.values, theirs.values);
-                    theirs.keys.copy_(&ours.keys);
-                    let by_rows = attend(&a, &[(run, &ours)], heads, true, &mut [None]).unwrap();
-                    mask = None;
-                    let queries = rotated(&a);
-                    let whole = chunk(&queries, &theirs, heads, start, &mut mask).unwrap();
-                    assert!(
-                        difference(&by_rows, &whole) < bound,
-                        "{heads:?} {kind:?} {rows} rows from {start}"
-                    );
-                    let last = folded(&queries.narrow(0, rows - 1, 1), &theirs, heads, start + rows).unwrap();
-                    assert!(
-                        difference(&by_rows.narrow(0, rows - 1, 1), &last) < bound,
-                        "{heads:?} {kind:?} folded"
-                    );
+            for (kind, extras) in
+                [Kind::Float, Kind::BFloat16].into_iter().flat_map(|k| [(k, false), (k, true)])
+            {
+                for width in [None, Some(32), Some(100)] {
+                    compare(Heads { queries, keys, dim }, kind, extras, width);
                 }
-                drop(mask);
+            }
+        }
+    }
+
+    fn compare(heads: Heads, kind: Kind, extras: bool, width: Option<u32>) {
+        let Heads { queries, keys, dim } = heads;
+        let window = width.map(|width| SlidingWindow { width, global_every: None });
+        let architecture = architecture(dim as u32, window);
+        let how = layer(&architecture, heads, extras);
+        let mut rotary = Rotary::new(&architecture, Device::Cpu).unwrap();
+        rotary.reserve(512).unwrap();
+        let (mut ours, mut theirs) = (cache(heads, kind), cache(heads, kind));
+        // Rounding to bf16 between the steps, which our kernel leaves out, is the larger part with extras.
+        let bound = if kind == Kind::Float { 2e-5 } else { 0.08 };
+        for (start, rows) in [(0, 70), (70, 65), (135, 1), (136, 20)] {
+            let what = format!("{heads:?} {kind:?} {extras} {width:?} {rows} rows from {start}");
+            let qkv = Tensor::randn([rows, (queries + 2 * keys) * dim], (kind, Device::Cpu));
+            let run = Run { row: 0, rows, start };
+            let (mut a, b) = (qkv.copy(), qkv.copy());
+            append(&mut a, run, &mut ours, &rotary, heads, &how).unwrap();
+            append_any(&b, &theirs, &rotary, heads, &how, start).unwrap();
+            let rotated = |t: &Tensor| t.narrow(1, 0, queries * dim);
+            assert!(difference(&rotated(&a), &rotated(&b)) < bound, "{what}: rotated queries");
+            assert!(difference(&ours.keys, &theirs.keys) < bound, "{what}: keys");
+            assert!(difference(&ours.values, &theirs.values) < bound, "{what}: values");
+            theirs.keys.copy_(&ours.keys);
+            theirs.values.copy_(&ours.values);
+            let by_rows = attend(&a, &[(run, &ours)], heads, &how, true, &mut [Masks::default()]).unwrap();
+            let queries = rotated(&a);
+            let whole = chunk(&queries, &theirs, heads, &how, start, &mut Masks::default()).unwrap();
+            assert!(difference(&by_rows, &whole) < bound, "{what}");
+            let last = queries.narrow(0, rows - 1, 1);
+            let last = folded(&last, &theirs, heads, &how, start + rows - 1).unwrap();
+            assert!(difference(&by_rows.narrow(0, rows - 1, 1), &last) < bound, "{what}: folded");
+        }
+    }
+
+    #[test]
+    fn a_position_outside_the_window_changes_nothing_and_one_inside_does() {
+        let heads = Heads { queries: 4, keys: 2, dim: 16 };
+        let architecture = architecture(16, Some(SlidingWindow { width: 32, global_every: None }));
+        let how = layer(&architecture, heads, false);
+        let mut rotary = Rotary::new(&architecture, Device::Cpu).unwrap();
+        rotary.reserve(512).unwrap();
+        let qkv = Tensor::randn([96, 8 * 16], (Kind::Float, Device::Cpu));
+        let run = Run { row: 0, rows: 96, start: 0 };
+        let attended = |qkv: &Tensor, row_by_row| {
+            let (mut qkv, mut cache) = (qkv.copy(), cache(heads, Kind::Float));
+            append(&mut qkv, run, &mut cache, &rotary, heads, &how).unwrap();
+            attend(&qkv, &[(run, &cache)], heads, &how, row_by_row, &mut [Masks::default()]).unwrap()
+        };
+        for row_by_row in [true, false] {
+            let before = attended(&qkv, row_by_row);
+            for changed in [0, 40] {
+                let other = qkv.copy();
+                let _ = other.narrow(0, changed, 1).fill_(0.5);
+                let after = attended(&other, row_by_row);
+                for row in 0..96 {
+                    let same = before.narrow(0, row, 1) == after.narrow(0, row, 1);
+                    let sees = (changed..changed + 32).contains(&row);
+                    assert_eq!(same, !sees, "row {row} after a change of {changed}, {row_by_row}");
+                }
             }
         }
     }

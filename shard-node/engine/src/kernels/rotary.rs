@@ -10,9 +10,26 @@ use tch::{Device, Tensor};
 
 use crate::ffi::TorchError;
 
-/// Cosines and sines `[positions, dim / 2]` in f32, for as many positions as were asked for so far.
+/// The tables of an architecture.
 #[derive(Debug)]
 pub(crate) struct Rotary {
+    whole: Table,
+    /// That of the layers with a window, where it differs.
+    local: Option<Table>,
+}
+
+/// Which table a layer takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RotaryBase {
+    /// That of most models and layers.
+    Whole,
+    /// That of layers with a window in families which give those a base of their own.
+    Local,
+}
+
+/// Cosines and sines `[positions, dim / 2]` in f32, for as many positions as were asked for so far.
+#[derive(Debug)]
+struct Table {
     frequencies: Vec<f32>,
     /// What cosines and sines are multiplied by: `YaRN`'s attention factor.
     amplitude: f64,
@@ -23,20 +40,49 @@ pub(crate) struct Rotary {
 }
 
 impl Rotary {
-    /// The table of an architecture; holds no positions yet.
+    /// The tables of an architecture; they hold no positions yet.
     pub(crate) fn new(architecture: &Architecture, device: Device) -> Result<Self, TorchError> {
-        let frequencies = frequencies(architecture);
+        let Architecture { rope_theta, rope_scaling, local_rope_theta, .. } = *architecture;
+        let table = |theta, scaling| Table::new(architecture, theta, scaling, device);
+        // Those with a base of their own are never stretched.
+        let local = local_rope_theta.map(|theta| table(theta, None)).transpose()?;
+        Ok(Self { whole: table(rope_theta, rope_scaling)?, local })
+    }
+
+    /// Makes sure that positions below `positions` are in the tables.
+    pub(crate) fn reserve(&mut self, positions: u32) -> Result<(), TorchError> {
+        self.whole.reserve(positions)?;
+        self.local.as_mut().map_or(Ok(()), |local| local.reserve(positions))
+    }
+
+    /// Cosines and sines.
+    pub(crate) fn tables(&self, base: RotaryBase) -> (&Tensor, &Tensor) {
+        let table = match (base, &self.local) {
+            (RotaryBase::Local, Some(local)) => local,
+            _ => &self.whole,
+        };
+        (&table.cos, &table.sin)
+    }
+}
+
+impl Table {
+    fn new(
+        architecture: &Architecture,
+        theta: f64,
+        scaling: Option<RopeScaling>,
+        device: Device,
+    ) -> Result<Self, TorchError> {
+        let frequencies = frequencies(architecture.head_dim, theta, scaling);
         let empty = || Tensor::f_empty([0, frequencies.len() as i64], (tch::Kind::Float, device));
         let (cos, sin) = (empty()?, empty()?);
-        let amplitude = match architecture.rope_scaling {
+        let amplitude = match scaling {
             Some(RopeScaling::Yarn { attention_factor, .. }) => attention_factor,
             _ => 1.0,
         };
         Ok(Self { frequencies, amplitude, context: architecture.context, device, cos, sin })
     }
 
-    /// Makes sure that positions below `positions` are in the table.
-    pub(crate) fn reserve(&mut self, positions: u32) -> Result<(), TorchError> {
+    fn reserve(&mut self, positions: u32) -> Result<(), TorchError> {
         let held = self.cos.size()[0];
         if i64::from(positions) <= held {
             return Ok(());
@@ -56,21 +102,14 @@ impl Rotary {
         (self.cos, self.sin) = (table(&cos)?, table(&sin)?);
         Ok(())
     }
-
-    /// Cosines and sines.
-    pub(crate) fn tables(&self) -> (&Tensor, &Tensor) {
-        (&self.cos, &self.sin)
-    }
 }
 
 /// Turns per position of each pair of elements, in radians.
-fn frequencies(architecture: &Architecture) -> Vec<f32> {
-    let dim = architecture.head_dim;
+fn frequencies(dim: u32, theta: f64, scaling: Option<RopeScaling>) -> Vec<f32> {
     (0..dim / 2)
-        .map(|i| {
-            let plain = architecture.rope_theta.powf(-2.0 * f64::from(i) / f64::from(dim));
-            let turning = Turning { index: i, dim, theta: architecture.rope_theta, frequency: plain };
-            stretched(turning, architecture.rope_scaling) as f32
+        .map(|index| {
+            let frequency = theta.powf(-2.0 * f64::from(index) / f64::from(dim));
+            stretched(Turning { index, dim, theta, frequency }, scaling) as f32
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! Norm and gated activation, row by row.
+//! Norms and gated activations, row by row.
 //!
 //! The CPU takes the shim's kernels, in which a row's bits do not depend on the rows around it;
 //! other devices take the library's operators.
@@ -17,9 +17,36 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, 
     }
 }
 
-/// `silu(gate) * up` of `gate_up [rows, gate then up]` (Shazeer 2020, <https://arxiv.org/abs/2002.05202>).
-pub(crate) fn silu_mul(gate_up: &Tensor) -> Result<Tensor, TorchError> {
-    if gate_up.device() == Device::Cpu { ffi::silu_mul(gate_up) } else { silu_mul_any(gate_up) }
+/// [`rms_norm`] added to `residual [rows, n]`.
+pub(crate) fn rms_norm_add(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    residual: &Tensor,
+) -> Result<Tensor, TorchError> {
+    if x.device() == Device::Cpu {
+        ffi::rms_norm_add(x, weight, eps as f32, residual)
+    } else {
+        Ok(rms_norm_any(x, weight, eps)?.f_add_(residual)?)
+    }
+}
+
+/// What gates a feed-forward network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// GELU by its tanh (Hendrycks & Gimpel 2016, <https://arxiv.org/abs/1606.08415>).
+    GeluTanh,
+}
+
+/// `activation(gate) * up` of `gate_up [rows, gate then up]`.
+pub(crate) fn gated(gate_up: &Tensor, gate: Gate) -> Result<Tensor, TorchError> {
+    if gate_up.device() == Device::Cpu {
+        ffi::gated(gate_up, gate == Gate::GeluTanh)
+    } else {
+        gated_any(gate_up, gate)
+    }
 }
 
 fn rms_norm_any(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, TorchError> {
@@ -27,9 +54,14 @@ fn rms_norm_any(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, TorchEr
     Ok(wide.f_rms_norm(weight.size(), Some(weight), eps)?.f_to_kind(x.kind())?)
 }
 
-fn silu_mul_any(gate_up: &Tensor) -> Result<Tensor, TorchError> {
+fn gated_any(gate_up: &Tensor, gate: Gate) -> Result<Tensor, TorchError> {
     let width = gate_up.size2()?.1 / 2;
-    Ok(gate_up.f_narrow(1, 0, width)?.f_silu()?.f_mul(&gate_up.f_narrow(1, width, width)?)?)
+    let (x, up) = (gate_up.f_narrow(1, 0, width)?, gate_up.f_narrow(1, width, width)?);
+    let activated = match gate {
+        Gate::Silu => x.f_silu()?,
+        Gate::GeluTanh => x.f_gelu("tanh")?,
+    };
+    Ok(activated.f_mul(&up)?)
 }
 
 #[cfg(test)]
@@ -51,21 +83,29 @@ mod tests {
                 let ours = rms_norm(&x, &weight, 1e-5).unwrap();
                 let theirs = rms_norm_any(&x, &weight, 1e-5).unwrap();
                 assert!(largest_difference(&ours, &theirs) < bound, "norm {kind:?} {width}");
-                let ours = silu_mul(&x).unwrap();
-                let theirs = silu_mul_any(&x).unwrap();
-                assert_eq!(ours.size(), theirs.size());
-                // Two roundings against one.
-                assert!(largest_difference(&ours, &theirs) < 4.0 * bound, "silu {kind:?} {width}");
+                let ours = rms_norm_add(&x, &weight, 1e-5, &x).unwrap();
+                assert!(largest_difference(&ours, &(theirs + &x)) < 2.0 * bound, "sum {kind:?} {width}");
+                for gate in [Gate::Silu, Gate::GeluTanh] {
+                    let ours = gated(&x, gate).unwrap();
+                    let theirs = gated_any(&x, gate).unwrap();
+                    assert_eq!(ours.size(), theirs.size());
+                    // Two roundings against one.
+                    assert!(largest_difference(&ours, &theirs) < 4.0 * bound, "{gate:?} {kind:?} {width}");
+                }
             }
         }
     }
 
     #[test]
-    fn silu_is_right_at_the_ends_of_the_range() {
+    fn gates_are_right_at_the_ends_of_the_range() {
         let x = Tensor::from_slice(&[-1000f32, -88.0, -20.0, 0.0, 20.0, 100.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
-        let y = Vec::<f32>::try_from(silu_mul(&x.view([1, 12])).unwrap().view([6])).unwrap();
+        let values = |gate| Vec::<f32>::try_from(gated(&x.view([1, 12]), gate).unwrap().view([6])).unwrap();
+        let y = values(Gate::Silu);
         assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30, "{y:?}");
         assert!((y[2] + 20.0 * (-20f32).exp()).abs() < 1e-12, "{y:?}");
+        assert_eq!(&y[3..], &[0.0, 20.0, 100.0]);
+        let y = values(Gate::GeluTanh);
+        assert!(y[..3].iter().all(|y| y.abs() < 1e-30), "{y:?}");
         assert_eq!(&y[3..], &[0.0, 20.0, 100.0]);
     }
 
@@ -75,11 +115,16 @@ mod tests {
             for width in [576, 72, 50] {
                 let x = Tensor::randn([9, width], (kind, Device::Cpu));
                 let weight = Tensor::randn([width], (Kind::Float, Device::Cpu));
-                let (norm, gated) = (rms_norm(&x, &weight, 1e-5).unwrap(), silu_mul(&x).unwrap());
+                let norm = rms_norm(&x, &weight, 1e-5).unwrap();
+                let sum = rms_norm_add(&x, &weight, 1e-5, &x).unwrap();
+                let gates = [Gate::Silu, Gate::GeluTanh].map(|gate| (gate, gated(&x, gate).unwrap()));
                 for r in 0..9 {
                     let row = x.narrow(0, r, 1);
                     assert_eq!(rms_norm(&row, &weight, 1e-5).unwrap(), norm.narrow(0, r, 1));
-                    assert_eq!(silu_mul(&row).unwrap(), gated.narrow(0, r, 1));
+                    assert_eq!(rms_norm_add(&row, &weight, 1e-5, &row).unwrap(), sum.narrow(0, r, 1));
+                    for (gate, whole) in &gates {
+                        assert_eq!(gated(&row, *gate).unwrap(), whole.narrow(0, r, 1));
+                    }
                 }
             }
         }

@@ -8,18 +8,18 @@ use proto::Position;
 use proto::tensor::NumericsClass::Exact;
 
 use crate::pipeline::{Part, Pipeline};
-use crate::synthetic::{Llama, Normal, ODD, SMALL};
+use crate::synthetic::{FAMILIES, Normal, ODD, SMALL, Tiny};
 
 const LENGTH: u32 = 70;
 
-fn tokens(llama: Llama, seed: u64) -> Vec<u32> {
+fn tokens(model: Tiny, seed: u64) -> Vec<u32> {
     let mut random = Normal(seed);
-    (0..LENGTH).map(|_| random.below(llama.vocab)).collect()
+    (0..LENGTH).map(|_| random.below(model.vocab)).collect()
 }
 
 /// Logits after each token.
-fn truth(model: &Path, llama: Llama, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let mut pipeline = Pipeline::load(model, &[(0, llama.layers)], Exact);
+fn truth(path: &Path, model: Tiny, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let mut pipeline = Pipeline::load(path, &[(0, model.layers)], Exact);
     let mut session = pipeline.open(LENGTH);
     tokens.iter().map(|&token| pipeline.feed(&mut session, &[token])).collect()
 }
@@ -52,11 +52,11 @@ fn compare_chunked(pipeline: &mut Pipeline, tokens: &[u32], truth: &[Vec<f32>], 
 
 #[test]
 fn every_cut_into_stages_and_every_chunking_gives_the_same_bits() {
-    for llama in [SMALL, ODD] {
-        let directory = llama.safetensors();
-        let tokens = tokens(llama, 1);
-        let truth = truth(directory.path(), llama, &tokens);
-        for cut in cuts(llama.layers) {
+    for model in FAMILIES {
+        let directory = model.safetensors();
+        let tokens = tokens(model, 1);
+        let truth = truth(directory.path(), model, &tokens);
+        for cut in cuts(model.layers) {
             let mut pipeline = Pipeline::load(directory.path(), &cut, Exact);
             for seed in 0..4 {
                 compare_chunked(&mut pipeline, &tokens, &truth, seed, &format!("{cut:?}"));
@@ -71,27 +71,30 @@ fn every_cut_into_stages_and_every_chunking_gives_the_same_bits() {
 
 #[test]
 fn recomputing_a_prefix_gives_the_bits_of_cached_decode() {
-    let directory = SMALL.safetensors();
-    let tokens = tokens(SMALL, 2);
-    let truth = truth(directory.path(), SMALL, &tokens);
-    let mut pipeline = Pipeline::load(directory.path(), &[(0, 3), (3, 4)], Exact);
-    for length in 1..=tokens.len() {
-        let mut session = pipeline.open(LENGTH);
-        assert_eq!(pipeline.feed(&mut session, &tokens[..length]), truth[length - 1], "prefix of {length}");
-        pipeline.close(session);
+    for model in FAMILIES {
+        let directory = model.safetensors();
+        let tokens = tokens(model, 2);
+        let truth = truth(directory.path(), model, &tokens);
+        let mut pipeline = Pipeline::load(directory.path(), &[(0, 2), (2, model.layers)], Exact);
+        for length in 1..=tokens.len() {
+            let mut session = pipeline.open(LENGTH);
+            let logits = pipeline.feed(&mut session, &tokens[..length]);
+            assert_eq!(logits, truth[length - 1], "{}: prefix of {length}", model.family);
+            pipeline.close(session);
+        }
     }
 }
 
 #[test]
 fn company_does_not_change_a_sessions_bits() {
-    for llama in [SMALL, ODD] {
-        let directory = llama.safetensors();
-        let mut pipeline = Pipeline::load(directory.path(), &[(0, 1), (1, llama.layers)], Exact);
+    for model in FAMILIES {
+        let directory = model.safetensors();
+        let mut pipeline = Pipeline::load(directory.path(), &[(0, 1), (1, model.layers)], Exact);
         for batch in [1usize, 3, 32] {
-            let all: Vec<Vec<u32>> = (0..batch).map(|seed| tokens(llama, 100 + seed as u64)).collect();
+            let all: Vec<Vec<u32>> = (0..batch).map(|seed| tokens(model, 100 + seed as u64)).collect();
             // The truth for the first, the last and one between is enough to fail and quick to make.
             let watched: Vec<usize> = if batch == 1 { vec![0] } else { vec![0, batch / 2, batch - 1] };
-            let truths: Vec<_> = watched.iter().map(|&i| truth(directory.path(), llama, &all[i])).collect();
+            let truths: Vec<_> = watched.iter().map(|&i| truth(directory.path(), model, &all[i])).collect();
             let mut sessions: Vec<_> = all.iter().map(|_| pipeline.open(LENGTH)).collect();
             let mut random = Normal(batch as u64);
             // Every session at a place of its own, decode rows and prefill chunks mixed, order turning.
@@ -147,30 +150,37 @@ fn trimmed_sessions_go_on_as_if_nothing_had_followed() {
 
 #[test]
 fn gguf_and_safetensors_of_one_model_give_the_same_bits() {
-    for llama in [SMALL, ODD] {
-        let directory = llama.safetensors();
-        let (_kept, gguf) = llama.gguf();
-        let tokens = tokens(llama, 9);
-        let truth = truth(directory.path(), llama, &tokens);
-        let mut pipeline = Pipeline::load(&gguf, &[(0, 2), (2, llama.layers)], Exact);
+    for model in [SMALL, ODD] {
+        let directory = model.safetensors();
+        let (_kept, gguf) = model.gguf();
+        let tokens = tokens(model, 9);
+        let truth = truth(directory.path(), model, &tokens);
+        let mut pipeline = Pipeline::load(&gguf, &[(0, 2), (2, model.layers)], Exact);
         compare_chunked(&mut pipeline, &tokens, &truth, 1, "gguf");
     }
 }
 
 #[test]
-fn every_layer_counts() {
-    let directory = SMALL.safetensors();
-    let tokens = tokens(SMALL, 3);
-    let truth = truth(directory.path(), SMALL, &tokens);
-    let all = SMALL.tensors();
-    for layer in 0..SMALL.layers {
-        let name = format!("model.layers.{layer}.mlp.down_proj.weight");
-        let mut changed = all.clone();
-        let tensor = changed.iter_mut().find(|tensor| tensor.name == name).unwrap();
-        tensor.values[0] += 0.01;
-        let directory = crate::synthetic::write_directory(&SMALL.config(), &changed);
-        let mut pipeline = Pipeline::load(directory.path(), &[(0, SMALL.layers)], Exact);
-        let mut session = pipeline.open(LENGTH);
-        assert_ne!(pipeline.feed(&mut session, &tokens), truth[tokens.len() - 1], "layer {layer}");
+fn every_tensor_counts() {
+    for model in FAMILIES {
+        let directory = model.safetensors();
+        let tokens = tokens(model, 3);
+        let truth = truth(directory.path(), model, &tokens);
+        let all = model.tensors();
+        // Every tensor, so that a norm or a bias which is read and then left out shows.
+        for changed in 0..all.len() {
+            let name = &all[changed].name;
+            let mut tensors = all.clone();
+            tensors[changed].values.iter_mut().for_each(|value| *value += 0.05);
+            let directory = crate::synthetic::write_directory(&model.config(), &tensors);
+            let mut pipeline = Pipeline::load(directory.path(), &[(0, model.layers)], Exact);
+            let mut session = pipeline.open(LENGTH);
+            assert_ne!(
+                pipeline.feed(&mut session, &tokens),
+                truth[tokens.len() - 1],
+                "{}: {name}",
+                model.family
+            );
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Tiny llamas with seeded random weights, written as safetensors or GGUF.
+//! Tiny models of every family with seeded random weights, written as safetensors; llamas as GGUF too.
 //!
 //! Matrices are normal with a deviation of `1 / sqrt(columns)`, so that every layer moves the residual by about its own size and
 //! a skipped, doubled or swapped one changes the logits.
@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-/// Sizes of a llama.
+/// Family and sizes of a model.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Llama {
+pub(crate) struct Tiny {
+    pub(crate) family: &'static str,
     pub(crate) layers: u32,
     pub(crate) hidden: u32,
     pub(crate) heads: u32,
@@ -24,7 +25,8 @@ pub(crate) struct Llama {
 }
 
 /// Four layers, three queries to a key, tied.
-pub(crate) const SMALL: Llama = Llama {
+pub(crate) const SMALL: Tiny = Tiny {
+    family: "llama",
     layers: 4,
     hidden: 96,
     heads: 6,
@@ -37,7 +39,8 @@ pub(crate) const SMALL: Llama = Llama {
 };
 
 /// Odd sizes: no whole vectors anywhere, one query to a key, a head of its own.
-pub(crate) const ODD: Llama = Llama {
+pub(crate) const ODD: Tiny = Tiny {
+    family: "llama",
     layers: 3,
     hidden: 72,
     heads: 3,
@@ -49,6 +52,21 @@ pub(crate) const ODD: Llama = Llama {
     seed: 7,
 };
 
+/// One of every family, with windows much shorter than the tests' sequences where the family has them, in
+/// even and odd sizes.
+pub(crate) const FAMILIES: [Tiny; 7] = [
+    SMALL,
+    ODD,
+    Tiny { family: "mistral", ..SMALL },
+    Tiny { family: "qwen2", ..ODD },
+    Tiny { family: "qwen3", ..SMALL },
+    Tiny { family: "gemma3", ..SMALL },
+    Tiny { family: "gemma3", tied: true, ..ODD },
+];
+
+/// Positions that a row sees in the models with windows.
+pub(crate) const WINDOW: u32 = 20;
+
 /// A tensor by its HF name.
 #[derive(Clone, Debug)]
 pub(crate) struct Named {
@@ -57,25 +75,44 @@ pub(crate) struct Named {
     pub(crate) values: Vec<f32>,
 }
 
-impl Llama {
+impl Tiny {
     pub(crate) fn tensors(&self) -> Vec<Named> {
         let Self { hidden, heads, kv_heads, head_dim, ffn, vocab, .. } = *self;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
         let mut specs = vec![("model.embed_tokens.weight".to_owned(), vec![vocab, hidden])];
         for layer in 0..self.layers {
-            for (part, shape) in [
-                ("input_layernorm", vec![hidden]),
-                ("self_attn.q_proj", vec![q, hidden]),
-                ("self_attn.k_proj", vec![kv, hidden]),
-                ("self_attn.v_proj", vec![kv, hidden]),
-                ("self_attn.o_proj", vec![hidden, q]),
-                ("post_attention_layernorm", vec![hidden]),
-                ("mlp.gate_proj", vec![ffn, hidden]),
-                ("mlp.up_proj", vec![ffn, hidden]),
-                ("mlp.down_proj", vec![hidden, ffn]),
-            ] {
-                specs.push((format!("model.layers.{layer}.{part}.weight"), shape));
+            let mut parts = vec![
+                ("input_layernorm.weight", vec![hidden]),
+                ("self_attn.q_proj.weight", vec![q, hidden]),
+                ("self_attn.k_proj.weight", vec![kv, hidden]),
+                ("self_attn.v_proj.weight", vec![kv, hidden]),
+                ("self_attn.o_proj.weight", vec![hidden, q]),
+                ("post_attention_layernorm.weight", vec![hidden]),
+                ("mlp.gate_proj.weight", vec![ffn, hidden]),
+                ("mlp.up_proj.weight", vec![ffn, hidden]),
+                ("mlp.down_proj.weight", vec![hidden, ffn]),
+            ];
+            match self.family {
+                "qwen2" => parts.extend([
+                    ("self_attn.q_proj.bias", vec![q]),
+                    ("self_attn.k_proj.bias", vec![kv]),
+                    ("self_attn.v_proj.bias", vec![kv]),
+                ]),
+                "qwen3" | "gemma3" => parts.extend([
+                    ("self_attn.q_norm.weight", vec![head_dim]),
+                    ("self_attn.k_norm.weight", vec![head_dim]),
+                ]),
+                _ => {}
             }
+            if self.family == "gemma3" {
+                parts.extend([
+                    ("pre_feedforward_layernorm.weight", vec![hidden]),
+                    ("post_feedforward_layernorm.weight", vec![hidden]),
+                ]);
+            }
+            specs.extend(
+                parts.into_iter().map(|(part, shape)| (format!("model.layers.{layer}.{part}"), shape)),
+            );
         }
         specs.push(("model.norm.weight".to_owned(), vec![hidden]));
         if !self.tied {
@@ -85,7 +122,8 @@ impl Llama {
         let tensor = |(name, shape): (String, Vec<u32>)| {
             let count = shape.iter().product::<u32>();
             let scale = if shape.len() == 1 { 0.1 } else { 1.0 / (shape[1] as f32).sqrt() };
-            let mean = if shape.len() == 1 { 1.0 } else { 0.0 };
+            let is_factor = shape.len() == 1 && name.contains("norm") && self.family != "gemma3";
+            let mean = if is_factor { 1.0 } else { 0.0 };
             let scale = if name.contains("embed") || name.contains("lm_head") { 2.0 * scale } else { scale };
             let values = (0..count).map(|_| mean + scale * normal.next()).collect();
             Named { name, shape, values }
@@ -94,14 +132,25 @@ impl Llama {
     }
 
     pub(crate) fn config(&self) -> Map<String, Value> {
-        let config = json!({
-            "model_type": "llama", "hidden_act": "silu", "hidden_size": self.hidden,
+        let mut config = json!({
+            "model_type": self.family, "hidden_size": self.hidden,
             "intermediate_size": self.ffn, "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads,
             "head_dim": self.head_dim, "vocab_size": self.vocab, "max_position_embeddings": 512,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": self.tied,
         });
-        config.as_object().cloned().unwrap()
+        let more = match self.family {
+            "mistral" => json!({"sliding_window": WINDOW}),
+            "gemma3" => json!({
+                "model_type": "gemma3_text", "sliding_window": WINDOW, "sliding_window_pattern": 2,
+                "query_pre_attn_scalar": 40, "rope_local_base_freq": 500.0,
+                "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            }),
+            _ => json!({}),
+        };
+        let config = config.as_object_mut().unwrap();
+        config.extend(more.as_object().cloned().unwrap());
+        config.clone()
     }
 
     /// A directory in the HF layout, f32.

@@ -1,23 +1,24 @@
-//! GGUF metadata as an [`Architecture`]. Keys as in `gguf-py/gguf/constants.py` of llama.cpp.
+//! GGUF metadata as an [`Architecture`]: what all families have in common. Keys as in
+//! `gguf-py/gguf/constants.py` of llama.cpp; the rest is each family's ([`families`](super::families)).
 
-use std::f64::consts::TAU;
+use proto::manifest::Architecture;
 
-use proto::manifest::{Architecture, RopeScaling};
-
-use super::{FieldError, Reading};
+use super::families::Family;
+use super::{FieldError, Reading, rope};
 use crate::checkpoint::Checkpoint;
-use crate::gguf::Gguf;
+use crate::gguf::{Array, Gguf, Value};
 use crate::header::clip;
 
 pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, FieldError> {
     let mut unsupported = Vec::new();
-    let family = gguf
+    let name = gguf
         .string("general.architecture")
         .ok_or_else(|| FieldError::new("general.architecture", "is missing"))?;
-    if family != "llama" {
-        unsupported.push(format!("architecture {:?}", clip(family)));
+    let family = Family::of_gguf(name);
+    if family.is_none() {
+        unsupported.push(format!("architecture {:?}", clip(name)));
     }
-    let fields = Fields { gguf, family };
+    let fields = GgufFields { gguf, architecture: name };
     let heads = fields.required("attention.head_count")?;
     let hidden = fields.required("embedding_length")?;
     let head_dim = match fields.optional("attention.key_length")? {
@@ -32,8 +33,15 @@ pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, Fiel
             unsupported.push(format!("{what} of {length} (heads have {head_dim})"));
         }
     }
+    for cap in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if fields.number(cap).is_some_and(|cap| cap != 0.0) {
+            unsupported.push(cap.to_owned());
+        }
+    }
     let rope_theta = fields.number("rope.freq_base").unwrap_or(10_000.0);
-    let rope_scaling = rope_scaling(&fields, checkpoint, head_dim, rope_theta, &mut unsupported);
+    let context = fields.required("context_length")?;
+    let rope_scaling =
+        rope::from_gguf(&fields, checkpoint, head_dim, (rope_theta, context), &mut unsupported)?;
     let vocab = match fields.optional("vocab_size")? {
         Some(vocab) => vocab,
         None => checkpoint
@@ -45,12 +53,8 @@ pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, Fiel
     if fields.optional("expert_count")?.is_some_and(|experts| experts > 0) {
         unsupported.push("experts".to_owned());
     }
-    let mut context = fields.required("context_length")?;
-    if let Some(window) = fields.optional("attention.sliding_window")? {
-        context = context.min(window);
-    }
     let architecture = Architecture {
-        family: clip(family),
+        family: family.map_or_else(|| clip(name), |family| family.name.to_owned()),
         n_layers: fields.required("block_count")?,
         hidden,
         heads,
@@ -67,87 +71,32 @@ pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, Fiel
         tied_head: !checkpoint.lists("lm_head.weight"),
         window: None,
         local_rope_theta: None,
-        query_scalar: None,
+        // Zero stands for the usual scale.
+        query_scalar: fields
+            .number("attention.scale")
+            .filter(|&scale| scale != 0.0)
+            .map(|scale| 1.0 / (scale * scale)),
         experts: None,
     };
-    Ok(Reading { architecture, unsupported })
+    let mut reading = Reading { architecture, unsupported };
+    let family = family.unwrap_or_else(|| Family::nearest(""));
+    (family.read_gguf)(&fields, &mut reading)?;
+    Ok(reading)
 }
 
-fn rope_scaling(
-    fields: &Fields<'_>,
-    checkpoint: &Checkpoint,
-    head_dim: u32,
-    theta: f64,
-    unsupported: &mut Vec<String>,
-) -> Option<RopeScaling> {
-    if checkpoint.lists("rope_freqs.weight") {
-        let scaling = llama3_scaling(checkpoint, head_dim, theta);
-        if scaling.is_none() {
-            unsupported.push("rope_freqs.weight that is not Llama 3's".to_owned());
-        }
-        return scaling;
-    }
-    match fields.text("rope.scaling.type") {
-        None | Some("none") => None,
-        Some("linear") => {
-            let factor = fields.number("rope.scaling.factor");
-            if factor.is_none() {
-                unsupported.push("linear rope scaling without a factor".to_owned());
-            }
-            factor.map(|factor| RopeScaling::Linear { factor })
-        }
-        Some(other) => {
-            unsupported.push(format!("rope scaling {:?}", clip(other)));
-            None
-        }
-    }
+/// The metadata under an architecture's name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GgufFields<'a> {
+    pub(super) gguf: &'a Gguf,
+    pub(super) architecture: &'a str,
 }
 
-/// A GGUF of Llama 3.1 or later holds the divisors of its frequencies, not the numbers they were made
-/// from. All published ones use low factor 1, high factor 4 and original context 8192, and differ in the
-/// factor, which is the largest divisor; the reading is kept only if it gives back every divisor.
-fn llama3_scaling(checkpoint: &Checkpoint, head_dim: u32, theta: f64) -> Option<RopeScaling> {
-    let divisors: Vec<f32> = checkpoint.values("rope_freqs.weight").ok()?;
-    if divisors.len() != head_dim as usize / 2 {
-        return None;
-    }
-    let factor = f64::from(divisors.iter().copied().fold(1.0_f32, f32::max));
-    let (low, high, original) = (1.0, 4.0, 8192_u32);
-    for (i, &divisor) in divisors.iter().enumerate() {
-        let wavelength = TAU * theta.powf(2.0 * i as f64 / f64::from(head_dim));
-        let turns = f64::from(original) / wavelength;
-        let expected = if turns > high {
-            1.0
-        } else if turns < low {
-            factor
-        } else {
-            let smooth = (turns - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        };
-        // Written as f32; written NaN or infinity fails here too.
-        if (f64::from(divisor) - expected).abs() >= 1e-3 * expected || !divisor.is_finite() {
-            return None;
-        }
-    }
-    Some(RopeScaling::Llama3 {
-        factor,
-        low_freq_factor: low,
-        high_freq_factor: high,
-        original_context: original,
-    })
-}
-
-struct Fields<'a> {
-    gguf: &'a Gguf,
-    family: &'a str,
-}
-
-impl<'a> Fields<'a> {
+impl<'a> GgufFields<'a> {
     fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.family)
+        format!("{}.{name}", self.architecture)
     }
 
-    fn optional(&self, name: &str) -> Result<Option<u32>, FieldError> {
+    pub(super) fn optional(&self, name: &str) -> Result<Option<u32>, FieldError> {
         let key = self.key(name);
         if !self.gguf.metadata.contains_key(&key) {
             return Ok(None);
@@ -156,15 +105,23 @@ impl<'a> Fields<'a> {
         number.map(Some).ok_or_else(|| FieldError::new(&clip(&key), "is not a 32-bit number"))
     }
 
-    fn required(&self, name: &str) -> Result<u32, FieldError> {
+    pub(super) fn required(&self, name: &str) -> Result<u32, FieldError> {
         self.optional(name)?.ok_or_else(|| FieldError::new(&clip(&self.key(name)), "is missing"))
     }
 
-    fn number(&self, name: &str) -> Option<f64> {
+    pub(super) fn number(&self, name: &str) -> Option<f64> {
         self.gguf.float(&self.key(name))
     }
 
-    fn text(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         self.gguf.string(&self.key(name))
+    }
+
+    /// An array of booleans.
+    pub(super) fn flags(&self, name: &str) -> Option<Vec<bool>> {
+        match self.gguf.metadata.get(&self.key(name)) {
+            Some(Value::Array(Array::Bool(flags))) => Some(flags.clone()),
+            _ => None,
+        }
     }
 }

@@ -1,15 +1,25 @@
 //! The shape of the decoder, read from `config.json` or GGUF metadata, and the parts of it that this
 //! version cannot compute, each by name. What tensors that shape demands is listed here too.
 
+pub(crate) mod families;
 mod from_gguf;
 mod from_hf;
+mod layer_types;
+mod rope;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use proto::LayerSpan;
 use proto::manifest::Architecture;
 
 use crate::checkpoint::{Checkpoint, Container, TensorError};
+use crate::header::clip;
+use crate::names::layer_of;
+use families::{Family, known};
+use layer_types::LayerTypes;
+
+pub use families::families;
 
 /// What a model's metadata says about its decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +44,7 @@ pub enum ArchitectureError {
         what: String,
     },
     /// Known, but not computable here.
-    #[error("{path}: not supported by this version: {}; use a model of the llama or mistral family", parts.join(", "))]
+    #[error("{path}: not supported by this version: {}; use a model of one of these families: {}", parts.join(", "), known())]
     Unsupported {
         /// The model.
         path: PathBuf,
@@ -64,7 +74,6 @@ impl Checkpoint {
             field,
             what,
         })?;
-        reading.unsupported.extend(unexpected_tensors(self));
         if let Some(scaling) = reading.architecture.rope_scaling.filter(|scaling| !scaling.is_sane()) {
             return Err(ArchitectureError::Field {
                 path: self.path().to_owned(),
@@ -77,6 +86,8 @@ impl Checkpoint {
             field: "architecture".to_owned(),
             what: error.to_string(),
         })?;
+        let unexpected = unexpected_tensors(self, &reading.architecture);
+        reading.unsupported.extend(unexpected);
         Ok(reading)
     }
 
@@ -91,28 +102,19 @@ impl Checkpoint {
 }
 
 /// Canonical names and shapes of the tensors that a span needs. A tied head counts at both ends.
+/// A family that is not known is taken for a llama.
 pub fn span_tensors(architecture: &Architecture, span: LayerSpan) -> Vec<(String, Vec<u64>)> {
     let a = architecture;
-    let [hidden, ffn, vocab] = [a.hidden, a.ffn, a.vocab].map(u64::from);
-    let [q, kv] = [a.heads, a.kv_heads].map(|heads| u64::from(heads) * u64::from(a.head_dim));
+    let family = Family::nearest(&a.family);
+    let [hidden, vocab] = [a.hidden, a.vocab].map(u64::from);
     let mut tensors = Vec::new();
     let last = span.end() == a.n_layers;
     if span.start() == 0 || (last && a.tied_head) {
         tensors.push(("model.embed_tokens.weight".to_owned(), vec![vocab, hidden]));
     }
     for layer in span.layers() {
-        let parts: [(&str, Vec<u64>); 9] = [
-            ("input_layernorm", vec![hidden]),
-            ("self_attn.q_proj", vec![q, hidden]),
-            ("self_attn.k_proj", vec![kv, hidden]),
-            ("self_attn.v_proj", vec![kv, hidden]),
-            ("self_attn.o_proj", vec![hidden, q]),
-            ("post_attention_layernorm", vec![hidden]),
-            ("mlp.gate_proj", vec![ffn, hidden]),
-            ("mlp.up_proj", vec![ffn, hidden]),
-            ("mlp.down_proj", vec![hidden, ffn]),
-        ];
-        tensors.extend(parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+        let parts = (family.layer)(a, layer.get()).into_iter();
+        tensors.extend(parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}"), shape)));
     }
     if last {
         tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
@@ -121,6 +123,13 @@ pub fn span_tensors(architecture: &Architecture, span: LayerSpan) -> Vec<(String
         }
     }
     tensors
+}
+
+/// What to add to a norm's stored values to get its factors: some families store them less one in HF
+/// checkpoints, and llama.cpp's converter adds it.
+pub fn norm_offset(architecture: &Architecture, container: &Container) -> f32 {
+    let about_zero = Family::named(&architecture.family).is_some_and(|family| family.norms_about_zero);
+    if about_zero && matches!(container, Container::Safetensors { .. }) { 1.0 } else { 0.0 }
 }
 
 /// A field of the metadata that cannot be used.
@@ -136,21 +145,34 @@ impl FieldError {
     }
 }
 
-/// Tensors that a llama-family forward pass would silently ignore.
-fn unexpected_tensors(checkpoint: &Checkpoint) -> Vec<String> {
-    let in_layers = |name: &&str| name.starts_with("model.layers.") || name.starts_with("blk.");
-    let names: Vec<&str> = checkpoint.names().filter(in_layers).collect();
-    let mut parts = Vec::new();
-    if let Some(name) =
-        names.iter().find(|name| name.rsplit_once('.').is_some_and(|(_, kind)| kind == "bias"))
-    {
-        parts.push(format!("biases ({name})"));
+/// Tensors of the model's layers that its family's forward pass would silently ignore, one of each kind.
+fn unexpected_tensors(checkpoint: &Checkpoint, architecture: &Architecture) -> Vec<String> {
+    let family = Family::nearest(&architecture.family);
+    let mut kinds: [(&str, Option<&str>); 4] =
+        [("biases", None), ("norms of q and k", None), ("experts", None), ("parts of another family", None)];
+    // Names come in order, so that a layer's follow each other.
+    let mut layer = None;
+    let mut expected = BTreeSet::new();
+    for name in checkpoint.names() {
+        let gguf = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')?.0.parse().ok());
+        let Some(index) = layer_of(name).or(gguf).filter(|&index| index < architecture.n_layers) else {
+            continue;
+        };
+        if layer != Some(index) {
+            layer = Some(index);
+            let parts = (family.layer)(architecture, index).into_iter();
+            expected = parts.map(|(part, _)| format!("model.layers.{index}.{part}")).collect();
+        }
+        let kind = match name.rsplit_once('.') {
+            _ if expected.contains(name) => continue,
+            Some((_, "bias")) => 0,
+            _ if name.contains("q_norm.") || name.contains("k_norm.") => 1,
+            _ if name.contains("experts") || name.contains("_exps.") => 2,
+            // Tables of the rotary embedding that old checkpoints have in every layer; they are computed here.
+            Some((part, "weight")) if !part.ends_with("rope_freqs") && !part.ends_with("attn_rot_embd") => 3,
+            _ => continue,
+        };
+        kinds[kind].1.get_or_insert(name);
     }
-    if let Some(name) = names.iter().find(|name| name.contains("q_norm.") || name.contains("k_norm.")) {
-        parts.push(format!("norms of q and k ({name})"));
-    }
-    if let Some(name) = names.iter().find(|name| name.contains("experts") || name.contains("_exps.")) {
-        parts.push(format!("experts ({name})"));
-    }
-    parts
+    kinds.into_iter().filter_map(|(kind, name)| Some(format!("{kind} ({})", clip(name?)))).collect()
 }

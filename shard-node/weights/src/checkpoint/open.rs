@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::{Absent, Checkpoint, Container, RowLayout, StoredTensor, WeightFile};
+use crate::architecture::families::Family;
 use crate::gguf::Gguf;
 use crate::header::{HeaderError, MAX_TENSORS, TensorHeader, clip};
 use crate::mapping::MappedFile;
@@ -133,10 +134,14 @@ fn open_gguf(path: &Path) -> Result<Checkpoint, OpenError> {
     if let Some(parts) = gguf.unsigned("split.count").filter(|&parts| parts > 1) {
         return Err(OpenError::SplitGguf { path: path.to_owned(), parts });
     }
-    let head_dim = gguf_head_dim(&gguf);
+    let architecture = gguf.string("general.architecture").unwrap_or_default();
+    let family = Family::of_gguf(architecture);
+    let own_parts = family.map_or(&[][..], |family| family.gguf_parts);
+    let interleaves = family.is_some_and(|family| family.gguf_interleaves);
+    let head_dim = if interleaves { gguf_head_dim(&gguf, architecture) } else { None };
     let mut tensors = Tensors::default();
     for stored in &gguf.tensors {
-        let name = names::canonical_from_gguf(&stored.name).unwrap_or_else(|| stored.name.clone());
+        let name = names::canonical_from_gguf(&stored.name, own_parts).unwrap_or_else(|| stored.name.clone());
         let permuted = names::permuted_in_llama_gguf(&stored.name);
         let layout = match head_dim {
             Some(head_dim) if permuted => {
@@ -162,16 +167,13 @@ fn open_gguf(path: &Path) -> Result<Checkpoint, OpenError> {
     })
 }
 
-/// Rows per head of the permuted tensors; `None` where the converter does not permute.
-fn gguf_head_dim(gguf: &Gguf) -> Option<u64> {
-    if gguf.string("general.architecture") != Some("llama") {
-        return None;
-    }
-    if let Some(length) = gguf.unsigned("llama.attention.key_length") {
+/// Rows per head of the permuted tensors.
+fn gguf_head_dim(gguf: &Gguf, architecture: &str) -> Option<u64> {
+    if let Some(length) = gguf.unsigned(&format!("{architecture}.attention.key_length")) {
         return Some(length);
     }
-    let heads = gguf.unsigned("llama.attention.head_count").filter(|&heads| heads > 0)?;
-    Some(gguf.unsigned("llama.embedding_length")? / heads)
+    let heads = gguf.unsigned(&format!("{architecture}.attention.head_count")).filter(|&heads| heads > 0)?;
+    Some(gguf.unsigned(&format!("{architecture}.embedding_length"))? / heads)
 }
 
 fn open_directory(path: &Path) -> Result<Checkpoint, OpenError> {
@@ -185,7 +187,8 @@ fn open_directory(path: &Path) -> Result<Checkpoint, OpenError> {
             let shard_path = path.join(&shard);
             if !shard_path.exists() {
                 let absent = || Absent::Shard(shard_path.clone());
-                tensors.absent.extend(names.into_iter().map(|name| (name, absent())));
+                let names = names.iter().map(|name| names::canonical_from_hf(name));
+                tensors.absent.extend(names.map(|name| (name, absent())));
                 continue;
             }
             let (file, headers) = open_safetensors(shard_path)?;
@@ -195,7 +198,7 @@ fn open_directory(path: &Path) -> Result<Checkpoint, OpenError> {
                     json_error(&index_path, &format!("tensor {} is not in {shard}", clip(&name)))
                 })?;
                 tensors
-                    .add(name, header, RowLayout::Plain, files.len(), &file.path)
+                    .add(names::canonical_from_hf(&name), header, RowLayout::Plain, files.len(), &file.path)
                     .map_err(|source| OpenError::Header { path: file.path.clone(), source })?;
             }
             files.push(file);
@@ -204,7 +207,7 @@ fn open_directory(path: &Path) -> Result<Checkpoint, OpenError> {
         let (file, headers) = open_safetensors(single_file(path)?)?;
         for header in &headers {
             tensors
-                .add(header.name.clone(), header, RowLayout::Plain, 0, &file.path)
+                .add(names::canonical_from_hf(&header.name), header, RowLayout::Plain, 0, &file.path)
                 .map_err(|source| OpenError::Header { path: file.path.clone(), source })?;
         }
         files.push(file);

@@ -42,7 +42,7 @@ fn a_complete_directory_opens() {
     let architecture = checkpoint.architecture().unwrap();
     checkpoint.check_span(&architecture, proto::LayerSpan::new(0, 1).unwrap()).unwrap();
     assert_eq!(architecture.head_dim, 4);
-    assert_eq!(checkpoint.rows::<f32>(Q, 1..2).unwrap()[0], 2008.0);
+    assert_eq!(checkpoint.rows::<f32>(Q, 1..2).unwrap()[0], 3008.0);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn shards_are_found_and_an_absent_one_is_named() {
     let index = directory.path().join("model.safetensors.index.json");
     std::fs::write(&index, json!({"weight_map": map}).to_string()).unwrap();
     let checkpoint = Checkpoint::open(directory.path()).unwrap();
-    assert_eq!(checkpoint.rows::<f32>(Q, 1..2).unwrap()[0], 2008.0);
+    assert_eq!(checkpoint.rows::<f32>(Q, 1..2).unwrap()[0], 3008.0);
     assert_eq!(checkpoint.files().len(), 2);
     std::fs::remove_file(directory.path().join("model-1.safetensors")).unwrap();
     let error = span_error(directory.path());
@@ -207,11 +207,11 @@ fn unsupported_parts_are_all_named() {
     config["model_type"] = json!("gpt_neox");
     config["hidden_act"] = json!("gelu");
     config["attention_bias"] = json!(true);
-    config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 4.0});
+    config["rope_scaling"] = json!({"rope_type": "longrope", "factor": 4.0});
     config["quantization_config"] = json!({"quant_method": "gptq"});
     std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
     let error = Checkpoint::open(directory.path()).unwrap().architecture().unwrap_err().to_string();
-    for part in ["gpt_neox", "gelu", "attention_bias", "yarn", "gptq"] {
+    for part in ["gpt_neox", "gelu", "attention_bias", "longrope", "gptq"] {
         assert!(error.contains(part), "{error}");
     }
     config["num_hidden_layers"] = json!("many");
