@@ -2,3 +2,4 @@
 
 pub mod processes;
 pub mod prompts;
+pub mod tiny_llama;

@@ -147,6 +147,16 @@ impl Programs {
 
     /// Starts a node and waits until it is ready. `arguments` follow `serve`.
     pub fn node<A: AsRef<OsStr>>(&self, home: &Path, arguments: &[A]) -> Result<NodeProcess> {
+        self.node_in(home, arguments, &[])
+    }
+
+    /// The same with further environment variables.
+    pub fn node_in<A: AsRef<OsStr>>(
+        &self,
+        home: &Path,
+        arguments: &[A],
+        environment: &[(&str, &str)],
+    ) -> Result<NodeProcess> {
         let home = home.join(format!("node-{}", unique()));
         std::fs::create_dir_all(&home)?;
         let mut command = self.command("shard-node", &home);
@@ -156,6 +166,7 @@ impl Programs {
         command.arg("--state-dir").arg(home.join("state"));
         // One cache for all nodes of a test: the manifest is computed once.
         command.env("XDG_CACHE_HOME", home.with_file_name("cache"));
+        command.envs(environment.iter().copied());
         let mut running = Running::start(command, &home.join("node.log"))?;
         let line = running.line(READY_TIMEOUT);
         let line =

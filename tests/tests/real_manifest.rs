@@ -3,12 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use cluster_tests::processes::Programs;
-use serde_json::{Value, json};
+use cluster_tests::tiny_llama::write_sharded;
+use serde_json::json;
 
 const QUICK: Duration = Duration::from_mins(1);
 const ALIAS: &str = "smollm2-135m-instruct";
@@ -115,47 +115,11 @@ fn a_node_by_model_id_reads_only_its_span_and_refuses_other_bytes_by_tensor() {
     wrong(&["--model-id", &wrong_id], &[&wrong_id, "--bootstrap", cure]);
     wrong(&["--model-id", "beef"], &["model-id", "64 hexadecimal digits"]);
     // Files of quite another model.
-    let tiny = tiny_llama().display().to_string();
+    let tiny = home.path().join("tiny");
+    write_sharded(&tiny).unwrap();
+    let tiny = tiny.display().to_string();
     let all = ["--model", &tiny, "--model-id", &id, "--bootstrap", &target, "--state-dir", &state];
     refused(&programs, &c_home, &all, &["container is safetensors", "says gguf", &id[..8], "another model"]);
-}
-
-/// A llama of three layers with random weights and a tied head.
-fn tiny_llama() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shard-node/engine/golden/tiny-llama")
-}
-
-/// The tiny llama in four shard files, of the embedding and norm, and of each layer.
-fn write_sharded(folder: &Path) {
-    std::fs::create_dir_all(folder).unwrap();
-    std::fs::copy(tiny_llama().join("config.json"), folder.join("config.json")).unwrap();
-    let file = std::fs::read(tiny_llama().join("model.safetensors")).unwrap();
-    let (length, rest) = file.split_at(8);
-    let length = usize::try_from(u64::from_le_bytes(length.try_into().unwrap())).unwrap();
-    let (header, body) = rest.split_at(length);
-    let header: serde_json::Map<String, Value> = serde_json::from_slice(header).unwrap();
-    let mut shards: BTreeMap<String, (serde_json::Map<String, Value>, Vec<u8>)> = BTreeMap::new();
-    let mut index = serde_json::Map::new();
-    for (name, entry) in header.iter().filter(|(name, _)| *name != "__metadata__") {
-        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
-        let shard =
-            layer.map_or_else(|| "ends.safetensors".into(), |layer| format!("layer-{layer}.safetensors"));
-        let (header, bytes) = shards.entry(shard.clone()).or_default();
-        let offset = |at: usize| usize::try_from(entry["data_offsets"][at].as_u64().unwrap()).unwrap();
-        let start = bytes.len();
-        bytes.extend_from_slice(&body[offset(0)..offset(1)]);
-        let mut entry = entry.clone();
-        entry["data_offsets"] = json!([start, bytes.len()]);
-        header.insert(name.clone(), entry);
-        index.insert(name.clone(), json!(shard));
-    }
-    for (name, (header, bytes)) in shards {
-        let header = Value::Object(header).to_string();
-        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat();
-        std::fs::write(folder.join(name), file).unwrap();
-    }
-    let index = json!({ "weight_map": index }).to_string();
-    std::fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
 }
 
 #[test]
@@ -163,7 +127,7 @@ fn a_node_by_model_id_needs_only_the_shard_files_of_its_span() {
     let (programs, home) = (Programs::built().unwrap(), tempfile::tempdir().unwrap());
     let [a_home, b_home] = ["a", "b"].map(|name| {
         let folder = home.path().join(name);
-        write_sharded(&folder.join("tiny"));
+        write_sharded(&folder.join("tiny")).unwrap();
         folder
     });
     let part = b_home.join("tiny");
