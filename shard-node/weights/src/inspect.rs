@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use proto::LayerSpan;
 use proto::manifest::Architecture;
+use proto::tensor::Dtype;
 use serde::Serialize;
 
 use crate::architecture::{ArchitectureError, Reading, span_tensors};
@@ -79,12 +80,20 @@ pub fn inspect(checkpoint: &Checkpoint) -> Result<Inspection, ArchitectureError>
         layer_bytes,
         embedding_bytes,
         head_bytes: bytes_of("model.norm.weight") + head,
-        classes: Footprint::of_all(&architecture),
+        classes: Footprint::of_all(&architecture, four_bit_ends(checkpoint, &architecture)),
         licence: checkpoint.licence(),
         kv_bytes_per_token_bf16: kv(2),
         kv_bytes_per_token_exact: kv(4),
         unsupported,
         architecture,
+    })
+}
+
+/// Are embedding and head stored in blocks of 4 bits?
+fn four_bit_ends(checkpoint: &Checkpoint, architecture: &Architecture) -> bool {
+    let head = if architecture.tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
+    ["model.embed_tokens.weight", head].into_iter().all(|name| {
+        checkpoint.tensor(name).is_ok_and(|tensor| matches!(tensor.dtype, Dtype::Q4_0 | Dtype::Q4_1))
     })
 }
 

@@ -26,7 +26,7 @@ fn llama_1b() -> Architecture {
 }
 
 fn footprint(class: &str) -> Footprint {
-    Footprint::of_all(&llama_1b()).into_iter().find(|footprint| footprint.class == class).unwrap()
+    Footprint::of_all(&llama_1b(), false).into_iter().find(|footprint| footprint.class == class).unwrap()
 }
 
 #[test]
@@ -38,15 +38,29 @@ fn bytes_follow_from_the_shapes() {
     assert_eq!(footprint("bf16").layer_bytes, 2 * values + norms);
     assert_eq!(footprint("int8").layer_bytes, values + 4 * rows + norms);
     assert_eq!(footprint("int4").layer_bytes, values / 2 + values / 8 + norms);
-    for footprint in Footprint::of_all(&llama_1b()) {
-        let element = if footprint.class == "exact" { 4 } else { 2 };
-        assert_eq!(footprint.embedding_bytes, 128_256 * 2048 * element);
+    for footprint in Footprint::of_all(&llama_1b(), false) {
+        let (of_a_row, element) = match footprint.class {
+            "exact" => (4 * 2048, 4),
+            "bf16" => (2 * 2048, 2),
+            _ => (2048 + 4, 2),
+        };
+        assert_eq!(footprint.embedding_bytes, 128_256 * of_a_row);
+        assert_eq!(footprint.head_bytes, 128_256 * of_a_row + 4 * 2048);
         assert_eq!(footprint.kv_bytes_per_token, 16 * 2 * 8 * 64 * element);
         assert_eq!(footprint.all_layers_bytes, 16 * footprint.layer_bytes);
     }
+    let four_bits = Footprint::of_all(&llama_1b(), true);
+    assert_eq!(four_bits[3].embedding_bytes, 128_256 * 2048 / 8 * 5);
     // 1,235,814,400 parameters; the tied head is not there twice.
     let whole = footprint("bf16").whole_bytes(&llama_1b());
     assert_eq!(whole, 2 * 1_235_814_400 + 2 * (2 * 16 + 1) * 2048);
+}
+
+#[test]
+fn quantised_matrices_are_padded() {
+    assert_eq!(Class::Int8.matrix(17, 33), 32 * (64 + 4));
+    assert_eq!(Class::Int4.matrix(17, 33), 32 * 2 * 20);
+    assert_eq!(Class::Bf16.matrix(17, 33), 17 * 33 * 2);
 }
 
 #[test]
@@ -68,7 +82,7 @@ fn what_fits_grows_with_memory_and_shrinks_with_kv() {
 #[test]
 fn spans_of_the_sizes_that_fit_stay_within_the_budget() {
     let architecture = llama_1b();
-    for footprint in Footprint::of_all(&architecture) {
+    for footprint in Footprint::of_all(&architecture, false) {
         for memory in [1 << 30, 3 << 29, 2 << 30, 3 << 30] {
             let budget = Budget { memory, positions: 8192 };
             let fit = footprint.fit(&architecture, budget);
