@@ -31,7 +31,6 @@ fn inspect_refuses(programs: &Programs, home: &Path, model: &Path, words: &[&str
     let (start, output) = (now(), command.output().unwrap());
     let took = start.elapsed();
     let said = String::from_utf8_lossy(&output.stderr);
-    println!("{took:?}: {}", said.lines().last().unwrap_or_default());
     assert!(!output.status.success(), "{said}");
     for word in words {
         assert!(said.contains(word), "no {word:?} in: {said}");
@@ -115,7 +114,8 @@ fn hostile_models_are_refused_by_name_within_bounded_time_and_memory() {
     refuses(&mamba, &["model_type \"mamba2\"", "llama"]);
 
     let gptq = llama("gptq");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(gptq.join("config.json")).unwrap()).unwrap();
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(gptq.join("config.json")).unwrap()).unwrap();
     config["quantization_config"] = json!({"quant_method": "gptq", "bits": 4, "group_size": 128});
     std::fs::write(gptq.join("config.json"), config.to_string()).unwrap();
     refuses(&gptq, &["quantization_config \"gptq\"", "GGUF", "Q4_K"]);
@@ -133,7 +133,8 @@ fn hostile_models_are_refused_by_name_within_bounded_time_and_memory() {
     refuses(&zeros, &["config.json", "4000002 values"]);
 
     let header = llama("header");
-    std::fs::write(header.join("model.safetensors"), [&(1_u64 << 63).to_le_bytes()[..], b"{}"].concat()).unwrap();
+    std::fs::write(header.join("model.safetensors"), [&(1_u64 << 63).to_le_bytes()[..], b"{}"].concat())
+        .unwrap();
     refuses(&header, &["model.safetensors", "9223372036854775808"]);
 
     let outside = llama("outside");
@@ -144,7 +145,8 @@ fn hostile_models_are_refused_by_name_within_bounded_time_and_memory() {
     let gguf = |name: &str, tail: &[u8]| {
         let path = home.join(name);
         // Version 3, no tensors, one metadata entry `a`, an array.
-        let start = [&b"GGUF\x03\0\0\0"[..], &[0; 8], &1_u64.to_le_bytes(), &1_u64.to_le_bytes(), b"a\x09\0\0\0"];
+        let start =
+            [&b"GGUF\x03\0\0\0"[..], &[0; 8], &1_u64.to_le_bytes(), &1_u64.to_le_bytes(), b"a\x09\0\0\0"];
         std::fs::write(&path, [&start.concat(), tail, &[0; 64]].concat()).unwrap();
         path
     };
@@ -181,7 +183,10 @@ fn inspect_says_what_a_machine_holds() {
     let object: Value = serde_json::from_str(finished.stdout.lines().last().unwrap()).unwrap();
     assert_eq!((&object["layers"], &object["licence"]), (&json!(30), &json!("apache-2.0")), "{object}");
     assert_eq!(object["quantisation"], json!("Q4_1"));
-    assert!(object["model_id"].is_string() && object["parameters"].as_u64().unwrap() > 130_000_000, "{object}");
+    assert!(
+        object["model_id"].is_string() && object["parameters"].as_u64().unwrap() > 130_000_000,
+        "{object}"
+    );
     let classes: Vec<&str> =
         object["classes"].as_array().unwrap().iter().map(|c| c["class"].as_str().unwrap()).collect();
     assert_eq!(classes, ["exact", "bf16", "int8", "int4"]);
@@ -189,7 +194,8 @@ fn inspect_says_what_a_machine_holds() {
     let middle = |at: usize| fits[at]["middle"].as_u64().unwrap();
     assert!(middle(0) < middle(1) && middle(1) <= middle(3), "{object}");
     assert!(fits[0]["machines"].as_u64().unwrap() > 1 || fits[0]["machines"].is_null(), "{object}");
-    let quick = programs.run("shard-node", home.path(), &["inspect", &model, "--quick", "--json"], SOON).unwrap();
+    let quick =
+        programs.run("shard-node", home.path(), &["inspect", &model, "--quick", "--json"], SOON).unwrap();
     let quick: Value = serde_json::from_str(quick.stdout.lines().last().unwrap()).unwrap();
     assert!(quick["model_id"].is_null() && quick["parameters"] == object["parameters"], "{quick}");
 }

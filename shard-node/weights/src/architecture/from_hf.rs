@@ -5,7 +5,7 @@ use proto::manifest::Architecture;
 use serde_json::{Map, Value};
 
 use super::families::Family;
-use super::{FieldError, LayerTypes, Reading, rope};
+use super::{FieldError, LayerTypes, Reading, quantised_checkpoint, rope};
 use crate::header::clip;
 
 /// What a configuration class of `transformers` assumes where `config.json` says nothing.
@@ -86,7 +86,7 @@ pub(super) fn read(config: &Map<String, Value>) -> Result<Reading, FieldError> {
     }
     if let Some(quantisation) = HfFields(config).object("quantization_config") {
         let method = HfFields(quantisation).text("quant_method").unwrap_or("unknown");
-        unsupported.push(format!("quantization_config {:?}", clip(method)));
+        unsupported.push(quantised_checkpoint(method));
     }
     let mut reading = Reading { architecture, unsupported };
     (family.read_hf)(&fields, &mut reading)?;

@@ -16,6 +16,7 @@ use proto::manifest::Architecture;
 use crate::checkpoint::{Checkpoint, Container, TensorError};
 use crate::header::clip;
 use crate::names::layer_of;
+use crate::stored::READABLE;
 use families::{Family, known};
 use layer_types::LayerTypes;
 
@@ -69,10 +70,13 @@ impl Checkpoint {
             Container::Gguf(gguf) => from_gguf::read(gguf, self),
             Container::Safetensors { config } => from_hf::read(config),
         }
-        .map_err(|FieldError { field, what }| ArchitectureError::Field {
-            path: self.path().to_owned(),
-            field,
-            what,
+        .map_err(|FieldError { field, what }| {
+            let path = self.path().to_owned();
+            // What another family calls its numbers is not damage.
+            match unknown_family(self.container()) {
+                Some(part) => ArchitectureError::Unsupported { path, parts: vec![part] },
+                None => ArchitectureError::Field { path, field, what },
+            }
         })?;
         if let Some(scaling) = reading.architecture.rope_scaling.filter(|scaling| !scaling.is_sane()) {
             return Err(ArchitectureError::Field {
@@ -130,6 +134,29 @@ pub fn span_tensors(architecture: &Architecture, span: LayerSpan) -> Vec<(String
 pub fn norm_offset(architecture: &Architecture, container: &Container) -> f32 {
     let about_zero = Family::named(&architecture.family).is_some_and(|family| family.norms_about_zero);
     if about_zero && matches!(container, Container::Safetensors { .. }) { 1.0 } else { 0.0 }
+}
+
+/// The family's name in the metadata, if it is not one of those that are computed.
+fn unknown_family(container: &Container) -> Option<String> {
+    match container {
+        Container::Gguf(gguf) => {
+            let name = gguf.string("general.architecture")?;
+            Family::of_gguf(name).is_none().then(|| format!("architecture {:?}", clip(name)))
+        }
+        Container::Safetensors { config } => {
+            let name = config.get("model_type")?.as_str()?;
+            Family::of_model_type(name).is_none().then(|| format!("model_type {:?}", clip(name)))
+        }
+    }
+}
+
+/// What to say of a checkpoint that was quantised by that method.
+fn quantised_checkpoint(method: &str) -> String {
+    format!(
+        "quantization_config {:?} (int4 of GPTQ and AWQ and 8-bit floats are not read; take the model unquantised, or a \
+         GGUF of it in {READABLE})",
+        clip(method)
+    )
 }
 
 /// A field of the metadata that cannot be used.

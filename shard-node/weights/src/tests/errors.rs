@@ -214,10 +214,29 @@ fn unsupported_parts_are_all_named() {
     for part in ["gpt_neox", "gelu", "attention_bias", "longrope", "gptq"] {
         assert!(error.contains(part), "{error}");
     }
+    config["model_type"] = json!("llama");
     config["num_hidden_layers"] = json!("many");
     std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
     let error = Checkpoint::open(directory.path()).unwrap().architecture().unwrap_err().to_string();
     assert!(error.contains("num_hidden_layers is not a 32-bit number"), "{error}");
+}
+
+#[test]
+fn a_family_whose_numbers_have_other_names_is_refused_by_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    write_tiny(directory.path());
+    let config = json!({"model_type": "mamba2", "num_heads": 128, "state_size": 128});
+    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+    let error = Checkpoint::open(directory.path()).unwrap().architecture().unwrap_err().to_string();
+    assert!(error.contains("model_type \"mamba2\"") && error.contains("llama"), "{error}");
+    let path = directory.path().join("rwkv.gguf");
+    let golden = std::fs::read(super::golden("tiny.gguf")).unwrap();
+    // The first string of the metadata; keys then begin with a name that no key begins with.
+    let at = golden.windows(5).position(|bytes| bytes == b"llama").unwrap();
+    let spoilt = [&golden[..at], b"rwkv6", &golden[at + 5..]].concat();
+    std::fs::write(&path, spoilt).unwrap();
+    let error = Checkpoint::open(&path).unwrap().architecture().unwrap_err().to_string();
+    assert!(error.contains("architecture \"rwkv6\"") && error.contains("llama"), "{error}");
 }
 
 #[test]
