@@ -85,7 +85,7 @@ pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, Fiel
 }
 
 /// The metadata under an architecture's name.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct GgufFields<'a> {
     pub(super) gguf: &'a Gguf,
     pub(super) architecture: &'a str,

@@ -44,8 +44,8 @@ pub(super) fn read(config: &Map<String, Value>) -> Result<Reading, FieldError> {
     let name = family.map_or_else(|| clip(model_type), |family| family.name.to_owned());
     let family = family.unwrap_or_else(|| Family::nearest(""));
     // A model with images has its decoder's numbers one level down.
-    let fields = HfFields(config);
-    let fields = fields.object("text_config").map_or(fields, HfFields);
+    let whole = HfFields(config);
+    let fields = HfFields(whole.object("text_config").unwrap_or(config));
     let defaults = family.defaults;
 
     let heads = fields.or_default("num_attention_heads", defaults.heads)?;
@@ -70,8 +70,8 @@ pub(super) fn read(config: &Map<String, Value>) -> Result<Reading, FieldError> {
         norm_eps: fields.number("rms_norm_eps").unwrap_or(1e-6),
         rope_theta: rope.theta,
         rope_scaling: rope.scaling,
-        tied_head: [fields, HfFields(config)]
-            .iter()
+        tied_head: [&fields, &whole]
+            .into_iter()
             .find_map(|fields| fields.get("tie_word_embeddings")?.as_bool())
             .unwrap_or(defaults.tied_head),
         window: None,
@@ -84,7 +84,7 @@ pub(super) fn read(config: &Map<String, Value>) -> Result<Reading, FieldError> {
             unsupported.push(format!("{key} {:?}", clip(act)));
         }
     }
-    if let Some(quantisation) = HfFields(config).object("quantization_config") {
+    if let Some(quantisation) = whole.object("quantization_config") {
         let method = HfFields(quantisation).text("quant_method").unwrap_or("unknown");
         unsupported.push(quantised_checkpoint(method));
     }
@@ -94,7 +94,7 @@ pub(super) fn read(config: &Map<String, Value>) -> Result<Reading, FieldError> {
 }
 
 /// The members of a JSON object, by kind.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct HfFields<'a>(pub(super) &'a Map<String, Value>);
 
 impl<'a> HfFields<'a> {

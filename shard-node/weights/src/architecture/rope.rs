@@ -78,7 +78,8 @@ fn scaling_from_hf(
             original_context,
         })),
         Some("yarn") => {
-            let factor = rope.number("factor").unwrap_or(f64::from(context) / f64::from(original_context));
+            let factor =
+                rope.number("factor").unwrap_or_else(|| f64::from(context) / f64::from(original_context));
             let set = |name: &str| rope.number(name).filter(|&number| number != 0.0);
             let attention_factor =
                 match (rope.number("attention_factor"), set("mscale"), set("mscale_all_dim")) {
@@ -106,7 +107,7 @@ fn scaling_from_hf(
 const BETA_FAST: f64 = 32.0;
 const BETA_SLOW: f64 = 1.0;
 
-/// YaRN's factor of cosines and sines (equation 22 of <https://arxiv.org/abs/2309.00071>, squared away).
+/// YaRN's factor of cosines and sines (section 3.4 of <https://arxiv.org/abs/2309.00071>), as transformers extends it.
 fn amplitude(factor: f64, mscale: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
 }

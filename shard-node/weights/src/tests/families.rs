@@ -7,15 +7,13 @@ use super::{tiny_config, write_tiny};
 use crate::architecture::{Reading, families};
 use crate::{Checkpoint, span_tensors};
 
-/// The reading of the tiny llama's configuration with some members changed; null removes one.
+/// The reading of the tiny llama's configuration with some members changed.
 fn reading(changes: Value) -> Reading {
     let directory = tempfile::tempdir().unwrap();
     write_tiny(directory.path());
     let mut config = tiny_config();
-    let config_map = config.as_object_mut().unwrap();
-    for (key, value) in changes.as_object().unwrap() {
-        config_map.insert(key.clone(), value.clone());
-    }
+    let Value::Object(changes) = changes else { panic!("{changes}") };
+    config.as_object_mut().unwrap().extend(changes);
     std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
     Checkpoint::open(directory.path()).unwrap().read_architecture().unwrap()
 }
