@@ -20,8 +20,13 @@ impl Engine for LibtorchEngine {
             device,
             threads: threads.map(std::num::NonZeroUsize::get),
         };
-        loader(options, |progress| {
-            tracing::debug!(read = progress.read, total = progress.total, "load shard");
+        let mut told = 0;
+        loader(options, move |progress| {
+            let quarter = progress.read * 4 / progress.total.max(1);
+            if quarter > told {
+                told = quarter;
+                tracing::info!(percent = quarter * 25, bytes = progress.total, "loading the shard");
+            }
         })
     }
 }

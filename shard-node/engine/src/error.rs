@@ -1,6 +1,7 @@
 //! Why the engine cannot load a shard. Each case names the thing and the cure.
 
 use proto::span::SpanError;
+use shard_node_stage::StageError;
 use shard_node_weights::{ArchitectureError, OpenError, TensorError};
 
 use crate::device::DeviceError;
@@ -43,6 +44,9 @@ pub enum EngineError {
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The loaded shard fails its first steps, with which the number of compute threads is measured.
+    #[error("the loaded shard does not compute: {0}")]
+    Threads(StageError),
     /// libtorch failed.
     #[error("libtorch: {0}")]
     Torch(#[from] TorchError),

@@ -15,6 +15,7 @@ mod numerics;
 mod rows;
 mod span_weights;
 mod stage;
+mod threads;
 
 pub use device::DeviceError;
 pub use engine::LibtorchEngine;

@@ -11,7 +11,9 @@ use proto::manifest::{Architecture, Manifest};
 use proto::tensor::NumericsClass;
 use shard_node::engine::DeviceChoice;
 use shard_node_stage::{LoadError, Stage, StageLoader, StageShape};
-use shard_node_weights::Checkpoint;
+use shard_node_weights::manifest::SpanCheck;
+use shard_node_weights::{Checkpoint, span_tensors};
+use tch::Device;
 
 use crate::device;
 use crate::error::EngineError;
@@ -20,8 +22,9 @@ use crate::ffi::{self, InferenceMode};
 use crate::kernels::rotary::Rotary;
 use crate::kv::KvStore;
 use crate::numerics::Numerics;
-use crate::span_weights::{SpanWeights, stored_bytes};
+use crate::span_weights::{Checking, SpanWeights, stored_bytes};
 use crate::stage::{Embedding, Head, Output, TorchStage, heads_of};
+use crate::threads::{self, Threads};
 
 /// What to load and how to compute it.
 #[derive(Debug, Clone)]
@@ -67,7 +70,7 @@ pub(crate) fn load_stage(
     options: &EngineOptions,
     mut progress: impl FnMut(LoadProgress),
 ) -> Result<TorchStage, EngineError> {
-    let checkpoint = Checkpoint::open(&options.model)?;
+    let checkpoint = Arc::new(Checkpoint::open(&options.model)?);
     let architecture = checkpoint.architecture()?;
     let span = options.span.within(architecture.n_layers)?;
     let family = Family::of(&architecture)?;
@@ -78,13 +81,17 @@ pub(crate) fn load_stage(
 
     let device = device::open(options.device)?;
     let numerics = Numerics::choose(options.class, device)?;
-    let threads = numerics.threads(options.threads);
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-    ffi::team(threads)?;
+    let threads = Threads::fixed(numerics.threads(options.threads))?;
     let mode = InferenceMode::enter()?;
 
+    let manifest = options.manifest.as_ref();
+    let checking = manifest
+        .map(|manifest| SpanCheck::new(manifest, &checkpoint, &span_tensors(&architecture, span)))
+        .transpose()?
+        .map(Checking::start);
+    let manifest = manifest.map(|manifest| &**manifest);
     let weights =
-        SpanWeights::new(&checkpoint, &architecture, options.manifest.as_deref(), numerics.linear, device);
+        SpanWeights::new(&checkpoint, &architecture, manifest, checking.as_ref(), numerics.linear, device);
     let first = span.start() == 0;
     let last = span.end() == architecture.n_layers;
     let [hidden, vocab] = [architecture.hidden, architecture.vocab].map(u64::from);
@@ -106,6 +113,8 @@ pub(crate) fn load_stage(
     } else {
         None
     };
+    // Nothing computes with weights that are not the manifest's.
+    checking.map_or(Ok(()), Checking::finish)?;
     progress(LoadProgress { read: total, total });
 
     let heads = heads_of(&architecture);
@@ -121,9 +130,23 @@ pub(crate) fn load_stage(
     };
     let rotary = Rotary::new(&architecture, device)?;
     let embedding = embedding.map(|table| Embedding::new(table, family.embedding_scale(&architecture)));
-    let stage =
-        TorchStage { shape, numerics, device, heads, embedding, layers, head, rotary, kv, _mode: mode };
-    tracing::info!(%span, threads, matrix_bytes = stage.weight_bytes(), "shard loaded");
+    let mut stage = TorchStage {
+        shape,
+        numerics,
+        threads,
+        device,
+        heads,
+        embedding,
+        layers,
+        head,
+        rotary,
+        kv,
+        _mode: mode,
+    };
+    if options.threads.is_none() && device == Device::Cpu {
+        stage.threads = threads::measured(&mut stage).map_err(EngineError::Threads)?;
+    }
+    tracing::info!(%span, threads = stage.threads.most(), matrix_bytes = stage.weight_bytes(), "shard loaded");
     Ok(stage)
 }
 

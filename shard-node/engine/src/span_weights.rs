@@ -4,6 +4,9 @@
 //! lie in a matrix of their own. Families ask by HF name and expected size; whatever the file lacks
 //! or has otherwise is an error that names it.
 
+mod checking;
+mod fill;
+
 use proto::LayerSpan;
 use proto::manifest::{Architecture, Manifest};
 use shard_node_weights::{Bf16, Checkpoint, StoredTensor, TensorError, manifest, norm_offset};
@@ -12,12 +15,14 @@ use tch::{Device, Kind, Tensor};
 use crate::error::EngineError;
 use crate::ffi::{self, Value};
 use crate::kernels::linear::{Linear, LinearKind};
+pub(crate) use checking::Checking;
 
 /// Reads the tensors of a span.
 #[derive(Debug)]
 pub(crate) struct SpanWeights<'a> {
     checkpoint: &'a Checkpoint,
     manifest: Option<&'a Manifest>,
+    checking: Option<&'a Checking>,
     kind: LinearKind,
     device: Device,
     norm_offset: f32,
@@ -28,17 +33,20 @@ impl<'a> SpanWeights<'a> {
         checkpoint: &'a Checkpoint,
         architecture: &Architecture,
         manifest: Option<&'a Manifest>,
+        checking: Option<&'a Checking>,
         kind: LinearKind,
         device: Device,
     ) -> Self {
         let norm_offset = norm_offset(architecture, checkpoint.container());
-        Self { checkpoint, manifest, kind, device, norm_offset }
+        Self { checkpoint, manifest, checking, kind, device, norm_offset }
     }
 
-    /// The tensor, with the shape the architecture demands and the bytes the manifest names.
+    /// The tensor, with the shape the architecture demands and the bytes the manifest names; where those are being
+    /// checked by other threads, whoever loads waits for them at the end.
     fn checked(&self, name: &str, shape: &[u64]) -> Result<&'a StoredTensor, EngineError> {
         let tensor = self.checkpoint.require(name, shape)?;
-        if let Some(manifest) = self.manifest {
+        let elsewhere = self.checking.is_some_and(|checking| checking.includes(tensor));
+        if let Some(manifest) = self.manifest.filter(|_| !elsewhere) {
             manifest::verify(manifest, self.checkpoint, name)?;
         }
         Ok(tensor)
@@ -104,13 +112,8 @@ impl<'a> SpanWeights<'a> {
             .map(|&(name, rows)| Ok((self.checked(name, &[rows, columns])?, rows)))
             .collect::<Result<Vec<_>, EngineError>>()?;
         let total: u64 = parts.iter().map(|&(_, rows)| rows).sum();
-        let read = ffi::filled(&[total as i64, columns as i64], |mut values: &mut [T]| {
-            for (tensor, rows) in tensors {
-                let (part, rest) = values.split_at_mut((rows * columns) as usize);
-                self.checkpoint.rows_into(tensor, 0..rows, part)?;
-                values = rest;
-            }
-            Ok::<_, TensorError>(())
+        let read = ffi::filled(&[total as i64, columns as i64], |values: &mut [T]| {
+            fill::fill(self.checkpoint, &tensors, columns, values)
         });
         Ok(read??)
     }

@@ -20,12 +20,14 @@ use crate::kernels::rows::rms_norm;
 use crate::kv::KvStore;
 use crate::numerics::Numerics;
 use crate::rows::StepRows;
+use crate::threads::Threads;
 
 /// A loaded shard. Lives and dies on the thread that loaded it.
 #[derive(Debug)]
 pub(crate) struct TorchStage {
     pub(crate) shape: StageShape,
     pub(crate) numerics: Numerics,
+    pub(crate) threads: Threads,
     pub(crate) device: Device,
     pub(crate) heads: Heads,
     pub(crate) embedding: Option<Embedding>,
@@ -138,6 +140,7 @@ impl Stage for TorchStage {
         for group in groups {
             self.kv.grow(group.slot, group.start.get() + group.rows)?;
         }
+        self.threads.set_for(rows)?;
         let output = self.compute(groups, rows, start)?;
         for group in groups {
             self.kv.session_mut(group.slot)?.advance(group.start.get() + group.rows);

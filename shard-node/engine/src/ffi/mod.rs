@@ -170,7 +170,7 @@ pub(crate) fn contiguous_f32(tensor: &Tensor) -> Option<&[f32]> {
 }
 
 /// A number type whose slices can be a tensor's memory.
-pub(crate) trait Value: shard_node_weights::Element {
+pub(crate) trait Value: shard_node_weights::Element + Send {
     /// The tensor type with this layout.
     const KIND: Kind;
 }

@@ -1,9 +1,10 @@
 //! Manifests: computed from a model's files by one streaming read, and held against them tensor by
-//! tensor when a span is loaded. The format is [`proto::manifest`]'s; the cache is [`cache`]'s;
+//! tensor when a span is loaded ([`SpanCheck`] on several threads). The format is [`proto::manifest`]'s; the cache is [`cache`]'s;
 //! [`fit`] looks at headers before anything is loaded.
 
 pub mod cache;
 pub mod fit;
+mod span_check;
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
@@ -17,6 +18,7 @@ use crate::architecture::ArchitectureError;
 use crate::checkpoint::{Checkpoint, StoredTensor, TensorError};
 use crate::names::layer_of;
 use crate::text::{TextError, TextParts};
+pub use span_check::SpanCheck;
 
 /// A model with everything that nodes serve by hash.
 #[derive(Clone, Debug)]
@@ -94,6 +96,16 @@ pub enum VerifyError {
         expected: String,
         /// Type and shape in the file.
         found: String,
+    },
+    /// The file could not be read.
+    #[error("{path}: reading tensor {tensor}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Canonical name.
+        tensor: String,
+        /// The system's word.
+        source: std::io::Error,
     },
     /// The bytes differ.
     #[error(

@@ -1,12 +1,14 @@
 //! Manifests: computed, cached, held against changed files; and `inspect`.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use proto::LayerSpan;
 use proto::tensor::Dtype;
 
 use super::{golden, tiny_config, write_tiny};
-use crate::manifest::{compute, verify};
-use crate::{Checkpoint, Described, ManifestCache, StoredTensor, VerifyError, inspect};
+use crate::manifest::{SpanCheck, compute, verify};
+use crate::{Checkpoint, Described, ManifestCache, StoredTensor, VerifyError, inspect, span_tensors};
 
 const Q: &str = "model.layers.0.self_attn.q_proj.weight";
 
@@ -71,6 +73,29 @@ fn a_manifest_of_another_model_is_noticed() {
     manifest.tensors[0].dtype = Dtype::F16;
     let name = manifest.tensors[0].name.clone();
     assert!(matches!(verify(&manifest, &checkpoint, &name), Err(VerifyError::Differs { .. })));
+}
+
+#[test]
+fn a_span_is_checked_by_several_threads_and_the_changed_tensor_named() {
+    let directory = tempfile::tempdir().unwrap();
+    write_tiny(directory.path());
+    let manifest = Arc::new(described(directory.path()).manifest);
+    let check = || {
+        let checkpoint = Arc::new(Checkpoint::open(directory.path()).unwrap());
+        let architecture = checkpoint.architecture().unwrap();
+        let whole = LayerSpan::new(0, architecture.n_layers).unwrap();
+        let check = SpanCheck::new(&manifest, &checkpoint, &span_tensors(&architecture, whole)).unwrap();
+        assert!(check.includes(checkpoint.tensor(Q).unwrap()));
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| check.run())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Result<Vec<()>, _>>()
+        })
+    };
+    assert!(check().is_ok());
+    let place = Checkpoint::open(directory.path()).unwrap().tensor(Q).unwrap().place().1 as usize;
+    flip(&directory.path().join("model.safetensors"), place);
+    let error = check().unwrap_err();
+    assert!(matches!(&error, VerifyError::WrongBytes { tensor, .. } if tensor == Q), "{error}");
 }
 
 #[test]
