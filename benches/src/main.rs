@@ -1,13 +1,17 @@
-//! Measurements over real processes and the real model; each prints one JSON object on its last line.
+//! Measurements over real processes, with the real model or synthetic ones; each prints one JSON object on its last line.
 //!
 //! `cargo run --release -p benches -- COMMAND`. What is compared is compared in one run, alternating, as medians and
 //! ratios. `docs/BENCHMARKS.md` holds the figures with these commands.
 
 mod agreement;
+mod asked;
 mod decode;
 mod detection;
+mod engine;
 mod first_token;
 mod statistics;
+mod swarm_speed;
+mod synthetic;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -29,6 +33,12 @@ enum Command {
     FirstToken(first_token::Options),
     /// Greedy answers to twenty prompts over three nodes and over one, in bf16
     Agreement(agreement::Options),
+    /// Write a model of random weights in the shape of a real one
+    Synthetic(synthetic::Options),
+    /// Speed, memory and loading of the engine in each numerics class, on a synthetic model
+    Engine(engine::Options),
+    /// A synthetic model over three nodes, and over llama.cpp's RPC servers if they are given
+    SwarmSpeed(swarm_speed::Options),
 }
 
 fn main() -> Result<()> {
@@ -37,6 +47,9 @@ fn main() -> Result<()> {
         Command::Detection(options) => detection::run(&options),
         Command::FirstToken(options) => first_token::run(&options),
         Command::Agreement(options) => agreement::run(&options),
+        Command::Synthetic(options) => synthetic::run(&options),
+        Command::Engine(options) => engine::run(&options),
+        Command::SwarmSpeed(options) => swarm_speed::run(&options),
     }
 }
 

@@ -121,7 +121,7 @@ const LIBRARY: &str = "libtorch_cpu.so";
 /// stages of one machine take turns, and one that spins on takes the next one's core. Not spinning cost the demo model
 /// on two cores a fifth to a third of its speed, 300,000 (the runtime's default) more than half over three nodes; from
 /// 3,000 to 30,000 it made no difference beyond noise. Figures in `docs/BENCHMARKS.md`.
-const OPENMP: [(&str, &str); 2] = [("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "6000")];
+pub const OPENMP: [(&str, &str); 2] = [("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "6000")];
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,8 @@
     reason = "a measuring program: prints and reads clocks"
 )]
 
+mod read_limit;
+
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -30,7 +32,7 @@ fn main() -> Result<()> {
     let span: LayerSpan =
         arguments.next().map_or_else(|| LayerSpan::new(0, architecture.n_layers), |text| text.parse())?;
 
-    let limit = read_limit(threads);
+    let limit = read_limit::read_limit(&read_limit::words(), threads, 8);
     println!("read limit, {threads} thread(s): {:.1} GB/s", limit / 1e9);
     let options = EngineOptions {
         model,
@@ -109,46 +111,4 @@ fn run(stage: &mut dyn Stage, groups: &[StepGroup]) -> Result<f64> {
     let begun = Instant::now();
     black_box(stage.step(groups, input)?);
     Ok(begun.elapsed().as_secs_f64())
-}
-
-/// Bytes a second that `threads` threads can read from memory, best of some passes over 1 GiB.
-fn read_limit(threads: usize) -> f64 {
-    let words: Vec<u64> = (0..1u64 << 27).collect();
-    let pass = || {
-        std::thread::scope(|scope| {
-            let parts = words.chunks(words.len() / threads).map(|part| scope.spawn(move || read(part)));
-            for part in parts.collect::<Vec<_>>() {
-                black_box(part.join().ok());
-            }
-        });
-    };
-    let seconds = (0..8).map(|_| {
-        let begun = Instant::now();
-        pass();
-        begun.elapsed().as_secs_f64()
-    });
-    (words.len() * 8) as f64 / seconds.fold(f64::MAX, f64::min)
-}
-
-fn read(words: &[u64]) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx512f") {
-        #[expect(unsafe_code, reason = "wide loads: narrow ones do not reach the limit")]
-        // SAFETY: the CPU has AVX-512F, asked just above.
-        return unsafe { read_wide(words) };
-    }
-    words.iter().fold(0, |sum, word| sum ^ word)
-}
-
-/// Xor, because it may be reordered and so becomes vectors.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn read_wide(words: &[u64]) -> u64 {
-    let mut sums = [0u64; 64];
-    for chunk in words.chunks_exact(64) {
-        for lane in 0..64 {
-            sums[lane] ^= chunk[lane];
-        }
-    }
-    sums.iter().fold(0, |total, sum| total ^ sum)
 }
