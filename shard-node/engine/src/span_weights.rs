@@ -74,7 +74,9 @@ impl<'a> SpanWeights<'a> {
             for (tensor, len) in tensors {
                 let (part, rest) = values.split_at_mut(len as usize);
                 self.checkpoint.rows_into(tensor, 0..len, part)?;
-                part.iter_mut().for_each(|value| *value += offset);
+                for value in part {
+                    *value += offset;
+                }
                 values = rest;
             }
             Ok::<_, TensorError>(())
