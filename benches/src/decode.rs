@@ -18,7 +18,7 @@ pub(crate) struct Options {
     /// Tokens of each answer
     #[arg(long, default_value_t = 128)]
     tokens: u32,
-    /// bf16 or exact
+    /// exact, bf16, int8 or int4
     #[arg(long, default_value = "bf16")]
     numerics: String,
     /// Compute threads of every node; chosen by the engine when absent

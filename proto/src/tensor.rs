@@ -126,14 +126,21 @@ pub enum NumericsClass {
     Exact,
     /// bf16 weights and activations, prepacked.
     Bf16,
+    /// 8-bit weights, a scale for each output row; activations rounded to 8 bits, a scale for each 32 of a row.
+    Int8,
+    /// 4-bit weights, a scale and a minimum for each 32; activations rounded to 8 bits, a scale for each 32.
+    Int4,
 }
 
 impl NumericsClass {
+    /// All classes: where two would serve a request equally fast, the one that comes first.
+    pub const ALL: [Self; 4] = [Self::Bf16, Self::Int8, Self::Int4, Self::Exact];
+
     /// Element type of activations on the wire.
     pub const fn wire_dtype(self) -> WireDtype {
         match self {
             Self::Exact => WireDtype::F32,
-            Self::Bf16 => WireDtype::Bf16,
+            Self::Bf16 | Self::Int8 | Self::Int4 => WireDtype::Bf16,
         }
     }
 
@@ -142,6 +149,8 @@ impl NumericsClass {
         match self {
             Self::Exact => "exact",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 }
@@ -154,7 +163,7 @@ impl std::fmt::Display for NumericsClass {
 
 /// A numerics class that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a numerics class: use exact or bf16")]
+#[error("`{0}` is not a numerics class: use exact, bf16, int8 or int4")]
 pub struct UnknownClass(String);
 
 impl std::str::FromStr for NumericsClass {
@@ -164,6 +173,8 @@ impl std::str::FromStr for NumericsClass {
         match text {
             "exact" => Ok(Self::Exact),
             "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
+            "int4" => Ok(Self::Int4),
             _ => Err(UnknownClass(text.chars().take(40).collect())),
         }
     }
@@ -194,6 +205,24 @@ impl WireDtype {
             1 => Some(Self::F32),
             2 => Some(Self::Bf16),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_keep_their_names_and_numbers_on_the_wire() {
+        for (number, class) in
+            [NumericsClass::Exact, NumericsClass::Bf16, NumericsClass::Int8, NumericsClass::Int4]
+                .into_iter()
+                .enumerate()
+        {
+            assert_eq!(class.name().parse(), Ok(class));
+            assert_eq!(crate::codec::encode(&class), [number as u8, 0, 0, 0]);
+            assert!(NumericsClass::ALL.contains(&class));
         }
     }
 }

@@ -31,7 +31,7 @@ fn mistakes_of_usage_end_with_2_and_name_the_cure() {
         (&["generate"][..], "--prompt"),
         (&["generate", "--prompt", "x", "--token-ids", "1"], "cannot be used with"),
         (&["generate", "--prompt", "x"], "give --bootstrap"),
-        (&["generate", "--prompt", "x", "--numerics", "int3", "--bootstrap", "127.0.0.1:1"], "exact or bf16"),
+        (&["generate", "--prompt", "x", "--numerics", "int3", "--bootstrap", "127.0.0.1:1"], "int8 or int4"),
         (&["generate", "--prompt", "x", "--credit", "0", "--bootstrap", "127.0.0.1:1"], "--credit"),
         (&["generate", "--prompt", "x", "--top-p", "-1", "--bootstrap", "127.0.0.1:1"], "top_p is -1"),
         (&["chat", "--timeout", "0", "--bootstrap", "127.0.0.1:1"], "--timeout 0"),

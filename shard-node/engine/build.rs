@@ -14,10 +14,7 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
 
     // libtorch's headers take most of a minute to compile; the kernels beside it change far more often.
-    if up_to_date("layerlane_torch_shim", &["shim/torch.cc", "build.rs"]) {
-        println!("cargo:rustc-link-lib=static=layerlane_torch_shim");
-        println!("cargo:rustc-link-lib=stdc++");
-    } else {
+    if !up_to_date("layerlane_torch_shim", &["shim/torch.cc", "build.rs"]) {
         cc::Build::new()
             .cpp(true)
             .pic(true)
@@ -31,8 +28,15 @@ fn main() {
     }
 
     // No torch headers here; the loops want -O3. Their threads are those of libtorch's own libgomp.
-    let kernels = |contract: &str, files: &[&str], name: &str| {
-        cc::Build::new()
+    let kernels = |flags: &[&str], files: &[&str], name: &str| {
+        if up_to_date(name, &[files, &HEADERS, &["build.rs"]].concat()) {
+            return;
+        }
+        let mut build = cc::Build::new();
+        for flag in flags {
+            build.flag(flag);
+        }
+        build
             .cpp(true)
             .pic(true)
             .std("c++17")
@@ -43,19 +47,31 @@ fn main() {
             .flag("-Wno-psabi")
             // GCC 12 finds its own AVX-512 headers wanting.
             .flag("-Wno-maybe-uninitialized")
-            .flag(contract)
             .files(files)
             .compile(name);
     };
     // See the head of rows.cc for why it must not fuse products and sums.
-    kernels("-ffp-contract=off", &["shim/rows.cc"], "layerlane_rows");
+    kernels(&["-ffp-contract=off"], &["shim/rows.cc", "shim/panels.cc"], "layerlane_rows");
     let fused = ["shim/attention.cc", "shim/head.cc", "shim/pairs.cc", "shim/team.cc"];
-    kernels("-ffp-contract=fast", &fused, "layerlane_attention");
+    kernels(&["-ffp-contract=fast"], &fused, "layerlane_attention");
+    // Whole files for one level of vectors, called only where the CPU has it.
+    let level = |instructions: &[&str], file: &str, name: &str| {
+        kernels(&[&["-ffp-contract=off"], instructions].concat(), &[file], name);
+    };
+    level(&["-mavx2", "-mfma", "-mf16c"], "shim/panels_avx2.cc", "layerlane_panels_avx2");
+    level(
+        &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma"],
+        "shim/panels_avx512.cc",
+        "layerlane_panels_avx512",
+    );
     println!("cargo:rustc-link-search=native={lib}");
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
 }
 
-/// The archive of an earlier run is newer than everything it was made of.
+/// What the kernels include.
+const HEADERS: [&str; 3] = ["shim/panels.h", "shim/team.h", "shim/values.h"];
+
+/// The archive of an earlier run is newer than everything it was made of; if so, links it.
 fn up_to_date(archive: &str, sources: &[&str]) -> bool {
     let modified = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
     let folder = std::env::var("OUT_DIR").expect("cargo names the folder for what we make");
@@ -67,4 +83,10 @@ fn up_to_date(archive: &str, sources: &[&str]) -> bool {
         .map(|source| modified(Path::new(source)))
         .chain([libtorch])
         .all(|source| source < Some(made))
+        && {
+            println!("cargo:rustc-link-search=native={folder}");
+            println!("cargo:rustc-link-lib=static={archive}");
+            println!("cargo:rustc-link-lib=stdc++");
+            true
+        }
 }

@@ -40,7 +40,7 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_DEVICE", value_name = "DEVICE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// How to compute: bf16 is fast; exact gives the same bits however a model is split
+    /// How to compute: bf16 is fast; int8 and int4 are smaller and faster, less close; exact gives the same bits however a model is split
     #[arg(long, env = "LAYERLANE_NUMERICS", value_name = "CLASS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numerics: Option<String>,
@@ -260,7 +260,7 @@ mod tests {
     fn wrong_settings_are_named_with_the_cure() {
         for (text, words) in [
             ("layers = \"10..5\"", ["layers", "start must be below end"]),
-            ("numerics = \"int3\"", ["numerics", "exact or bf16"]),
+            ("numerics = \"int3\"", ["numerics", "int8 or int4"]),
             ("device = \"tpu\"", ["device", "auto, cpu or cuda:N"]),
             ("bootstrap = [\"nowhere\"]", ["bootstrap", "NODEID@HOST:PORT"]),
             ("log_format = \"xml\"", ["log-format", "text or json"]),

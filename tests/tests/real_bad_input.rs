@@ -48,7 +48,7 @@ fn a_node_says_what_is_wrong_before_it_serves() {
     serve(&["--model", "/does/not/exist.gguf"], &["/does/not/exist.gguf", "does not exist"]);
     serve(&["--model", &model, "--layers", "20..31"], &["20..31", "30 layers"]);
     serve(&["--model", &model, "--layers", "7..7"], &["7..7", "start must be below end"]);
-    serve(&["--model", &model, "--numerics", "int3"], &["int3", "exact or bf16"]);
+    serve(&["--model", &model, "--numerics", "int3"], &["int3", "int8 or int4"]);
     serve(&["--model", &model, "--device", "cuda:x"], &["cuda:x", "cuda:N"]);
     serve(&["--model", &model, "--bootstrap", "10.1.2.3:7401"], &["10.1.2.3:7401", "--trust-first"]);
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

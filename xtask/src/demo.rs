@@ -50,7 +50,7 @@ pub(crate) struct DemoArgs {
     /// Seed of the sampler
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// How to compute: bf16 is fast, exact gives the same bits however the model is split
+    /// How to compute: bf16 is fast, int8 and int4 are faster and less close, exact gives the same bits however the model is split
     #[arg(long, value_name = "C", default_value = "bf16")]
     numerics: String,
     /// Compute threads of each node; by default each chooses

@@ -113,7 +113,7 @@ fn spans_text(spans: &[LayerSpan]) -> String {
 pub fn choose_route(view: &View, request: &RouteRequest) -> Result<Route, RouteError> {
     let classes = match request.class {
         Some(class) => vec![class],
-        None => CLASSES.to_vec(),
+        None => NumericsClass::ALL.to_vec(),
     };
     let mut best: Option<Route> = None;
     for &class in &classes {
@@ -125,9 +125,6 @@ pub fn choose_route(view: &View, request: &RouteRequest) -> Result<Route, RouteE
     }
     best.ok_or_else(|| no_route(view, request, &classes))
 }
-
-/// Classes in order of preference where routes cost the same.
-const CLASSES: [NumericsClass; 2] = [NumericsClass::Bf16, NumericsClass::Exact];
 
 fn cheapest(view: &View, request: &RouteRequest, class: NumericsClass) -> Option<Route> {
     let graph = Graph::new(request.n_layers, usable(view, request, class));
@@ -150,7 +147,8 @@ fn no_route(view: &View, request: &RouteRequest, classes: &[NumericsClass]) -> R
     let class = classes.iter().rev().copied().max_by_key(covered).unwrap_or(NumericsClass::Bf16);
     let mut spans = spans_of(class);
     if spans.is_empty() {
-        let other_classes = CLASSES.into_iter().filter(|&other| !spans_of(other).is_empty()).collect();
+        let other_classes =
+            NumericsClass::ALL.into_iter().filter(|&other| !spans_of(other).is_empty()).collect();
         return RouteError::Nobody { model: request.model, class, other_classes };
     }
     let gaps = Coverage::of(request.n_layers, spans.iter().copied()).gaps();

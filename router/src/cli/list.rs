@@ -83,7 +83,7 @@ pub(super) async fn models(router: &Router, settings: &Settings) -> anyhow::Resu
             .map(|offer| offer.n_layers)
             .max()
             .unwrap_or(0);
-        for class in [NumericsClass::Bf16, NumericsClass::Exact] {
+        for class in NumericsClass::ALL {
             let spans: BTreeSet<(proto::NodeId, LayerSpan)> = view
                 .nodes()
                 .filter(|node| model.nodes.contains(&node.node()))

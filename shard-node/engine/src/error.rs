@@ -41,6 +41,16 @@ pub enum EngineError {
         /// The most.
         most: i64,
     },
+    /// A matrix that the int8 and int4 classes cannot multiply.
+    #[error(
+        "matrices of {width} columns are not supported in classes int8 and int4, 1 to {most} are; use bf16"
+    )]
+    Width {
+        /// The model's.
+        width: usize,
+        /// The most.
+        most: usize,
+    },
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceError),

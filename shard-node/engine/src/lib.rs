@@ -4,6 +4,7 @@
 //! Nothing outside this crate knows what a tensor library is; nothing here knows the network.
 
 mod device;
+mod ends;
 mod engine;
 mod error;
 mod families;
@@ -11,7 +12,9 @@ mod ffi;
 mod kernels;
 mod kv;
 mod loader;
+pub mod measure;
 mod numerics;
+mod quantise;
 mod rows;
 mod span_weights;
 mod stage;

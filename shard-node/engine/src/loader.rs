@@ -16,6 +16,7 @@ use shard_node_weights::{Checkpoint, span_tensors};
 use tch::Device;
 
 use crate::device;
+use crate::ends::{Embedding, Output};
 use crate::error::EngineError;
 use crate::families::Family;
 use crate::ffi::{self, InferenceMode};
@@ -23,7 +24,7 @@ use crate::kernels::rotary::Rotary;
 use crate::kv::KvStore;
 use crate::numerics::Numerics;
 use crate::span_weights::{Checking, SpanWeights, stored_bytes};
-use crate::stage::{Embedding, Head, Output, TorchStage, heads_of};
+use crate::stage::{Head, TorchStage, heads_of};
 use crate::threads::{self, Threads};
 
 /// What to load and how to compute it.
@@ -94,21 +95,18 @@ pub(crate) fn load_stage(
         SpanWeights::new(&checkpoint, &architecture, manifest, checking.as_ref(), numerics.linear, device);
     let first = span.start() == 0;
     let last = span.end() == architecture.n_layers;
-    let [hidden, vocab] = [architecture.hidden, architecture.vocab].map(u64::from);
+    let hidden = u64::from(architecture.hidden);
     progress(LoadProgress { read: 0, total });
-    let embedding = if first { Some(weights.table(EMBEDDING, vocab, hidden)?) } else { None };
+    let scale = family.embedding_scale(&architecture);
+    let embedding =
+        if first { Some(Embedding::load(&weights, numerics, &architecture, scale)?) } else { None };
     let mut layers = Vec::with_capacity(span.len() as usize);
     for layer in span.layers() {
         layers.push(family.load(&weights, &architecture, layer)?);
         progress(LoadProgress { read: total * layers.len() as u64 / (u64::from(span.len()) + 1), total });
     }
     let head = if last {
-        let name = if architecture.tied_head { EMBEDDING } else { "lm_head.weight" };
-        let output = match &embedding {
-            _ if !numerics.head_is_table(device) => Output::Linear(weights.linear(&[(name, vocab)], hidden)?),
-            Some(table) if architecture.tied_head => Output::Table(table.shallow_clone()),
-            _ => Output::Table(weights.table(name, vocab, hidden)?),
-        };
+        let output = Output::load(&weights, numerics, &architecture, embedding.as_ref(), device)?;
         Some(Head { norm: weights.norm("model.norm.weight", hidden)?, eps: architecture.norm_eps, output })
     } else {
         None
@@ -129,7 +127,6 @@ pub(crate) fn load_stage(
         kv_bytes_per_position: kv.bytes_per_position(),
     };
     let rotary = Rotary::new(&architecture, device)?;
-    let embedding = embedding.map(|table| Embedding::new(table, family.embedding_scale(&architecture)));
     let mut stage = TorchStage {
         shape,
         numerics,
@@ -150,14 +147,20 @@ pub(crate) fn load_stage(
     Ok(stage)
 }
 
-/// Bytes of the matrices that one decode step of a span reads in a numerics class.
+/// Bytes of the matrices that one decode step of a span reads in a numerics class, without the scales of
+/// int8's rows; in int4, of a model that is not stored in 4 bits.
 pub fn decode_bytes(architecture: &Architecture, span: LayerSpan, class: NumericsClass) -> u64 {
     let a = architecture;
     let [hidden, ffn, vocab] = [a.hidden, a.ffn, a.vocab].map(u64::from);
     let [queries, keys] = [a.heads, a.kv_heads].map(|heads| u64::from(heads) * u64::from(a.head_dim));
     let layer = hidden * (2 * queries + 2 * keys + 3 * ffn);
     let head = if span.end() == a.n_layers { vocab * hidden } else { 0 };
-    (layer * u64::from(span.len()) + head) * class.wire_dtype().bytes() as u64
+    let layers = layer * u64::from(span.len());
+    match class {
+        NumericsClass::Exact => 4 * (layers + head),
+        NumericsClass::Bf16 => 2 * (layers + head),
+        NumericsClass::Int8 => layers + head,
+        // A nibble, and 4 bytes for each 32.
+        NumericsClass::Int4 => layers * 5 / 8 + head,
+    }
 }
-
-const EMBEDDING: &str = "model.embed_tokens.weight";

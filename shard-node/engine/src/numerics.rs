@@ -4,8 +4,9 @@
 use proto::tensor::NumericsClass;
 use tch::Device;
 
-use crate::ffi::{self, TorchError};
+use crate::ffi::{self, PanelLevel, TorchError};
 use crate::kernels::linear::LinearKind;
+use crate::kernels::panels::Bits;
 
 /// The kernels of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,5 +52,9 @@ fn linear_kind(class: NumericsClass, device: Device, onednn_bf16: bool) -> Linea
         // Packing needs AVX-512; see `FEW_ROWS` in kernels/linear.rs for what is faster without.
         (NumericsClass::Bf16, Device::Cpu) => LinearKind::Widened,
         (NumericsClass::Bf16, _) => LinearKind::Plain,
+        (NumericsClass::Int8, Device::Cpu) => LinearKind::Panels(Bits::Eight, PanelLevel::best()),
+        (NumericsClass::Int4, Device::Cpu) => LinearKind::Panels(Bits::Four, PanelLevel::best()),
+        (NumericsClass::Int8, _) => LinearKind::WidenedPanels(Bits::Eight),
+        (NumericsClass::Int4, _) => LinearKind::WidenedPanels(Bits::Four),
     }
 }

@@ -9,12 +9,15 @@ mod fill;
 
 use proto::LayerSpan;
 use proto::manifest::{Architecture, Manifest};
+use proto::tensor::Dtype;
 use shard_node_weights::{Bf16, Checkpoint, StoredTensor, TensorError, manifest, norm_offset};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::EngineError;
 use crate::ffi::{self, Value};
 use crate::kernels::linear::{Linear, LinearKind};
+use crate::kernels::panels::{Bits, Panels};
+use crate::quantise::{FourBits, MatrixRows};
 pub(crate) use checking::Checking;
 
 /// Reads the tensors of a span.
@@ -86,6 +89,10 @@ impl<'a> SpanWeights<'a> {
 
     /// Several matrices of the same width stacked into one, ready to multiply.
     pub(crate) fn linear(&self, parts: &[(&str, u64)], columns: u64) -> Result<Linear, EngineError> {
+        if let Some(bits) = self.kind.bits() {
+            let panels = self.panels(parts, columns, bits)?;
+            return Ok(Linear::of_panels(panels, self.kind, self.device)?);
+        }
         let stacked = match self.kind.weight_kind() {
             Kind::Float => self.stacked::<f32>(parts, columns)?,
             _ => self.stacked::<Bf16>(parts, columns)?,
@@ -108,6 +115,36 @@ impl<'a> SpanWeights<'a> {
         Ok(table.f_to_device(self.device)?)
     }
 
+    /// The same, quantised.
+    fn panels(&self, parts: &[(&str, u64)], columns: u64, bits: Bits) -> Result<Panels, EngineError> {
+        let tensors = parts
+            .iter()
+            .map(|&(name, rows)| self.checked(name, &[rows, columns]))
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        let source = StackedRows { checkpoint: self.checkpoint, tensors, columns: columns as usize };
+        let threads = tch::get_num_threads().max(1) as usize;
+        let panels = Panels::pack(&source, bits, threads)?;
+        for (name, _) in parts {
+            self.checkpoint.release(name)?;
+        }
+        Ok(panels)
+    }
+
+    /// An embedding or a head, quantised: to 8 bits even in a class of 4, unless its file has no more than 4.
+    pub(crate) fn panels_at_the_ends(
+        &self,
+        name: &str,
+        rows: u64,
+        columns: u64,
+    ) -> Result<Panels, EngineError> {
+        let stored = self.checkpoint.tensor(name)?.dtype;
+        let bits = match self.kind.bits() {
+            Some(Bits::Four) if matches!(stored, Dtype::Q4_0 | Dtype::Q4_1) => Bits::Four,
+            _ => Bits::Eight,
+        };
+        self.panels(&[(name, rows)], columns, bits)
+    }
+
     fn stacked<T: Value>(&self, parts: &[(&str, u64)], columns: u64) -> Result<Tensor, EngineError> {
         let tensors = parts
             .iter()
@@ -118,6 +155,61 @@ impl<'a> SpanWeights<'a> {
             fill::fill(self.checkpoint, &tensors, columns, values)
         });
         Ok(read??)
+    }
+}
+
+/// Tensors of the same width, one below the other.
+struct StackedRows<'a> {
+    checkpoint: &'a Checkpoint,
+    tensors: Vec<&'a StoredTensor>,
+    columns: usize,
+}
+
+impl StackedRows<'_> {
+    /// The tensor that has this row, and its number there.
+    fn place(&self, row: usize) -> Option<(&StoredTensor, u64)> {
+        let mut row = row as u64;
+        for tensor in &self.tensors {
+            if row < tensor.rows() {
+                return Some((tensor, row));
+            }
+            row -= tensor.rows();
+        }
+        None
+    }
+}
+
+impl MatrixRows for StackedRows<'_> {
+    fn rows(&self) -> usize {
+        self.tensors.iter().map(|tensor| tensor.rows() as usize).sum()
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    fn values(&self, row: usize, out: &mut [f32]) -> Result<(), TensorError> {
+        match self.place(row) {
+            Some((tensor, row)) => self.checkpoint.rows_into(tensor, row..row + 1, out),
+            None => Ok(()),
+        }
+    }
+
+    fn blocks(&self, row: usize) -> Option<FourBits<'_>> {
+        let (tensor, row) = self.place(row)?;
+        if !matches!(tensor.dtype, Dtype::Q4_0 | Dtype::Q4_1) {
+            return None;
+        }
+        let stored = self.checkpoint.stored(tensor);
+        let bytes = stored.len() / tensor.rows() as usize;
+        let start = tensor.layout.stored_row(row) as usize * bytes;
+        let row = stored.get(start..start + bytes)?;
+        let blocks = match tensor.dtype {
+            Dtype::Q4_0 => FourBits::Q4_0(row.as_chunks().0),
+            _ => FourBits::Q4_1(row.as_chunks().0),
+        };
+        // Otherwise the row is read as values, which says what is wrong with it.
+        blocks.is_finite().then_some(blocks)
     }
 }
 

@@ -11,10 +11,10 @@ use proto::manifest::Architecture;
 use shard_node_stage::{KvSlot, Stage, StageError, StageShape, StepGroup, StepInput, StepOutput};
 use tch::{Device, Kind, Tensor};
 
+use crate::ends::{Embedding, Output};
 use crate::families::DecoderLayer;
 use crate::ffi::{self, InferenceMode, TorchError};
 use crate::kernels::attention::Heads;
-use crate::kernels::linear::Linear;
 use crate::kernels::rotary::Rotary;
 use crate::kernels::rows::rms_norm;
 use crate::kv::KvStore;
@@ -39,65 +39,12 @@ pub(crate) struct TorchStage {
     pub(crate) _mode: InferenceMode,
 }
 
-/// The table of a first stage.
-#[derive(Debug)]
-pub(crate) struct Embedding {
-    table: Tensor,
-    scale: Option<f64>,
-}
-
-impl Embedding {
-    /// A factor is rounded to the table's type before it multiplies, as the reference does (HF
-    /// `Gemma3TextScaledWordEmbedding`).
-    pub(crate) fn new(table: Tensor, scale: Option<f64>) -> Self {
-        let rounded = |scale: f64| match table.kind() {
-            Kind::BFloat16 => half::bf16::from_f64(scale).to_f64(),
-            _ => f64::from(scale as f32),
-        };
-        let scale = scale.map(rounded);
-        Self { table, scale }
-    }
-
-    fn rows(&self, ids: &Tensor) -> Result<Tensor, TorchError> {
-        let mut rows = self.table.f_index_select(0, ids)?;
-        Ok(match self.scale {
-            Some(scale) => rows.f_mul_scalar_(scale)?,
-            None => rows,
-        })
-    }
-}
-
 /// Final norm and output matrix of a last stage.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) norm: Tensor,
     pub(crate) eps: f64,
     pub(crate) output: Output,
-}
-
-/// The output matrix.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// As any other matrix.
-    Linear(Linear),
-    /// bf16 rows for the shim's kernel; a tied head shares them with the embedding.
-    Table(Tensor),
-}
-
-impl Output {
-    fn logits(&self, x: &Tensor) -> Result<Tensor, TorchError> {
-        match self {
-            Self::Linear(linear) => linear.forward_f32(x),
-            Self::Table(table) => ffi::head(&x.f_to_kind(Kind::Float)?, table),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Linear(linear) => linear.bytes(),
-            Self::Table(table) => table.numel() * table.kind().elt_size_in_bytes(),
-        }
-    }
 }
 
 /// The sizes of an architecture's attention.
@@ -252,7 +199,7 @@ impl TorchStage {
     fn embed(&self, tokens: &[i64]) -> Result<Tensor, TorchError> {
         let embedding =
             self.embedding.as_ref().ok_or_else(|| TorchError("this stage has no embedding".into()))?;
-        embedding.rows(&Tensor::f_from_slice(tokens)?.f_to_device(self.device)?)
+        embedding.rows(tokens, self.numerics.linear.activation_kind(), self.device)
     }
 
     fn run_layers(&mut self, groups: &[StepGroup], x: &Tensor) -> Result<Tensor, TorchError> {

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::TorchError;
 
 /// How the row kernels read a tensor: dense rows on the CPU, f32 or bf16.
-fn row_format(tensor: &Tensor) -> Result<c_int, TorchError> {
+pub(super) fn row_format(tensor: &Tensor) -> Result<c_int, TorchError> {
     let dense = tensor.device() == Device::Cpu && tensor.is_contiguous();
     match tensor.kind() {
         Kind::Float if dense => Ok(0),
@@ -18,7 +18,7 @@ fn row_format(tensor: &Tensor) -> Result<c_int, TorchError> {
     }
 }
 
-fn check(holds: bool, what: &str) -> Result<(), TorchError> {
+pub(super) fn check(holds: bool, what: &str) -> Result<(), TorchError> {
     if holds { Ok(()) } else { Err(TorchError(format!("row kernel: {what}").into())) }
 }
 

@@ -5,6 +5,7 @@
 //! what the pieces are for stands where they are used.
 
 mod kernels;
+mod panels;
 mod team;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -14,6 +15,9 @@ use tch::{Device, Kind, Tensor};
 pub(crate) use kernels::{
     AppendAt, AttendJob, HeadExtras, MAX_HEAD_DIM, attend, gated, head, pairs, pairs_pack, pairs_supported,
     rms_norm, rms_norm_add, rope_append,
+};
+pub(crate) use panels::{
+    GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, panels, panels_fine,
 };
 pub(crate) use team::{team, team_rest, team_rouse};
 
@@ -194,6 +198,21 @@ pub(crate) fn filled<T: Value, E>(
     // (KIND is implemented next to it for f32 and for the transparent Bf16), aligned by the allocator.
     let values = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) };
     Ok(fill(values).map(|()| tensor))
+}
+
+/// Makes a CPU tensor of `len` zero bytes and lets `fill` write them.
+#[expect(unsafe_code, reason = "writes a tensor's memory")]
+pub(crate) fn filled_bytes<E>(
+    len: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+) -> Result<Result<Tensor, E>, TorchError> {
+    let tensor = Tensor::f_zeros([len as i64], (Kind::Uint8, Device::Cpu))?;
+    if len == 0 {
+        return Ok(fill(&mut []).map(|()| tensor));
+    }
+    // SAFETY: a new dense tensor of `len` bytes that nothing else refers to.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), len) };
+    Ok(fill(bytes).map(|()| tensor))
 }
 
 /// The last refusal of the shim on this thread.

@@ -2,9 +2,12 @@
 //!
 //! Owns how `x · Wᵀ` is computed, nothing of where `W` comes from.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::ffi::{self, TorchError};
+use crate::error::EngineError;
+use crate::ffi::{self, PanelLevel, TorchError};
+use crate::kernels::panels::{Bits, Panels};
+use crate::quantise::DenseRows;
 
 /// Rows per multiplication in the exact class.
 ///
@@ -26,6 +29,10 @@ pub(crate) enum Linear {
     Plain(Tensor),
     /// bf16 that becomes f32 around the products of many rows: CPUs without bf16 kernels.
     Widened(Tensor),
+    /// 8 or 4 bits, multiplied by the shim: the int8 and int4 classes on the CPU.
+    Panels(Panels, PanelLevel),
+    /// The same on other devices: widened for each product.
+    WidenedPanels(Panels),
 }
 
 /// Which [`Linear`] a stage makes of its weights.
@@ -41,6 +48,10 @@ pub(crate) enum LinearKind {
     Plain,
     /// bf16, multiplied as f32 when there are many rows.
     Widened,
+    /// Quantised, on the CPU.
+    Panels(Bits, PanelLevel),
+    /// Quantised, on other devices.
+    WidenedPanels(Bits),
 }
 
 impl LinearKind {
@@ -48,7 +59,7 @@ impl LinearKind {
     pub(crate) fn weight_kind(self) -> Kind {
         match self {
             Self::Exact => Kind::Float,
-            Self::Packed | Self::Pairs | Self::Plain | Self::Widened => Kind::BFloat16,
+            _ => Kind::BFloat16,
         }
     }
 
@@ -56,14 +67,22 @@ impl LinearKind {
     pub(crate) fn activation_kind(self) -> Kind {
         match self {
             Self::Exact => Kind::Float,
-            Self::Packed | Self::Pairs | Self::Plain | Self::Widened => Kind::BFloat16,
+            _ => Kind::BFloat16,
+        }
+    }
+
+    /// Bits of a quantised weight.
+    pub(crate) fn bits(self) -> Option<Bits> {
+        match self {
+            Self::Panels(bits, _) | Self::WidenedPanels(bits) => Some(bits),
+            _ => None,
         }
     }
 }
 
 impl Linear {
     /// Takes `weight [out, in]` of type [`LinearKind::weight_kind`].
-    pub(crate) fn new(weight: Tensor, kind: LinearKind) -> Result<Self, TorchError> {
+    pub(crate) fn new(weight: Tensor, kind: LinearKind) -> Result<Self, EngineError> {
         Ok(match kind {
             LinearKind::Exact => Self::Exact(weight),
             LinearKind::Packed => Self::Packed(ffi::linear_pack(&weight)?),
@@ -72,7 +91,23 @@ impl Linear {
             LinearKind::Pairs => Self::Pairs(ffi::pairs_pack(&weight)?, weight.size2()?.0),
             LinearKind::Plain => Self::Plain(weight),
             LinearKind::Widened => Self::Widened(weight),
+            LinearKind::Panels(bits, _) | LinearKind::WidenedPanels(bits) => {
+                let device = weight.device();
+                let dense = weight.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+                let values =
+                    ffi::contiguous_f32(&dense).ok_or_else(|| TorchError("no dense weight".into()))?;
+                let rows = DenseRows { values, columns: dense.size2()?.1 as usize };
+                Self::of_panels(Panels::pack(&rows, bits, 1)?, kind, device)?
+            }
         })
+    }
+
+    /// Takes a quantised matrix, for a kind that has [bits](LinearKind::bits).
+    pub(crate) fn of_panels(panels: Panels, kind: LinearKind, device: Device) -> Result<Self, TorchError> {
+        match kind {
+            LinearKind::Panels(_, level) if device == Device::Cpu => Ok(Self::Panels(panels, level)),
+            _ => Ok(Self::WidenedPanels(panels.to_device(device)?)),
+        }
     }
 
     /// `x [rows, in]` to `[rows, out]`, of the type of `x`.
@@ -83,6 +118,8 @@ impl Linear {
             Self::Pairs(weight, outputs) => ffi::pairs(&x.f_contiguous()?, weight, *outputs, None, false)?,
             Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?,
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(x.kind())?,
+            Self::Panels(panels, level) => panels.multiply(&x.f_contiguous()?, None, x.kind(), *level)?,
+            Self::WidenedPanels(panels) => panels.multiply_widened(x)?,
         })
     }
 
@@ -96,6 +133,10 @@ impl Linear {
             }
             Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?.f_add_(residual)?,
             Self::Widened(weight) => widened(x, weight)?.f_add_(residual)?.f_to_kind(residual.kind())?,
+            Self::Panels(panels, level) => {
+                panels.multiply(&x.f_contiguous()?, Some(residual), residual.kind(), *level)?
+            }
+            Self::WidenedPanels(panels) => panels.multiply_widened(x)?.f_add_(residual)?,
         })
     }
 
@@ -104,18 +145,23 @@ impl Linear {
         Ok(match self {
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(Kind::Float)?,
             Self::Pairs(weight, outputs) => ffi::pairs(&x.f_contiguous()?, weight, *outputs, None, true)?,
+            Self::Panels(panels, level) => panels.multiply_fine(&x.f_contiguous()?, *level)?,
             _ => self.forward(x)?.f_to_kind(Kind::Float)?,
         })
     }
 
     /// Bytes the matrix holds.
     pub(crate) fn bytes(&self) -> usize {
-        let (Self::Exact(weight)
-        | Self::Packed(weight)
-        | Self::Pairs(weight, _)
-        | Self::Plain(weight)
-        | Self::Widened(weight)) = self;
-        weight.size().iter().product::<i64>() as usize * weight.kind().elt_size_in_bytes()
+        match self {
+            Self::Exact(weight)
+            | Self::Packed(weight)
+            | Self::Pairs(weight, _)
+            | Self::Plain(weight)
+            | Self::Widened(weight) => {
+                weight.size().iter().product::<i64>() as usize * weight.kind().elt_size_in_bytes()
+            }
+            Self::Panels(panels, _) | Self::WidenedPanels(panels) => panels.bytes(),
+        }
     }
 }
 
@@ -158,8 +204,6 @@ fn blocks(x: &Tensor, weight: &Tensor) -> Result<Tensor, TorchError> {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
 
     /// (in, out) of the demo model, of Llama-3.2-1B and of the models the tests make.

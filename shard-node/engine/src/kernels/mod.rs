@@ -5,5 +5,6 @@
 
 pub(crate) mod attention;
 pub(crate) mod linear;
+pub(crate) mod panels;
 pub(crate) mod rotary;
 pub(crate) mod rows;

@@ -1,0 +1,134 @@
+//! The matrices at the ends of a model: the embedding that the first stage looks tokens up in, and the
+//! output matrix of the last. A tied one is held once.
+
+use std::rc::Rc;
+
+use proto::manifest::Architecture;
+use tch::{Device, Kind, Tensor};
+
+use crate::error::EngineError;
+use crate::ffi::{self, PanelLevel, TorchError};
+use crate::kernels::linear::{Linear, LinearKind};
+use crate::kernels::panels::Panels;
+use crate::numerics::Numerics;
+use crate::span_weights::SpanWeights;
+
+/// What a first stage looks tokens up in.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    table: Lookup,
+    scale: Option<f64>,
+}
+
+#[derive(Debug)]
+enum Lookup {
+    /// Rows of the activations' type.
+    Table(Tensor),
+    /// Quantised rows; a tied head shares them.
+    Panels(Rc<Panels>),
+}
+
+impl Embedding {
+    /// Reads it as the numerics class has it. A factor is rounded to the activations' type before it multiplies,
+    /// as the reference does (HF `Gemma3TextScaledWordEmbedding`).
+    pub(crate) fn load(
+        weights: &SpanWeights<'_>,
+        numerics: Numerics,
+        architecture: &Architecture,
+        scale: Option<f64>,
+    ) -> Result<Self, EngineError> {
+        let [hidden, vocab] = [architecture.hidden, architecture.vocab].map(u64::from);
+        let table = match numerics.linear {
+            LinearKind::Panels(..) => {
+                Lookup::Panels(Rc::new(weights.panels_at_the_ends(EMBEDDING, vocab, hidden)?))
+            }
+            _ => Lookup::Table(weights.table(EMBEDDING, vocab, hidden)?),
+        };
+        let rounded = |scale: f64| match numerics.linear.activation_kind() {
+            Kind::BFloat16 => half::bf16::from_f64(scale).to_f64(),
+            _ => f64::from(scale as f32),
+        };
+        Ok(Self { table, scale: scale.map(rounded) })
+    }
+
+    /// A row for each token, of type `kind`, on `device`.
+    pub(crate) fn rows(&self, tokens: &[i64], kind: Kind, device: Device) -> Result<Tensor, TorchError> {
+        let mut rows = match &self.table {
+            Lookup::Table(table) => {
+                let ids = Tensor::f_from_slice(tokens)?.f_to_device(device)?;
+                table.f_index_select(0, &ids)?
+            }
+            Lookup::Panels(panels) => {
+                let shape = [tokens.len() as i64, panels.width() as i64];
+                let rows = ffi::filled(&shape, |values: &mut [f32]| {
+                    let rows = values.chunks_exact_mut(panels.width());
+                    rows.zip(tokens).try_for_each(|(row, &token)| panels.row(token as usize, row))
+                })??;
+                rows.f_to_kind(kind)?
+            }
+        };
+        Ok(match self.scale {
+            Some(scale) => rows.f_mul_scalar_(scale)?,
+            None => rows,
+        })
+    }
+}
+
+/// The output matrix.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// As any other matrix.
+    Linear(Linear),
+    /// bf16 rows for the shim's kernel; a tied head shares them with the embedding.
+    Table(Tensor),
+    /// Quantised rows for the shim; a tied head shares them with the embedding.
+    Panels(Rc<Panels>, PanelLevel),
+}
+
+impl Output {
+    /// Reads it as the numerics class has it, or takes a tied one from `embedding`.
+    pub(crate) fn load(
+        weights: &SpanWeights<'_>,
+        numerics: Numerics,
+        architecture: &Architecture,
+        embedding: Option<&Embedding>,
+        device: Device,
+    ) -> Result<Self, EngineError> {
+        let [hidden, vocab] = [architecture.hidden, architecture.vocab].map(u64::from);
+        let name = if architecture.tied_head { EMBEDDING } else { "lm_head.weight" };
+        let tied = embedding.filter(|_| architecture.tied_head).map(|embedding| &embedding.table);
+        Ok(match (numerics.linear, tied) {
+            (LinearKind::Panels(_, level), Some(Lookup::Panels(panels))) => {
+                Self::Panels(Rc::clone(panels), level)
+            }
+            (LinearKind::Panels(_, level), _) => {
+                Self::Panels(Rc::new(weights.panels_at_the_ends(name, vocab, hidden)?), level)
+            }
+            (kind @ LinearKind::WidenedPanels(_), _) => {
+                let panels = weights.panels_at_the_ends(name, vocab, hidden)?;
+                Self::Linear(Linear::of_panels(panels, kind, device)?)
+            }
+            _ if !numerics.head_is_table(device) => Self::Linear(weights.linear(&[(name, vocab)], hidden)?),
+            (_, Some(Lookup::Table(table))) => Self::Table(table.shallow_clone()),
+            _ => Self::Table(weights.table(name, vocab, hidden)?),
+        })
+    }
+
+    pub(crate) fn logits(&self, x: &Tensor) -> Result<Tensor, TorchError> {
+        match self {
+            Self::Linear(linear) => linear.forward_f32(x),
+            Self::Table(table) => ffi::head(&x.f_to_kind(Kind::Float)?, table),
+            Self::Panels(panels, level) => panels.multiply_fine(x, *level),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Linear(linear) => linear.bytes(),
+            Self::Table(table) => table.numel() * table.kind().elt_size_in_bytes(),
+            Self::Panels(panels, _) => panels.bytes(),
+        }
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
