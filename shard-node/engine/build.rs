@@ -14,7 +14,7 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
 
     // libtorch's headers take most of a minute to compile; the kernels beside it change far more often.
-    if !up_to_date("layerlane_torch_shim", &["shim/torch.cc", "build.rs"]) {
+    if !up_to_date("layerlane_torch_shim", &TORCH_SOURCES) {
         cc::Build::new()
             .cpp(true)
             .pic(true)
@@ -23,7 +23,7 @@ fn main() {
             .warnings(false)
             .include(&include)
             .include(include.join("torch/csrc/api/include"))
-            .file("shim/torch.cc")
+            .files(["shim/torch.cc", "shim/device.cc"])
             .compile("layerlane_torch_shim");
     }
 
@@ -90,3 +90,7 @@ fn up_to_date(archive: &str, sources: &[&str]) -> bool {
             true
         }
 }
+
+/// What the half with libtorch's headers is made of.
+const TORCH_SOURCES: [&str; 5] =
+    ["shim/torch.cc", "shim/device.cc", "shim/guarded.h", "shim/values.h", "build.rs"];

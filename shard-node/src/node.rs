@@ -32,7 +32,10 @@ use crate::session::table::TableLimits;
 use shell::Shell;
 
 pub use bootstrap::BootstrapNode;
-pub use config::{AdminConfig, BootstrapConfig, NodeConfig, NodeLimits, PortChoice, ServedModel};
+use config::kv_offered;
+pub use config::{
+    AdminConfig, BootstrapConfig, DEFAULT_KV_POSITIONS, NodeConfig, NodeLimits, PortChoice, ServedModel,
+};
 pub use ready::Ready;
 pub use shell::ShellError;
 
@@ -89,8 +92,9 @@ impl Node {
         let labels =
             BuildLabels { program: "shard-node", version: env!("CARGO_PKG_VERSION"), protocol: PROTOCOL };
         register_build(&shell.registry, labels).map_err(ShellError::from)?;
-        let table = TableLimits {
-            kv_positions,
+        let asked = kv_positions;
+        let table = move |shape: StageShape| TableLimits {
+            kv_positions: kv_offered(asked, shape.kv_positions),
             sessions: limits.sessions.min(proto::activation::MAX_GROUPS),
             budget: limits.budget,
             chunk_bytes: limits.chunk_bytes,
@@ -98,6 +102,14 @@ impl Node {
         let compute =
             ComputeThread::start(loader, key.node_id(), model.id(), table, shell.metrics.clone()).await?;
         let shape = compute.shape();
+        let kv_positions = kv_offered(asked, shape.kv_positions);
+        if asked.is_some_and(|asked| asked > kv_positions) {
+            tracing::warn!(
+                asked,
+                kv_positions,
+                "the device has room for fewer positions of KV than asked for"
+            );
+        }
 
         let mut ready = Ready::new(key.node_id(), shell.endpoint.local_addr(), shell.admin_addr());
         ready.model = Some(model.name.clone());

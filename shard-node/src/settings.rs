@@ -48,7 +48,7 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_THREADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZeroUsize>,
-    /// KV to offer, in positions of all sessions together
+    /// KV to offer, in positions of all sessions together; by default what a GPU has memory for, 65,536 on a CPU
     #[arg(long, env = "LAYERLANE_KV_POSITIONS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_positions: Option<u64>,
@@ -103,8 +103,8 @@ pub struct Checked {
     pub class: NumericsClass,
     /// Compute threads.
     pub threads: Option<NonZeroUsize>,
-    /// KV offered.
-    pub kv_positions: u64,
+    /// KV offered, if the user says.
+    pub kv_positions: Option<u64>,
     /// An explicit listening address.
     pub listen: Option<SocketAddr>,
     /// An explicit address for others.
@@ -196,8 +196,7 @@ impl Settings {
         {
             return Err(wrong("name", format!("must have 1 to {} bytes", proto::record::MAX_NAME_BYTES)));
         }
-        let kv_positions = self.kv_positions.unwrap_or(DEFAULT_KV_POSITIONS);
-        if kv_positions == 0 {
+        if self.kv_positions == Some(0) {
             return Err(wrong("kv-positions", "must be at least 1"));
         }
         let state_dir = match &self.state_dir {
@@ -212,7 +211,7 @@ impl Settings {
             device: parse("device", self.device.as_deref())?.unwrap_or_default(),
             class: parse("numerics", self.numerics.as_deref())?.unwrap_or(NumericsClass::Bf16),
             threads: self.threads,
-            kv_positions,
+            kv_positions: self.kv_positions,
             listen: self.listen,
             advertise: self.advertise,
             bootstrap: self
@@ -239,9 +238,6 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
 fn wrong(name: &'static str, why: impl std::fmt::Display) -> SettingsError {
     SettingsError::Wrong { name, why: why.to_string() }
 }
-
-/// 32 sessions of 2,048 positions: 1.4 GiB of bf16 KV over all layers of the 135M demo model.
-const DEFAULT_KV_POSITIONS: u64 = 65_536;
 
 #[cfg(test)]
 mod tests {

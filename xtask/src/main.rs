@@ -1,4 +1,4 @@
-//! Chores of the workspace: setup, demo, test, soak, tidy, layers, verify-libraries.
+//! Chores of the workspace: setup, demo, test, soak, tidy, layers, verify-libraries, gpu-check.
 //!
 //! Owns what a person or CI types after `cargo xtask`. It depends on nothing of ours, so that it builds
 //! first and quickly on a clean clone: whatever needs our code runs one of our programs.
@@ -7,6 +7,7 @@
 
 mod demo;
 mod elf;
+mod gpu_check;
 mod layers;
 mod leash;
 mod libraries;
@@ -46,6 +47,8 @@ enum Chore {
     Layers,
     /// Check on the built files that only the engine needs libtorch
     VerifyLibraries,
+    /// Make a folder that checks the engine on a machine with a GPU, torch 2.11 and no compiler
+    GpuCheck(gpu_check::GpuCheckArgs),
     /// Start a program that dies with its parent
     #[command(hide = true)]
     Leash(leash::LeashArgs),
@@ -74,6 +77,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Tidy => tidy::run(&workspace),
         Chore::Layers => layers::run(&workspace),
         Chore::VerifyLibraries => libraries::run(&workspace),
+        Chore::GpuCheck(args) => gpu_check::run(&workspace, &args),
         Chore::Leash(_) => unreachable!("handled above"),
     }
 }

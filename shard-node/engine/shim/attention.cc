@@ -155,15 +155,23 @@ INLINE void attend_any(const AttendRow& row, int64_t kv_head, int64_t heads, int
     attend_group<T, 0>(query, keys, values, out, group, row.seen, dim, scale);
 }
 
-EVERY_CPU void attend_bf16(const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim,
-                           float scale) {
+INLINE void attend_bf16_any(const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim,
+                            float scale) {
   attend_any<Bf16>(row, kv_head, heads, kv_heads, dim, scale);
 }
 
-EVERY_CPU void attend_f32(const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim,
-                          float scale) {
+EVERY_CPU(attend_bf16,
+          (const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim, float scale),
+          (row, kv_head, heads, kv_heads, dim, scale))
+
+INLINE void attend_f32_any(const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim,
+                           float scale) {
   attend_any<float>(row, kv_head, heads, kv_heads, dim, scale);
 }
+
+EVERY_CPU(attend_f32,
+          (const AttendRow& row, int64_t kv_head, int64_t heads, int64_t kv_heads, int64_t dim, float scale),
+          (row, kv_head, heads, kv_heads, dim, scale))
 
 }  // namespace
 
@@ -172,12 +180,9 @@ extern "C" {
 // All rows, by the team if `together`; a (row, key head) is never split.
 void ll_attend(const AttendRow* rows, int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, float scale,
                int bf16, int together) {
+  const auto attend = bf16 ? attend_bf16() : attend_f32();
   const auto one = [=](int64_t job) {
-    const AttendRow& row = rows[job / kv_heads];
-    if (bf16)
-      attend_bf16(row, job % kv_heads, heads, kv_heads, dim, scale);
-    else
-      attend_f32(row, job % kv_heads, heads, kv_heads, dim, scale);
+    attend(rows[job / kv_heads], job % kv_heads, heads, kv_heads, dim, scale);
   };
   const int64_t jobs = count * kv_heads;
   if (together) return in_team(jobs, one);

@@ -48,13 +48,18 @@ INLINE void tiles(const float* x, const Bf16* table, float* out, int64_t width, 
     tile<kRows>(x, table + token * width, out + token, width, vocab);
 }
 
-EVERY_CPU void part(const float* x, const Bf16* table, float* out, int64_t rows, int64_t width, int64_t begin,
-                    int64_t end, int64_t vocab) {
+INLINE void part_any(const float* x, const Bf16* table, float* out, int64_t rows, int64_t width, int64_t begin,
+                     int64_t end, int64_t vocab) {
   int64_t r = 0;
   for (; r + 8 <= rows; r += 8) tiles<8>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
   for (; r + 4 <= rows; r += 4) tiles<4>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
   for (; r < rows; ++r) tiles<1>(x + r * width, table, out + r * vocab, width, begin, end, vocab);
 }
+
+EVERY_CPU(part,
+          (const float* x, const Bf16* table, float* out, int64_t rows, int64_t width, int64_t begin, int64_t end,
+           int64_t vocab),
+          (x, table, out, rows, width, begin, end, vocab))
 
 std::vector<float> dealt(const float* x, int64_t rows, int64_t width) {
   std::vector<float> out(x, x + rows * width);
@@ -72,9 +77,10 @@ extern "C" {
 void ll_head(const float* x, const void* table, float* out, int64_t rows, int64_t width, int64_t vocab) {
   constexpr int64_t kPart = 64;  // tokens: a part stays in the second level cache for all rows
   const std::vector<float> rows_dealt = dealt(x, rows, width);
+  const auto compute = part();
   in_team((vocab + kPart - 1) / kPart, [&](int64_t p) {
     const int64_t begin = p * kPart, end = begin + kPart < vocab ? begin + kPart : vocab;
-    part(rows_dealt.data(), static_cast<const Bf16*>(table), out, rows, width, begin, end, vocab);
+    compute(rows_dealt.data(), static_cast<const Bf16*>(table), out, rows, width, begin, end, vocab);
   });
 }
 

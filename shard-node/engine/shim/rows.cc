@@ -4,7 +4,9 @@
 // depend neither on its index nor on how many rows come with it.
 //
 // Compiled with -ffp-contract=off: a compiler may pick vector or scalar code for the same
-// loop by where its arguments lie, and only without contraction both give the same bits.
+// loop by where its arguments lie, and only without contraction both give the same bits. For the same
+// reason every x86-64 level gives the same bits here (a test holds it); attention and head are promised
+// the same bits on one level only.
 //
 // Values are f32 or bf16 in memory (`bf16` != 0) and f32 in between.
 #include <cmath>
@@ -123,13 +125,8 @@ INLINE void gelu_mul(const T* gate_up, T* out, int64_t rows, int64_t n) {
     }
 }
 
-}  // namespace
-
-extern "C" {
-
-// out[r] = x[r] / rms(x[r]) * weight, plus residual[r] unless that is null; x, residual, out [rows, n]; weight f32 [n].
-EVERY_CPU void ll_rms_norm(const void* x, const float* weight, const void* residual, void* out, int64_t rows, int64_t n,
-                           float eps, int bf16) {
+INLINE void norm_rows_any(const void* x, const float* weight, const void* residual, void* out, int64_t rows, int64_t n,
+                          float eps, int bf16) {
   if (bf16)
     rms_norm(static_cast<const Bf16*>(x), weight, static_cast<const Bf16*>(residual), static_cast<Bf16*>(out), rows, n,
              eps);
@@ -138,12 +135,14 @@ EVERY_CPU void ll_rms_norm(const void* x, const float* weight, const void* resid
              n, eps);
 }
 
-// `qkv` [rows, heads + 2 kv_heads, dim] of consecutive positions from `start`: adds the bias, norms heads of queries
-// and keys, rotates the queries in place, writes rotated keys and values to their place in the caches
-// [kv_heads, capacity, dim]. cos, sin [positions, dim / 2].
-EVERY_CPU void ll_rope_append(void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys,
-                              void* values, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start,
-                              int64_t capacity, int bf16) {
+EVERY_CPU(norm_rows,
+          (const void* x, const float* weight, const void* residual, void* out, int64_t rows, int64_t n, float eps,
+           int bf16),
+          (x, weight, residual, out, rows, n, eps, bf16))
+
+INLINE void rope_rows_any(void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys,
+                          void* values, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start,
+                          int64_t capacity, int bf16) {
   if (bf16)
     rope_append(static_cast<Bf16*>(qkv), *extras, cos, sin, static_cast<Bf16*>(keys), static_cast<Bf16*>(values), rows,
                 heads, kv_heads, dim, start, capacity);
@@ -152,20 +151,58 @@ EVERY_CPU void ll_rope_append(void* qkv, const HeadExtras* extras, const float* 
                 rows, heads, kv_heads, dim, start, capacity);
 }
 
-// out[r] = silu(gate) * up for gate_up [rows, 2, n]; out [rows, n].
-EVERY_CPU void ll_silu_mul(const void* gate_up, void* out, int64_t rows, int64_t n, int bf16) {
+EVERY_CPU(rope_rows,
+          (void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys, void* values,
+           int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start, int64_t capacity, int bf16),
+          (qkv, extras, cos, sin, keys, values, rows, heads, kv_heads, dim, start, capacity, bf16))
+
+INLINE void silu_rows_any(const void* gate_up, void* out, int64_t rows, int64_t n, int bf16) {
   if (bf16)
     silu_mul(static_cast<const Bf16*>(gate_up), static_cast<Bf16*>(out), rows, n);
   else
     silu_mul(static_cast<const float*>(gate_up), static_cast<float*>(out), rows, n);
 }
 
-// out[r] = gelu(gate) * up by the tanh formula, shapes as above.
-EVERY_CPU void ll_gelu_mul(const void* gate_up, void* out, int64_t rows, int64_t n, int bf16) {
+EVERY_CPU(silu_rows, (const void* gate_up, void* out, int64_t rows, int64_t n, int bf16),
+          (gate_up, out, rows, n, bf16))
+
+INLINE void gelu_rows_any(const void* gate_up, void* out, int64_t rows, int64_t n, int bf16) {
   if (bf16)
     gelu_mul(static_cast<const Bf16*>(gate_up), static_cast<Bf16*>(out), rows, n);
   else
     gelu_mul(static_cast<const float*>(gate_up), static_cast<float*>(out), rows, n);
+}
+
+EVERY_CPU(gelu_rows, (const void* gate_up, void* out, int64_t rows, int64_t n, int bf16),
+          (gate_up, out, rows, n, bf16))
+
+}  // namespace
+
+extern "C" {
+
+// out[r] = x[r] / rms(x[r]) * weight, plus residual[r] unless that is null; x, residual, out [rows, n]; weight f32 [n].
+void ll_rms_norm(const void* x, const float* weight, const void* residual, void* out, int64_t rows, int64_t n,
+                 float eps, int bf16) {
+  norm_rows()(x, weight, residual, out, rows, n, eps, bf16);
+}
+
+// `qkv` [rows, heads + 2 kv_heads, dim] of consecutive positions from `start`: adds the bias, norms heads of queries
+// and keys, rotates the queries in place, writes rotated keys and values to their place in the caches
+// [kv_heads, capacity, dim]. cos, sin [positions, dim / 2].
+void ll_rope_append(void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys, void* values,
+                    int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start, int64_t capacity,
+                    int bf16) {
+  rope_rows()(qkv, extras, cos, sin, keys, values, rows, heads, kv_heads, dim, start, capacity, bf16);
+}
+
+// out[r] = silu(gate) * up for gate_up [rows, 2, n]; out [rows, n].
+void ll_silu_mul(const void* gate_up, void* out, int64_t rows, int64_t n, int bf16) {
+  silu_rows()(gate_up, out, rows, n, bf16);
+}
+
+// out[r] = gelu(gate) * up by the tanh formula, shapes as above.
+void ll_gelu_mul(const void* gate_up, void* out, int64_t rows, int64_t n, int bf16) {
+  gelu_rows()(gate_up, out, rows, n, bf16);
 }
 
 }  // extern "C"

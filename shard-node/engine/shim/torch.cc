@@ -1,4 +1,4 @@
-// What tch does not bind: inference mode and oneDNN's prepacked linears.
+// What tch does not bind: inference mode and oneDNN's prepacked linears; and the CPU level of our kernels.
 // C ABI for src/ffi.rs. Every function that can fail returns null and leaves
 // its reason in a thread-local string (ll_last_error); nothing throws across the border.
 #include <ATen/ATen.h>
@@ -7,29 +7,18 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/InferenceMode.h>
 
-#include <exception>
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
-namespace {
+#include "guarded.h"
+#include "values.h"
 
 thread_local std::string last_error;
 
-// Runs `f`, turning every C++ exception into null plus a message.
-template <class F>
-auto guarded(const char* what, F f) -> decltype(f()) {
-  try {
-    return f();
-  } catch (const c10::Error& e) {
-    last_error = std::string(what) + ": " + e.what_without_backtrace();
-  } catch (const std::exception& e) {
-    last_error = std::string(what) + ": " + e.what();
-  } catch (...) {
-    last_error = std::string(what) + ": an exception that is no std::exception";
-  }
-  return nullptr;
-}
+namespace {
 
 using Scalars = c10::List<std::optional<at::Scalar>>;
 using Unary = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
@@ -37,6 +26,15 @@ using Unary = at::Tensor(const at::Tensor&, const at::Tensor&, const std::option
 using Binary = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
                           const std::optional<at::Tensor>&, std::string_view);
 using Reorder = at::Tensor(const at::Tensor&, std::optional<int64_t>);
+
+thread_local int forced_level = -1;
+
+int own_level() {
+  const std::string aten = at::get_cpu_capability();
+  if (aten == "AVX512" && __builtin_cpu_supports("x86-64-v4")) return kLevel4;
+  if ((aten == "AVX512" || aten == "AVX2") && __builtin_cpu_supports("x86-64-v3")) return kLevel3;
+  return kPlain;
+}
 
 std::optional<at::Tensor> optional_tensor(const at::Tensor* t) {
   return t == nullptr ? std::nullopt : std::optional<at::Tensor>(*t);
@@ -65,6 +63,15 @@ const char* ll_cpu_capability() {
   }
   return name.c_str();
 }
+
+// See values.h.
+int ll_cpu_level() {
+  static const int level = own_level();
+  return forced_level < 0 ? level : std::min(forced_level, level);
+}
+
+// For tests: this thread's calls take at most `level`; -1 ends it. Gives what held before.
+int ll_force_cpu_level(int level) { return std::exchange(forced_level, level); }
 
 // 1 if oneDNN has bf16 kernels for this CPU (after ONEDNN_MAX_CPU_ISA), 0 if not, -1 on an error.
 int ll_onednn_bf16() {

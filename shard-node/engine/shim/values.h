@@ -1,12 +1,29 @@
-// f32 and bf16 in memory, f32 in between; sixteen at a time as a GCC vector, which every clone of a
-// function lowers to what its CPU has. Sums go in one fixed order: sixteen lanes, then by halves.
+// f32 and bf16 in memory, f32 in between; sixteen at a time as a GCC vector, which every copy of a
+// kernel lowers to what its CPU has. Sums go in one fixed order: sixteen lanes, then by halves.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
-// One copy per x86-64 level, chosen when the program starts.
-#define EVERY_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define INLINE inline __attribute__((always_inline))
+
+// The x86-64 level that kernels may use, in torch.cc: what the CPU has, but no more than ATen takes. So one
+// variable, ATEN_CPU_CAPABILITY=default|avx2|avx512, limits the library's kernels and ours alike, and with
+// ONEDNN_MAX_CPU_ISA=AVX2 for oneDNN a machine computes as one without AVX-512. Tests choose a level for their
+// thread (ll_force_cpu_level), so ask on the thread that calls the shim, before any parallel loop.
+enum : int { kPlain = 0, kLevel3 = 3, kLevel4 = 4 };
+extern "C" int ll_cpu_level();
+
+// One copy of NAME_any per level. NAME() is a pointer to the one to take now. What needs more than a level
+// gives (VNNI, bf16 products) is written apart and chosen where ll_cpu_level() is kLevel4 and
+// __builtin_cpu_supports names it, so that the variable above still rules.
+#define EVERY_CPU(NAME, PARAMETERS, ARGUMENTS)                                                             \
+  __attribute__((target("arch=x86-64-v4"))) static void NAME##_v4 PARAMETERS { NAME##_any ARGUMENTS; }     \
+  __attribute__((target("arch=x86-64-v3"))) static void NAME##_v3 PARAMETERS { NAME##_any ARGUMENTS; }     \
+  static void NAME##_plain PARAMETERS { NAME##_any ARGUMENTS; }                                            \
+  static decltype(&NAME##_plain) NAME() {                                                                  \
+    const int level = ll_cpu_level();                                                                      \
+    return level >= kLevel4 ? NAME##_v4 : level >= kLevel3 ? NAME##_v3 : NAME##_plain;                     \
+  }
 
 struct Bf16 {
   uint16_t bits;

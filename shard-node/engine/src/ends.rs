@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::EngineError;
 use crate::ffi::{self, PanelLevel, TorchError};
+use crate::kernels::by_shim;
 use crate::kernels::linear::{Linear, LinearKind};
 use crate::kernels::panels::Panels;
 use crate::numerics::Numerics;
@@ -55,7 +56,7 @@ impl Embedding {
     pub(crate) fn rows(&self, tokens: &[i64], kind: Kind, device: Device) -> Result<Tensor, TorchError> {
         let mut rows = match &self.table {
             Lookup::Table(table) => {
-                let ids = Tensor::f_from_slice(tokens)?.f_to_device(device)?;
+                let ids = ffi::to_device(&Tensor::f_from_slice(tokens)?, device)?;
                 table.f_index_select(0, &ids)?
             }
             Lookup::Panels(panels) => {
@@ -107,6 +108,10 @@ impl Output {
             (kind @ LinearKind::WidenedPanels(_), _) => {
                 let panels = weights.panels_at_the_ends(name, vocab, hidden)?;
                 Self::Linear(Linear::of_panels(panels, kind, device)?)
+            }
+            // On a GPU a tied table is held once; both kinds of matrix there are plain rows.
+            (kind, Some(Embedding::Table(table))) if !by_shim(device) => {
+                Self::Linear(Linear::new(table.shallow_clone(), kind)?)
             }
             _ if !numerics.head_is_table(device) => Self::Linear(weights.linear(&[(name, vocab)], hidden)?),
             (_, Some(Lookup::Table(table))) => Self::Table(table.shallow_clone()),

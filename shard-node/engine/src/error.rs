@@ -6,6 +6,7 @@ use shard_node_weights::{ArchitectureError, OpenError, TensorError};
 
 use crate::device::DeviceError;
 use crate::ffi::TorchError;
+use crate::memory::MemoryError;
 
 /// Why a shard was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,9 @@ pub enum EngineError {
     /// The loaded shard fails its first steps, with which the number of compute threads is measured.
     #[error("the loaded shard does not compute: {0}")]
     Threads(StageError),
+    /// The shard does not fit the device.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// libtorch failed.
     #[error("libtorch: {0}")]
     Torch(#[from] TorchError),

@@ -2,7 +2,8 @@
 //!
 //! A session reserves its most positions when it opens and is refused then or never. Its memory
 //! is contiguous per layer, doubles as it fills, and never passes the reservation; it is freed on
-//! close. Whether a reservation fits the machine is the caller's decision: bytes are reported.
+//! close. On a GPU it is taken whole at open: nothing is held twice, no step can fail for lack of it, and
+//! addresses stay, as CUDA graphs need. Whether a reservation fits is the caller's decision: bytes are reported.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::ffi::TorchError;
 use crate::kernels::attention::{Heads, LayerCache};
+use crate::kernels::by_shim;
 
 /// All sessions of a stage.
 #[derive(Debug)]
@@ -40,10 +42,15 @@ impl KvStore {
 
     /// Opens a session of at most `reserved` positions.
     pub(crate) fn open(&mut self, reserved: u32) -> Result<KvSlot, StageError> {
-        let capacity = reserved.min(FIRST_POSITIONS);
-        let layers = (0..self.layers)
-            .map(|_| self.cache(capacity))
-            .collect::<Result<Vec<_>, _>>()
+        let small = by_shim(self.device);
+        let capacity = if small { reserved.min(FIRST_POSITIONS) } else { reserved };
+        let made = if small {
+            (0..self.layers).map(|_| self.cache(capacity)).collect()
+        } else {
+            self.whole(capacity)
+        };
+        let layers = made
+            .map_err(TorchError::from)
             .map_err(|error| StageError::Memory { positions: reserved, why: error.to_string() })?;
         while self.sessions.contains_key(&KvSlot::new(self.next)) {
             self.next = self.next.wrapping_add(1);
@@ -115,6 +122,20 @@ impl KvStore {
             new.f_narrow(1, 0, i64::from(used))?.f_copy_(&old.f_narrow(1, 0, i64::from(used))?)?;
         }
         Ok(new)
+    }
+
+    /// All layers in one block: an allocator that rounds, rounds once.
+    fn whole(&self, capacity: u32) -> Result<Vec<LayerCache>, tch::TchError> {
+        let shape = [2 * self.layers as i64, self.heads.keys, i64::from(capacity), self.heads.dim];
+        let block = Tensor::f_empty(shape, (self.kind, self.device))?;
+        (0..self.layers as i64)
+            .map(|layer| {
+                Ok(LayerCache {
+                    keys: block.f_select(0, 2 * layer)?,
+                    values: block.f_select(0, 2 * layer + 1)?,
+                })
+            })
+            .collect()
     }
 
     fn cache(&self, capacity: u32) -> Result<LayerCache, tch::TchError> {

@@ -22,6 +22,7 @@ use crate::families::Family;
 use crate::ffi::{self, InferenceMode};
 use crate::kernels::rotary::Rotary;
 use crate::kv::KvStore;
+use crate::memory::{Placement, step_bytes};
 use crate::numerics::Numerics;
 use crate::span_weights::{Checking, SpanWeights, stored_bytes};
 use crate::stage::{Head, TorchStage, heads_of};
@@ -84,6 +85,10 @@ pub(crate) fn load_stage(
     let numerics = Numerics::choose(options.class, device)?;
     let threads = Threads::fixed(numerics.threads(options.threads))?;
     let mode = InferenceMode::enter()?;
+    let placement = placement(options, device)?;
+    if let Some(placement) = &placement {
+        placement.admit_weights(weight_bytes(&architecture, span, options.class))?;
+    }
 
     let manifest = options.manifest.as_ref();
     let checking = manifest
@@ -117,6 +122,14 @@ pub(crate) fn load_stage(
 
     let heads = heads_of(&architecture);
     let kv = KvStore::new(heads, layers.len(), numerics.linear.activation_kind(), device);
+    let kv_positions = match (placement, device) {
+        (Some(placement), Device::Cuda(index)) => {
+            let free = device::memory(index)?.free;
+            let step = step_bytes(&architecture, last);
+            Some(placement.kv_positions(free, step, kv.bytes_per_position())?)
+        }
+        _ => None,
+    };
     let shape = StageShape {
         span,
         n_layers: architecture.n_layers,
@@ -125,6 +138,7 @@ pub(crate) fn load_stage(
         context: architecture.context,
         class: options.class,
         kv_bytes_per_position: kv.bytes_per_position(),
+        kv_positions,
     };
     let rotary = Rotary::new(&architecture, device)?;
     let mut stage = TorchStage {
@@ -145,6 +159,22 @@ pub(crate) fn load_stage(
     }
     tracing::info!(%span, threads = stage.threads.most(), matrix_bytes = stage.weight_bytes(), "shard loaded");
     Ok(stage)
+}
+
+/// The shard and what is free on its GPU; `None` on the CPU, whose memory the user grants by `--kv-positions`.
+fn placement(options: &EngineOptions, device: Device) -> Result<Option<Placement>, EngineError> {
+    let Device::Cuda(index) = device else { return Ok(None) };
+    let free = device::memory(index)?.free;
+    let (span, class) = (options.span, options.class);
+    Ok(Some(Placement { device: format!("cuda:{index}"), span, class, free }))
+}
+
+/// Bytes that the weights of a span take on a device in a numerics class: all of its tensors, whether one step
+/// reads them or not. Vectors, which stay in f32, are too small to count.
+pub fn weight_bytes(architecture: &Architecture, span: LayerSpan, class: NumericsClass) -> u64 {
+    let tensors = span_tensors(architecture, span);
+    let elements: u64 = tensors.iter().map(|(_, shape)| shape.iter().product::<u64>()).sum();
+    elements * class.wire_dtype().bytes() as u64
 }
 
 /// Bytes of the matrices that one decode step of a span reads in a numerics class, without the scales of

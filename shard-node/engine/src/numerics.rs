@@ -5,6 +5,7 @@ use proto::tensor::NumericsClass;
 use tch::Device;
 
 use crate::ffi::{self, PanelLevel, TorchError};
+use crate::kernels::by_shim;
 use crate::kernels::linear::LinearKind;
 use crate::kernels::panels::Bits;
 
@@ -19,7 +20,7 @@ impl Numerics {
     /// Chooses and says so in the log.
     pub(crate) fn choose(class: NumericsClass, device: Device) -> Result<Self, TorchError> {
         let linear = linear_kind(class, device, ffi::onednn_has_bf16()?);
-        tracing::info!(%class, ?linear, ?device, vectors = ffi::cpu_capability(), "numerics");
+        tracing::info!(%class, ?linear, ?device, vectors = ffi::cpu_capability(), shim_level = ffi::cpu_level(), "numerics");
         Ok(Self { class, linear })
     }
 
@@ -30,7 +31,7 @@ impl Numerics {
 
     /// The head multiplies by plain bf16 rows and gives f32.
     pub(crate) fn head_is_table(self, device: Device) -> bool {
-        self.class == NumericsClass::Bf16 && device == Device::Cpu
+        self.class == NumericsClass::Bf16 && by_shim(device)
     }
 
     /// Compute threads: the exact class has one, because sums split over threads round otherwise.
@@ -44,16 +45,16 @@ impl Numerics {
 }
 
 fn linear_kind(class: NumericsClass, device: Device, onednn_bf16: bool) -> LinearKind {
-    match (class, device) {
+    match (class, by_shim(device)) {
         (NumericsClass::Exact, _) => LinearKind::Exact,
         // As oneDNN is told by ONEDNN_MAX_CPU_ISA what it may use, so are we.
-        (NumericsClass::Bf16, Device::Cpu) if onednn_bf16 && ffi::pairs_supported() => LinearKind::Pairs,
-        (NumericsClass::Bf16, Device::Cpu) if onednn_bf16 => LinearKind::Packed,
+        (NumericsClass::Bf16, true) if onednn_bf16 && ffi::pairs_supported() => LinearKind::Pairs,
+        (NumericsClass::Bf16, true) if onednn_bf16 => LinearKind::Packed,
         // Packing needs AVX-512; see `FEW_ROWS` in kernels/linear.rs for what is faster without.
-        (NumericsClass::Bf16, Device::Cpu) => LinearKind::Widened,
+        (NumericsClass::Bf16, true) => LinearKind::Widened,
         (NumericsClass::Bf16, _) => LinearKind::Plain,
-        (NumericsClass::Int8, Device::Cpu) => LinearKind::Panels(Bits::Eight, PanelLevel::best()),
-        (NumericsClass::Int4, Device::Cpu) => LinearKind::Panels(Bits::Four, PanelLevel::best()),
+        (NumericsClass::Int8, true) => LinearKind::Panels(Bits::Eight, PanelLevel::best()),
+        (NumericsClass::Int4, true) => LinearKind::Panels(Bits::Four, PanelLevel::best()),
         (NumericsClass::Int8, _) => LinearKind::WidenedPanels(Bits::Eight),
         (NumericsClass::Int4, _) => LinearKind::WidenedPanels(Bits::Four),
     }

@@ -15,6 +15,7 @@ use crate::ends::{Embedding, Output};
 use crate::families::DecoderLayer;
 use crate::ffi::{self, InferenceMode, TorchError};
 use crate::kernels::attention::Heads;
+use crate::kernels::by_shim;
 use crate::kernels::rotary::Rotary;
 use crate::kernels::rows::rms_norm;
 use crate::kv::KvStore;
@@ -190,6 +191,7 @@ impl TorchStage {
                 self.with_rows(bytes, shape, kind, |stage, x| stage.run_layers(groups, x))?
             }
         }?;
+        // Each of the two waits once for the device; nothing before does.
         match &self.head {
             None => to_wire(&x).map(StepOutput::Activations).map_err(StageError::from),
             Some(head) => logits(head, groups, &x).map(StepOutput::Logits).map_err(StageError::from),
@@ -216,7 +218,8 @@ impl TorchStage {
         Ok(x)
     }
 
-    /// Runs `f` on the rows of a frame, without a copy where the device is the CPU and the bytes are aligned.
+    /// Runs `f` on the rows of a frame, without a copy where the CPU computes and the bytes are aligned; on the
+    /// way to a GPU through page-locked memory, without waiting.
     fn with_rows<R>(
         &mut self,
         bytes: &Bytes,
@@ -225,14 +228,17 @@ impl TorchStage {
         f: impl FnOnce(&mut Self, &Tensor) -> R,
     ) -> Result<R, StageError> {
         let aligned = bytes.as_ptr().align_offset(kind.elt_size_in_bytes()) == 0;
-        if aligned && self.device == Device::Cpu {
-            return ffi::with_borrowed(bytes, &shape, kind, |x| f(self, x))
-                .ok_or_else(|| StageError::Input("bytes do not fit the rows".into()));
+        let misfit = || StageError::Input("bytes do not fit the rows".into());
+        if by_shim(self.device) && aligned {
+            return ffi::with_borrowed(bytes, &shape, kind, |x| f(self, x)).ok_or_else(misfit);
         }
-        let copy = Tensor::f_from_data_size(bytes, &shape, kind)
-            .and_then(|copy| copy.f_to_device(self.device))
-            .map_err(|error| StageError::from(TorchError::from(error)))?;
-        Ok(f(self, &copy))
+        let copy = if aligned {
+            ffi::with_borrowed(bytes, &shape, kind, |x| ffi::to_device(x, self.device)).ok_or_else(misfit)?
+        } else {
+            let copy = Tensor::f_from_data_size(bytes, &shape, kind).map_err(TorchError::from)?;
+            if by_shim(self.device) { Ok(copy) } else { ffi::to_device(&copy, self.device) }
+        };
+        Ok(f(self, &copy?))
     }
 }
 
@@ -245,24 +251,34 @@ fn logits(head: &Head, groups: &[StepGroup], x: &Tensor) -> Result<Vec<f32>, Tor
     });
     let wanted: Vec<i64> = ends.filter_map(|(sample, last)| sample.then_some(last)).collect();
     if wanted.is_empty() {
+        // Else steps would pile up on the device, and a step's time would not be its own.
+        ffi::synchronise(x.device())?;
         return Ok(Vec::new());
     }
     let x = if wanted.len() as i64 == x.size2()?.0 {
         x.shallow_clone()
     } else {
-        x.f_index_select(0, &Tensor::f_from_slice(&wanted)?.f_to_device(x.device())?)?
+        x.f_index_select(0, &ffi::to_device(&Tensor::f_from_slice(&wanted)?, x.device())?)?
     };
-    let logits = head.output.logits(&rms_norm(&x, &head.norm, head.eps)?)?.f_to_device(Device::Cpu)?;
+    let logits = on_host(&head.output.logits(&rms_norm(&x, &head.norm, head.eps)?)?)?;
     let values = ffi::contiguous_f32(&logits).ok_or_else(|| TorchError("logits are not dense".into()))?;
     Ok(values.to_vec())
 }
 
+/// The tensor where its memory can be read; from a GPU by one copy into page-locked memory, which waits for the step.
+fn on_host(x: &Tensor) -> Result<Tensor, TorchError> {
+    if by_shim(x.device()) { Ok(x.f_contiguous()?) } else { ffi::to_host(x) }
+}
+
 /// One copy out of the tensor into the frame.
 fn to_wire(x: &Tensor) -> Result<Bytes, TorchError> {
-    let x = x.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let x = on_host(x)?;
     let bytes = ffi::contiguous_bytes(&x).ok_or_else(|| TorchError("activations are not dense".into()))?;
     Ok(Bytes::copy_from_slice(bytes))
 }
+
+#[cfg(test)]
+mod tests;
 
 impl From<TorchError> for StageError {
     fn from(error: TorchError) -> Self {

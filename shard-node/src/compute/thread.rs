@@ -36,12 +36,13 @@ pub(crate) enum LoadFailure {
 }
 
 impl ComputeThread {
-    /// Starts the thread, loads the stage on it, and returns when it is ready.
+    /// Starts the thread, loads the stage on it, and returns when it is ready. What the stage is decides the
+    /// `limits`.
     pub(crate) async fn start(
         loader: StageLoader,
         own: NodeId,
         model: ModelId,
-        limits: TableLimits,
+        limits: impl FnOnce(StageShape) -> TableLimits + Send + 'static,
         metrics: NodeMetrics,
     ) -> Result<Self, LoadFailure> {
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
@@ -49,7 +50,6 @@ impl ComputeThread {
         let (alive, ended) = watch::channel(());
         let (open_sessions, sessions) = watch::channel(0);
         let load = Arc::new(Load::default());
-        load.kv_capacity.store(limits.kv_positions, Ordering::Relaxed);
         let handle = ComputeHandle { commands, load: load.clone(), sessions };
         let thread = thread::Builder::new()
             .name("compute".into())
@@ -61,6 +61,8 @@ impl ComputeThread {
                     Err(error) => return drop(loaded.send(Err(error))),
                 };
                 let shape = stage.shape();
+                let limits = limits(shape);
+                load.kv_capacity.store(limits.kv_positions, Ordering::Relaxed);
                 let table = SessionTable::new(Admission { own, model, shape }, limits);
                 if loaded.send(Ok(shape)).is_ok() {
                     Worker::new(stage, table, queue, load, open_sessions, metrics).run();

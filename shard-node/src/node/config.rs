@@ -23,8 +23,9 @@ pub struct NodeConfig {
     pub admin: Option<AdminConfig>,
     /// What it serves.
     pub model: ServedModel,
-    /// Positions of KV offered.
-    pub kv_positions: u64,
+    /// Positions of KV offered, no more than the device has memory for; `None` offers what it has, or
+    /// [`DEFAULT_KV_POSITIONS`] where that is not known.
+    pub kv_positions: Option<u64>,
     /// How long its record holds; republished at a third.
     pub record_lease: Duration,
     /// How long open sessions may go on after [`Node::shutdown`](super::Node::shutdown) was called.
@@ -102,7 +103,7 @@ impl NodeConfig {
             advertise: None,
             admin: None,
             model,
-            kv_positions: 65_536,
+            kv_positions: None,
             record_lease: Duration::from_secs(u64::from(MAX_LEASE_S)),
             drain: Duration::from_secs(20),
             limits: NodeLimits::default(),
@@ -124,6 +125,18 @@ impl BootstrapConfig {
     }
 }
 
+/// Positions of KV that a node offers, from what its user `asked` for and what its device has `room` for.
+pub(crate) fn kv_offered(asked: Option<u64>, room: Option<u64>) -> u64 {
+    match (asked, room) {
+        (Some(asked), Some(room)) => asked.min(room),
+        (Some(positions), None) | (None, Some(positions)) => positions,
+        (None, None) => DEFAULT_KV_POSITIONS,
+    }
+}
+
+/// 32 sessions of 2,048 positions: 1.4 GiB of bf16 KV over all layers of the 135M demo model.
+pub const DEFAULT_KV_POSITIONS: u64 = 65_536;
+
 impl ServedModel {
     /// The model's id: the hash of its manifest.
     pub fn id(&self) -> ModelId {
@@ -141,5 +154,19 @@ impl Default for NodeLimits {
             budget: RowBudget::new(128),
             chunk_bytes: 2 << 20,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_never_offers_more_kv_than_its_device_holds() {
+        assert_eq!(kv_offered(None, None), DEFAULT_KV_POSITIONS);
+        assert_eq!(kv_offered(Some(100), None), 100);
+        assert_eq!(kv_offered(None, Some(7_000_000)), 7_000_000);
+        assert_eq!(kv_offered(Some(8_000_000), Some(7_000_000)), 7_000_000);
+        assert_eq!(kv_offered(Some(100), Some(7_000_000)), 100);
     }
 }

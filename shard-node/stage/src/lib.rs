@@ -34,6 +34,8 @@ pub struct StageShape {
     pub class: NumericsClass,
     /// Bytes of KV that one position takes in this stage.
     pub kv_bytes_per_position: u64,
+    /// Positions of KV that the device has memory for; `None` where the stage does not know, as on a CPU.
+    pub kv_positions: Option<u64>,
 }
 
 impl StageShape {

@@ -113,6 +113,7 @@ impl Stage for ToyStage {
             context: self.model.context,
             class: NumericsClass::Exact,
             kv_bytes_per_position: u64::from(self.span.len()) * 8,
+            kv_positions: None,
         }
     }
 

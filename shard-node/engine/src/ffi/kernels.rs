@@ -256,6 +256,9 @@ pub(crate) fn head(x: &Tensor, table: &Tensor) -> Result<Tensor, TorchError> {
 /// Whether this CPU multiplies pairs of bf16 values and has no AMX, for which oneDNN is better: `shim/pairs.cc`.
 #[expect(unsafe_code, reason = "calls the shim")]
 pub(crate) fn pairs_supported() -> bool {
+    if super::cpu_level() < 4 {
+        return false; // ATEN_CPU_CAPABILITY rules these kernels too
+    }
     let mut amx = 0;
     // SAFETY: a pointer to a local.
     unsafe { ll_pairs_supported(&raw mut amx) != 0 && amx == 0 }

@@ -1,9 +1,10 @@
 //! All unsafe code of the engine: the C++ shim, tensors over borrowed memory, and `dlopen`; the row
-//! kernels are in [`kernels`].
+//! kernels are in [`kernels`], GPUs and their border in [`device`].
 //!
 //! Each function checks what its safety rests on and is safe to call. It knows nothing of models;
 //! what the pieces are for stands where they are used.
 
+mod device;
 mod kernels;
 mod panels;
 mod team;
@@ -12,6 +13,8 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use tch::{Device, Kind, Tensor};
 
+pub use device::DeviceMemory;
+pub(crate) use device::{device_memory, enter_device, synchronise, to_device, to_host};
 pub(crate) use kernels::{
     AppendAt, AttendJob, HeadExtras, MAX_HEAD_DIM, attend, gated, head, pairs, pairs_pack, pairs_supported,
     rms_norm, rms_norm_add, rope_append,
@@ -65,6 +68,25 @@ impl Drop for InferenceMode {
 pub(crate) fn cpu_capability() -> String {
     // SAFETY: the shim returns a string that lives until this thread's next call of it.
     unsafe { CStr::from_ptr(ll_cpu_capability()) }.to_string_lossy().into_owned()
+}
+
+/// The x86-64 level of the shim's kernels: 0, 3 or 4. It follows `ATEN_CPU_CAPABILITY`.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn cpu_level() -> c_int {
+    // SAFETY: no arguments.
+    unsafe { ll_cpu_level() }
+}
+
+/// Runs `f` with the shim's kernels on this thread held to an x86-64 level.
+#[cfg(test)]
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn at_cpu_level<R>(level: c_int, f: impl FnOnce() -> R) -> R {
+    // SAFETY: sets a number of this thread.
+    let before = unsafe { ll_force_cpu_level(level) };
+    let result = f();
+    // SAFETY: as above.
+    unsafe { ll_force_cpu_level(before) };
+    result
 }
 
 /// Whether oneDNN has bf16 kernels on this CPU, as limited by `ONEDNN_MAX_CPU_ISA`.
@@ -241,6 +263,9 @@ unsafe extern "C" {
     fn ll_inference_begin() -> *mut c_void;
     fn ll_inference_end(guard: *mut c_void);
     fn ll_cpu_capability() -> *const c_char;
+    fn ll_cpu_level() -> c_int;
+    #[cfg(test)]
+    fn ll_force_cpu_level(level: c_int) -> c_int;
     fn ll_onednn_bf16() -> c_int;
     fn ll_linear_pack(weight: *const torch_sys::C_tensor, rows: i64) -> *mut torch_sys::C_tensor;
     fn ll_linear(

@@ -10,9 +10,10 @@
 
 use proto::LayerIndex;
 use proto::manifest::Architecture;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::ffi::{self, AppendAt, AttendJob, HeadExtras, TorchError};
+use crate::kernels::by_shim;
 use crate::kernels::rotary::{Rotary, RotaryBase};
 
 /// Sizes of an attention layer.
@@ -116,7 +117,7 @@ pub(crate) fn attend(
     let mut out = Tensor::f_empty([qkv.size2()?.0, heads.queries * heads.dim], (qkv.kind(), qkv.device()))?;
     let mut jobs = Vec::new();
     for (&(run, cache), masks) in runs.iter().zip(masks) {
-        if qkv.device() == Device::Cpu && (row_by_row || run.rows <= SHORT_RUN) {
+        if by_shim(qkv.device()) && (row_by_row || run.rows <= SHORT_RUN) {
             jobs.extend((0..run.rows).map(|row| AttendJob {
                 row: run.row + row,
                 keys: &cache.keys,
@@ -216,7 +217,7 @@ pub(crate) fn append(
     heads: Heads,
     how: &LayerAttention,
 ) -> Result<(), TorchError> {
-    if qkv.device() != Device::Cpu {
+    if !by_shim(qkv.device()) {
         return append_any(&qkv.f_narrow(0, run.row, run.rows)?, cache, rotary, heads, how, run.start);
     }
     let Run { row, rows, start } = run;

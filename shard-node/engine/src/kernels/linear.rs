@@ -146,6 +146,9 @@ impl Linear {
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(Kind::Float)?,
             Self::Pairs(weight, outputs) => ffi::pairs(&x.f_contiguous()?, weight, *outputs, None, true)?,
             Self::Panels(panels, level) => panels.multiply_fine(&x.f_contiguous()?, *level)?,
+            // Rounded to bf16's 8 bits, the best candidates would often tie. The library has a product of bf16
+            // rows with an f32 result for CUDA only.
+            Self::Plain(weight) if x.device().is_cuda() => x.f_mm_dtype(&weight.f_tr()?, Kind::Float)?,
             _ => self.forward(x)?.f_to_kind(Kind::Float)?,
         })
     }

@@ -3,18 +3,15 @@
 //! The CPU takes the shim's kernels, in which a row's bits do not depend on the rows around it;
 //! other devices take the library's operators.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::ffi::{self, TorchError};
+use crate::kernels::by_shim;
 
 /// RMS norm: `x / sqrt(mean(x^2) + eps) * weight`; `x [rows, n]`, `weight` f32 `[n]`
 /// (Zhang & Sennrich 2019, <https://arxiv.org/abs/1910.07467>).
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, TorchError> {
-    if x.device() == Device::Cpu {
-        ffi::rms_norm(x, weight, eps as f32)
-    } else {
-        rms_norm_any(x, weight, eps)
-    }
+    if by_shim(x.device()) { ffi::rms_norm(x, weight, eps as f32) } else { rms_norm_any(x, weight, eps) }
 }
 
 /// [`rms_norm`] added to `residual [rows, n]`.
@@ -24,7 +21,7 @@ pub(crate) fn rms_norm_add(
     eps: f64,
     residual: &Tensor,
 ) -> Result<Tensor, TorchError> {
-    if x.device() == Device::Cpu {
+    if by_shim(x.device()) {
         ffi::rms_norm_add(x, weight, eps as f32, residual)
     } else {
         Ok(rms_norm_any(x, weight, eps)?.f_add_(residual)?)
@@ -42,7 +39,7 @@ pub(crate) enum Gate {
 
 /// `activation(gate) * up` of `gate_up [rows, gate then up]`.
 pub(crate) fn gated(gate_up: &Tensor, gate: Gate) -> Result<Tensor, TorchError> {
-    if gate_up.device() == Device::Cpu {
+    if by_shim(gate_up.device()) {
         ffi::gated(gate_up, gate == Gate::GeluTanh)
     } else {
         gated_any(gate_up, gate)
@@ -66,6 +63,8 @@ fn gated_any(gate_up: &Tensor, gate: Gate) -> Result<Tensor, TorchError> {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
 
     fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {

@@ -6,6 +6,7 @@ mod bad_weights;
 mod classes;
 mod exact;
 mod golden;
+mod gpu_check;
 mod misuse;
 mod pipeline;
 mod real_model;

@@ -1,0 +1,101 @@
+//! Tests of the shim's kernels at every x86-64 level that this machine has.
+//!
+//! `ATEN_CPU_CAPABILITY` sets the level of a process; here a thread chooses, so that levels can be compared.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::ffi::{self, AppendAt, AttendJob, HeadExtras};
+
+/// Levels below the machine's own are plain and 3; on a machine of level 3 the last two are the same.
+const LEVELS: [i32; 3] = [0, 3, 4];
+
+fn normal(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::randn(shape, (kind, Device::Cpu))
+}
+
+/// What `f` gives at each level.
+fn at_each_level<R>(f: impl Fn() -> R) -> Vec<R> {
+    LEVELS.iter().map(|&level| ffi::at_cpu_level(level, &f)).collect()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    (a.to_kind(Kind::Float) - b.to_kind(Kind::Float)).abs().max().double_value(&[])
+}
+
+#[test]
+fn a_level_can_be_lowered_and_comes_back() {
+    let own = ffi::cpu_level();
+    assert_eq!(at_each_level(ffi::cpu_level), LEVELS.map(|level| level.min(own)));
+    assert_eq!(ffi::cpu_level(), own);
+}
+
+#[test]
+fn row_kernels_have_the_same_bits_at_every_level() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for width in [576, 72, 50] {
+            let x = normal(&[5, width], kind) * 3.0;
+            let weight = normal(&[width], Kind::Float);
+            let normed = at_each_level(|| ffi::rms_norm(&x, &weight, 1e-5).unwrap());
+            assert!(normed.iter().all(|other| *other == normed[0]), "norm {kind:?} {width}");
+            let sums = at_each_level(|| ffi::rms_norm_add(&x, &weight, 1e-5, &x).unwrap());
+            assert!(sums.iter().all(|other| *other == sums[0]), "sum {kind:?} {width}");
+            for gelu in [false, true] {
+                let gated = at_each_level(|| ffi::gated(&x, gelu).unwrap());
+                assert!(gated.iter().all(|other| *other == gated[0]), "gate {kind:?} {width} gelu {gelu}");
+            }
+        }
+        for dim in [64, 24, 10] {
+            let (cos, sin) = (normal(&[9, dim / 2], Kind::Float), normal(&[9, dim / 2], Kind::Float));
+            let qkv = normal(&[5, 6 * dim], kind);
+            let (bias, norm) = (normal(&[6 * dim], Kind::Float), normal(&[dim], Kind::Float));
+            for extras in [
+                HeadExtras { bias: None, norms: None },
+                HeadExtras { bias: Some(&bias), norms: Some((&norm, &norm, 1e-6)) },
+            ] {
+                let appended = at_each_level(|| {
+                    let mut qkv = qkv.copy();
+                    let zeros = || Tensor::zeros([2, 9, dim], (kind, Device::Cpu));
+                    let (mut keys, mut values) = (zeros(), zeros());
+                    let at = AppendAt { heads: 2, kv_heads: 2, dim, row: 0, rows: 5, start: 3 };
+                    ffi::rope_append(&mut qkv, extras, (&cos, &sin), &mut keys, &mut values, at).unwrap();
+                    (qkv, keys, values)
+                });
+                assert!(appended.iter().all(|other| *other == appended[0]), "rotary {kind:?} {dim}");
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_and_head_agree_at_every_level() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        // Products and sums are fused at levels 3 and 4 only, and the result is rounded to `kind`.
+        let bound = if kind == Kind::Float { 1e-5 } else { 0.02 };
+        for dim in [64, 48, 10] {
+            let (keys, values) = (normal(&[2, 100, dim], kind), normal(&[2, 100, dim], kind));
+            let qkv = normal(&[3, 10 * dim], kind);
+            let attended = at_each_level(|| {
+                let mut out = Tensor::zeros([3, 6 * dim], (kind, Device::Cpu));
+                let jobs = [0, 1, 2].map(|row| AttendJob {
+                    row,
+                    keys: &keys,
+                    values: &values,
+                    first: 5 * row,
+                    end: 30 * row + 7,
+                });
+                ffi::attend(&qkv, &mut out, &jobs, (6, 2, dim), 0.125).unwrap();
+                out
+            });
+            for other in &attended {
+                let difference = largest_difference(other, &attended[0]);
+                assert!(difference <= bound, "{kind:?} {dim}: {difference}");
+            }
+        }
+    }
+    let (x, table) = (normal(&[5, 200], Kind::Float), normal(&[300, 200], Kind::BFloat16));
+    let logits = at_each_level(|| ffi::head(&x, &table).unwrap());
+    for other in &logits {
+        // Sums of 200 products of about 1 in another rounding.
+        assert!(largest_difference(other, &logits[0]) < 1e-4);
+    }
+}
