@@ -110,7 +110,7 @@ impl Output {
                 Self::Linear(Linear::of_panels(panels, kind, device)?)
             }
             // On a GPU a tied table is held once; both kinds of matrix there are plain rows.
-            (kind, Some(Embedding::Table(table))) if !by_shim(device) => {
+            (kind, Some(Lookup::Table(table))) if !by_shim(device) => {
                 Self::Linear(Linear::new(table.shallow_clone(), kind)?)
             }
             _ if !numerics.head_is_table(device) => Self::Linear(weights.linear(&[(name, vocab)], hidden)?),

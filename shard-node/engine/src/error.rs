@@ -25,6 +25,12 @@ pub enum EngineError {
         /// All families of the table.
         known: String,
     },
+    /// A family of experts whose metadata say nothing of them.
+    #[error("the metadata of this {family} do not say how many experts it has; fetch the model again")]
+    NoExperts {
+        /// The model's family.
+        family: String,
+    },
     /// The span does not lie in the model.
     #[error(transparent)]
     Span(#[from] SpanError),

@@ -177,16 +177,22 @@ pub fn weight_bytes(architecture: &Architecture, span: LayerSpan, class: Numeric
     elements * class.wire_dtype().bytes() as u64
 }
 
-/// Bytes of the matrices that one decode step of a span reads in a numerics class, without the scales of
-/// int8's rows; in int4, of a model that is not stored in 4 bits.
+/// Bytes of the matrices that one decode step of one row reads in a numerics class, without the scales of int8's
+/// rows; in int4, of a model that is not stored in 4 bits. Of a layer's experts those that a row uses: more rows read
+/// more of them, at most all.
 pub fn decode_bytes(architecture: &Architecture, span: LayerSpan, class: NumericsClass) -> u64 {
     let a = architecture;
     let [hidden, ffn, vocab] = [a.hidden, a.ffn, a.vocab].map(u64::from);
     let [queries, keys] = [a.heads, a.kv_heads].map(|heads| u64::from(heads) * u64::from(a.head_dim));
+    let (ffn, router) = a.experts.map_or((ffn, 0), |experts| {
+        let [count, used, ffn] = [experts.count, experts.used, experts.ffn].map(u64::from);
+        (used * ffn, count * hidden * size_of::<f32>() as u64)
+    });
     let layer = hidden * (2 * queries + 2 * keys + 3 * ffn);
     let head = if span.end() == a.n_layers { vocab * hidden } else { 0 };
     let layers = layer * u64::from(span.len());
-    match class {
+    let routers = router * u64::from(span.len());
+    routers + match class {
         NumericsClass::Exact => 4 * (layers + head),
         NumericsClass::Bf16 => 2 * (layers + head),
         NumericsClass::Int8 => layers + head,

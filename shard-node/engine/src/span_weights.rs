@@ -104,6 +104,13 @@ impl<'a> SpanWeights<'a> {
         Ok(linear)
     }
 
+    /// A matrix that is multiplied in f32 as the exact class does, whatever the class: a router.
+    pub(crate) fn exact_linear(&self, name: &str, rows: u64, columns: u64) -> Result<Linear, EngineError> {
+        let weight = self.stacked::<f32>(&[(name, rows)], columns)?;
+        self.checkpoint.release(name)?;
+        Ok(Linear::new(weight.f_to_device(self.device)?, LinearKind::Exact)?)
+    }
+
     /// A matrix as plain rows of the activations' type: the embedding.
     pub(crate) fn table(&self, name: &str, rows: u64, columns: u64) -> Result<Tensor, EngineError> {
         let parts = [(name, rows)];

@@ -114,7 +114,7 @@ enum Start<'a> {
 }
 
 impl TorchStage {
-    /// Bytes of the matrices that a decode step reads.
+    /// Bytes of its matrices. A decode step reads all of them, but of experts only those that its rows chose.
     pub(crate) fn weight_bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(|layer| layer.bytes()).sum();
         layers + self.head.as_ref().map_or(0, |head| head.output.bytes())

@@ -96,7 +96,7 @@ fn candidates(most: usize) -> Vec<usize> {
 fn layers_worth(stage: &TorchStage) -> usize {
     let mut bytes = 0;
     let enough = stage.layers.iter().position(|layer| {
-        bytes += layer.bytes();
+        bytes += layer.row_bytes();
         bytes >= ENOUGH_BYTES
     });
     enough.map_or(stage.layers.len(), |last| last + 1)

@@ -54,7 +54,7 @@ pub fn inspect(checkpoint: &Checkpoint) -> Result<Inspection, ArchitectureError>
     let Reading { architecture, mut unsupported } = checkpoint.read_architecture()?;
     let mut tensors = BTreeMap::new();
     let (mut parameters, mut stored_bytes) = (0, 0);
-    for tensor in checkpoint.tensors() {
+    for tensor in checkpoint.stored_tensors() {
         *tensors.entry(tensor.dtype.name()).or_default() += 1;
         parameters += tensor.rows() * tensor.columns();
         stored_bytes += tensor.stored_bytes();

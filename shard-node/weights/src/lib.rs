@@ -7,6 +7,7 @@
 pub mod architecture;
 pub mod checkpoint;
 pub mod dequantise;
+mod experts;
 pub mod footprint;
 pub mod gguf;
 pub mod header;
@@ -24,6 +25,7 @@ pub mod text;
 pub use architecture::{ArchitectureError, families, norm_offset, span_tensors};
 pub use checkpoint::{Checkpoint, OpenError, RowLayout, StoredTensor, TensorError};
 pub use dequantise::{Bf16, DequantiseError, Element};
+pub use experts::ExpertNames;
 pub use footprint::{Budget, Fit, Footprint};
 pub use inspect::{Inspection, inspect};
 pub use manifest::cache::ManifestCache;

@@ -10,12 +10,7 @@ pub fn canonical_from_gguf(name: &str, own: &[(&str, &str)]) -> Option<String> {
         "output.weight" => return Some("lm_head.weight".to_owned()),
         _ => {}
     }
-    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    // A canonical decimal only, so that two GGUF names never become one.
-    let number: u32 = layer.parse().ok()?;
-    if number.to_string() != layer {
-        return None;
-    }
+    let (number, rest) = gguf_layer(name)?;
     let (part, suffix) = rest.rsplit_once('.')?;
     if suffix != "weight" && suffix != "bias" {
         return None;
@@ -32,6 +27,14 @@ pub fn canonical_from_hf(name: &str) -> String {
         (_, Some(rest)) => format!("model.{rest}"),
         _ => name.to_owned(),
     }
+}
+
+/// The layer of a GGUF tensor, and its name within the layer.
+pub(crate) fn gguf_layer(name: &str) -> Option<(u32, &str)> {
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    // A canonical decimal only, so that two GGUF names never become one.
+    let number: u32 = layer.parse().ok()?;
+    (number.to_string() == layer).then_some((number, rest))
 }
 
 /// The layer a canonical name belongs to, if any.

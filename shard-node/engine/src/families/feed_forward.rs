@@ -20,6 +20,11 @@ pub(super) trait FeedForward: Debug {
 
     /// Bytes of its matrices.
     fn bytes(&self) -> usize;
+
+    /// Those that one row reads.
+    fn row_bytes(&self) -> usize {
+        self.bytes()
+    }
 }
 
 /// One network for all rows.

@@ -1,16 +1,19 @@
 //! The families of decoders this engine computes: one file each, and the table that finds them.
 //!
 //! A family owns what happens inside a layer, put together from parts that several share:
-//! [`attention`], [`feed_forward`], [`pre_norm`]. Embedding, final norm and head belong to the stage;
+//! [`attention`], [`feed_forward`], [`experts`], [`pre_norm`]. Embedding, final norm and head belong to the stage;
 //! what model files say of a family belongs to the weights crate.
 
 mod attention;
+mod experts;
 mod feed_forward;
 mod gemma3;
 mod llama;
+mod mixtral;
 mod pre_norm;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
 use std::fmt::Debug;
 
@@ -30,6 +33,11 @@ pub(crate) trait DecoderLayer: Debug {
 
     /// Bytes of its matrices.
     fn bytes(&self) -> usize;
+
+    /// Those that one row reads: all but the experts that it does not choose.
+    fn row_bytes(&self) -> usize {
+        self.bytes()
+    }
 }
 
 /// A row of the table of families.
@@ -46,12 +54,14 @@ type LoadLayer =
     fn(&SpanWeights<'_>, &Architecture, LayerIndex) -> Result<Box<dyn DecoderLayer>, EngineError>;
 
 /// All families. The window of a mistral is in its [`Architecture`], so it is a llama here.
-const FAMILIES: [Family; 5] = [
+const FAMILIES: [Family; 7] = [
     Family { name: "llama", load: llama::load, scales_embedding: false },
     Family { name: "mistral", load: llama::load, scales_embedding: false },
     Family { name: "qwen2", load: qwen2::load, scales_embedding: false },
     Family { name: "qwen3", load: qwen3::load, scales_embedding: false },
     Family { name: "gemma3", load: gemma3::load, scales_embedding: true },
+    Family { name: "mixtral", load: mixtral::load, scales_embedding: false },
+    Family { name: "qwen3_moe", load: qwen3_moe::load, scales_embedding: false },
 ];
 
 impl Family {

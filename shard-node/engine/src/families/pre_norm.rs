@@ -55,4 +55,8 @@ impl<F: FeedForward> DecoderLayer for PreNormLayer<F> {
     fn bytes(&self) -> usize {
         self.attention.bytes() + self.feed_forward.bytes()
     }
+
+    fn row_bytes(&self) -> usize {
+        self.attention.bytes() + self.feed_forward.row_bytes()
+    }
 }

@@ -1,4 +1,4 @@
-//! Every family and variant against transformers (`golden/make_golden.py`): logits at every position,
+//! Every family and variant against transformers (`golden/make_golden*.py`): logits at every position,
 //! greedy tokens, and the same bits from the GGUF of the same model.
 
 use std::collections::BTreeMap;
@@ -10,9 +10,22 @@ use tempfile::TempDir;
 
 use crate::pipeline::Pipeline;
 
-/// The models made by the script.
-const VARIANTS: [&str; 7] =
-    ["llama-linear", "llama-llama3", "llama-yarn", "mistral-window", "qwen2", "qwen3", "gemma3"];
+/// The models made by the scripts.
+const VARIANTS: [&str; 10] = [
+    "llama-linear",
+    "llama-llama3",
+    "llama-yarn",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+    "gemma3",
+    "qwen3-moe",
+    "qwen3-moe-plain",
+    "mixtral",
+];
+
+/// Those that share no matrices with the others.
+const WITH_EXPERTS: [&str; 3] = ["qwen3-moe", "qwen3-moe-plain", "mixtral"];
 
 const CUTS: [&[(u32, u32)]; 3] = [&[(0, 4)], &[(0, 1), (1, 4)], &[(0, 2), (2, 3), (3, 4)]];
 
@@ -38,10 +51,12 @@ fn expected(variant: &str, rows: usize) -> Vec<Vec<f32>> {
 fn directory(variant: &str) -> TempDir {
     let joined = tempfile::tempdir().unwrap();
     let mut weight_map = BTreeMap::new();
-    for (stored, file) in [
-        (golden("matrices.safetensors"), "a.safetensors"),
+    let files = [
         (golden(variant).join("own.safetensors"), "b.safetensors"),
-    ] {
+        (golden("matrices.safetensors"), "a.safetensors"),
+    ];
+    let files = if WITH_EXPERTS.contains(&variant) { &files[..1] } else { &files[..] };
+    for &(ref stored, file) in files {
         let bytes = std::fs::read(stored).unwrap();
         let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let header: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..end]).unwrap();
@@ -106,29 +121,37 @@ fn greedy_tokens_are_those_of_transformers_over_one_two_and_three_stages() {
     }
 }
 
-/// Rounding is amplified by attention this sharp, in any implementation: theirs is the measure of ours.
+/// Rounding is amplified by attention this sharp, in any implementation: theirs is the measure of ours. Where it makes a
+/// router choose another expert a row jumps, in theirs and in ours at other places; there the middle row is measured.
 #[test]
 fn bf16_is_as_near_to_f32_as_transformers_own() {
     let tokens = tokens("tokens.json");
     for variant in VARIANTS {
         let directory = directory(variant);
-        let truth = expected(variant, tokens.len()).concat();
+        let truth = expected(variant, tokens.len());
         let theirs: f64 =
             serde_json::from_slice(&std::fs::read(golden(variant).join("bf16.json")).unwrap()).unwrap();
         let mut pipeline = Pipeline::load(directory.path(), CUTS[1], NumericsClass::Bf16);
-        for chunk in [1, 24] {
+        let jumps = WITH_EXPERTS.contains(&variant);
+        // More rows where single ones do not count.
+        for chunk in [1, if jumps { 9 } else { 24 }] {
             let logits = run(&mut pipeline, &tokens, chunk);
-            let pairs = logits.iter().zip(truth.chunks(truth.len() / tokens.len()));
-            let squares: Vec<f64> = pairs
-                .filter_map(|(logits, truth)| Some(logits.as_ref()?.iter().zip(truth)))
-                .flatten()
-                .map(|(a, b)| f64::from(a - b).powi(2))
-                .collect();
-            let ours = (squares.iter().sum::<f64>() / squares.len() as f64).sqrt();
+            let pairs =
+                logits.iter().zip(&truth).filter_map(|(logits, truth)| Some((logits.as_ref()?, truth)));
+            let mut rows: Vec<f64> = pairs.map(|(logits, truth)| mean_square(logits, truth)).collect();
+            rows.sort_by(f64::total_cmp);
+            let mean =
+                if jumps { rows[rows.len() / 2] } else { rows.iter().sum::<f64>() / rows.len() as f64 };
+            let ours = mean.sqrt();
             println!("{variant} in bf16, chunks of {chunk}: {ours:.4}, transformers {theirs:.4}");
             assert!(ours < 1.5 * theirs, "{variant}: {ours}, transformers {theirs}");
         }
     }
+}
+
+/// Of the differences.
+fn mean_square(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64
 }
 
 #[test]

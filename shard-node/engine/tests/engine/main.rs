@@ -5,6 +5,7 @@
 mod bad_weights;
 mod classes;
 mod exact;
+mod experts;
 mod golden;
 mod gpu_check;
 mod misuse;

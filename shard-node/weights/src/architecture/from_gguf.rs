@@ -14,7 +14,7 @@ pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, Fiel
     let name = gguf
         .string("general.architecture")
         .ok_or_else(|| FieldError::new("general.architecture", "is missing"))?;
-    let family = Family::of_gguf(name);
+    let family = Family::of_gguf(gguf);
     if family.is_none() {
         unsupported.push(format!("architecture {:?}", clip(name)));
     }
@@ -50,7 +50,8 @@ pub(super) fn read(gguf: &Gguf, checkpoint: &Checkpoint) -> Result<Reading, Fiel
             .and_then(|tensor| u32::try_from(tensor.rows()).ok())
             .ok_or_else(|| FieldError::new("vocab_size", "is missing, and so is token_embd.weight"))?,
     };
-    if fields.optional("expert_count")?.is_some_and(|experts| experts > 0) {
+    let expects_experts = family.is_some_and(|family| family.experts.is_some());
+    if !expects_experts && fields.optional("expert_count")?.is_some_and(|experts| experts > 0) {
         unsupported.push("experts".to_owned());
     }
     let architecture = Architecture {
@@ -115,6 +116,10 @@ impl<'a> GgufFields<'a> {
 
     pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         self.gguf.string(&self.key(name))
+    }
+
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+        self.gguf.boolean(&self.key(name))
     }
 
     /// An array of booleans.

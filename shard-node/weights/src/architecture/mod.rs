@@ -141,7 +141,7 @@ fn unknown_family(container: &Container) -> Option<String> {
     match container {
         Container::Gguf(gguf) => {
             let name = gguf.string("general.architecture")?;
-            Family::of_gguf(name).is_none().then(|| format!("architecture {:?}", clip(name)))
+            Family::of_gguf(gguf).is_none().then(|| format!("architecture {:?}", clip(name)))
         }
         Container::Safetensors { config } => {
             let name = config.get("model_type")?.as_str()?;
@@ -161,13 +161,13 @@ fn quantised_checkpoint(method: &str) -> String {
 
 /// A field of the metadata that cannot be used.
 #[derive(Debug)]
-struct FieldError {
-    field: String,
+pub(crate) struct FieldError {
+    pub(crate) field: String,
     what: String,
 }
 
 impl FieldError {
-    fn new(field: &str, what: impl Into<String>) -> Self {
+    pub(crate) fn new(field: &str, what: impl Into<String>) -> Self {
         Self { field: field.to_owned(), what: what.into() }
     }
 }
@@ -194,7 +194,7 @@ fn unexpected_tensors(checkpoint: &Checkpoint, architecture: &Architecture) -> V
             _ if expected.contains(name) => continue,
             Some((_, "bias")) => 0,
             _ if name.contains("q_norm.") || name.contains("k_norm.") => 1,
-            _ if name.contains("experts") || name.contains("_exps.") => 2,
+            _ if name.contains("experts") || name.contains("_exps.") || name.contains(".mlp.gate.") => 2,
             // Tables of the rotary embedding that old checkpoints have in every layer; they are computed here.
             Some((part, "weight")) if !part.ends_with("rope_freqs") && !part.ends_with("attn_rot_embd") => 3,
             _ => continue,

@@ -25,6 +25,8 @@ pub struct Checkpoint {
     container: Container,
     files: Vec<WeightFile>,
     tensors: BTreeMap<String, StoredTensor>,
+    /// Tensors of the file that were taken apart, by stored name.
+    stacks: BTreeMap<String, StoredTensor>,
     absent: BTreeMap<String, Absent>,
 }
 
@@ -66,6 +68,8 @@ pub struct StoredTensor {
     file: usize,
     offset: u64,
     len: u64,
+    /// A part of the tensor that the file holds under `stored_name`: one of a stack of experts.
+    sliced: bool,
 }
 
 impl StoredTensor {
@@ -83,6 +87,11 @@ impl StoredTensor {
     /// Stored bytes.
     pub const fn stored_bytes(&self) -> u64 {
         self.len
+    }
+
+    /// Is it one of several that the file holds as one tensor? See [`Checkpoint::whole`].
+    pub const fn is_sliced(&self) -> bool {
+        self.sliced
     }
 }
 
@@ -255,6 +264,16 @@ impl Checkpoint {
         &self.files
     }
 
+    /// The readable tensors as the files hold them, stacks of experts whole; in no order.
+    pub fn stored_tensors(&self) -> impl Iterator<Item = &StoredTensor> {
+        self.tensors.values().filter(|tensor| !tensor.sliced).chain(self.stacks.values())
+    }
+
+    /// What the file holds a tensor of this checkpoint in: itself, or the stack it is a part of.
+    pub fn whole<'a>(&'a self, tensor: &'a StoredTensor) -> &'a StoredTensor {
+        self.stacks.get(&tensor.stored_name).filter(|_| tensor.sliced).unwrap_or(tensor)
+    }
+
     /// All readable tensors, ordered by canonical name.
     pub fn tensors(&self) -> impl Iterator<Item = &StoredTensor> {
         self.tensors.values()
@@ -325,11 +344,15 @@ impl Checkpoint {
     /// Gives a tensor's pages back to the system, after its values have been packed elsewhere.
     /// Reading it again works and costs time only.
     pub fn release(&self, name: &str) -> Result<(), TensorError> {
-        let tensor = self.tensor(name)?;
-        if let Err(error) = self.files[tensor.file].mapped.release(tensor.byte_range()) {
-            tracing::debug!(tensor = name, %error, "release pages");
-        }
+        self.release_stored(self.tensor(name)?);
         Ok(())
+    }
+
+    /// [`release`](Self::release) of a tensor of this checkpoint.
+    pub fn release_stored(&self, tensor: &StoredTensor) {
+        if let Err(error) = self.files[tensor.file].mapped.release(tensor.byte_range()) {
+            tracing::debug!(tensor = tensor.name, %error, "release pages");
+        }
     }
 
     /// Values of some rows, in HF order (GGUF's permutation of q and k is undone), as `f32` or

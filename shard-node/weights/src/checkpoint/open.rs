@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{Absent, Checkpoint, Container, RowLayout, StoredTensor, WeightFile};
 use crate::architecture::families::Family;
+use crate::experts::{ExpertNames, InGguf, MAX_EXPERTS};
 use crate::gguf::Gguf;
 use crate::header::{HeaderError, MAX_TENSORS, TensorHeader, clip};
 use crate::mapping::MappedFile;
@@ -135,12 +136,25 @@ fn open_gguf(path: &Path) -> Result<Checkpoint, OpenError> {
         return Err(OpenError::SplitGguf { path: path.to_owned(), parts });
     }
     let architecture = gguf.string("general.architecture").unwrap_or_default();
-    let family = Family::of_gguf(architecture);
+    let family = Family::of_gguf(&gguf);
     let own_parts = family.map_or(&[][..], |family| family.gguf_parts);
     let interleaves = family.is_some_and(|family| family.gguf_interleaves);
     let head_dim = if interleaves { gguf_head_dim(&gguf, architecture) } else { None };
     let mut tensors = Tensors::default();
+    let experts = family.and_then(|family| family.experts).unwrap_or(ExpertNames::USUAL);
     for stored in &gguf.tensors {
+        match experts.in_gguf(&stored.name) {
+            Some(InGguf::Router(name)) => {
+                tensors.add(name, stored, RowLayout::Plain, 0, path).map_err(header)?;
+                continue;
+            }
+            Some(InGguf::Stack { layer, matrix }) => {
+                let name = |expert| experts.matrices(layer, expert)[matrix].clone();
+                tensors.add_stack(name, stored, path).map_err(header)?;
+                continue;
+            }
+            None => {}
+        }
         let name = names::canonical_from_gguf(&stored.name, own_parts).unwrap_or_else(|| stored.name.clone());
         let permuted = names::permuted_in_llama_gguf(&stored.name);
         let layout = match head_dim {
@@ -163,6 +177,7 @@ fn open_gguf(path: &Path) -> Result<Checkpoint, OpenError> {
         files: vec![WeightFile { path: path.to_owned(), mapped }],
         container: Container::Gguf(gguf),
         tensors: tensors.readable,
+        stacks: tensors.stacks,
         absent: tensors.absent,
     })
 }
@@ -217,6 +232,7 @@ fn open_directory(path: &Path) -> Result<Checkpoint, OpenError> {
         container: Container::Safetensors { config },
         files,
         tensors: tensors.readable,
+        stacks: tensors.stacks,
         absent: tensors.absent,
     })
 }
@@ -309,10 +325,61 @@ fn open_safetensors(path: PathBuf) -> Result<(WeightFile, Vec<TensorHeader>), Op
 #[derive(Default)]
 struct Tensors {
     readable: BTreeMap<String, StoredTensor>,
+    stacks: BTreeMap<String, StoredTensor>,
     absent: BTreeMap<String, Absent>,
 }
 
 impl Tensors {
+    /// Takes a GGUF's stack of experts apart: `name` gives that of each one.
+    fn add_stack(
+        &mut self,
+        name: impl Fn(u32) -> String,
+        stack: &TensorHeader,
+        path: &Path,
+    ) -> Result<(), HeaderError> {
+        let &[count, rows, columns] = &stack.shape[..] else {
+            let dimensions = stack.shape.len();
+            let what = format!("has {dimensions} dimensions, a stack of experts has three");
+            return Err(HeaderError::tensor(&stack.name, what));
+        };
+        let experts = u32::try_from(count).ok().filter(|experts| (1..=MAX_EXPERTS).contains(experts));
+        let experts = experts.ok_or_else(|| {
+            HeaderError::tensor(
+                &stack.name,
+                format!("stacks {count} experts, a layer has 1 to {MAX_EXPERTS}"),
+            )
+        })?;
+        // A few bytes of header must not become names without end.
+        let names = (self.readable.len() + self.absent.len()) as u64 + count;
+        HeaderError::limit("the number of tensors with every expert's", names, MAX_TENSORS)?;
+        let len = stack.len / count;
+        for expert in 0..experts {
+            let offset = stack.offset + u64::from(expert) * len;
+            let shape = vec![rows, columns];
+            let header = TensorHeader { name: stack.name.clone(), ty: stack.ty, shape, offset, len };
+            let name = name(expert);
+            self.add(name.clone(), &header, RowLayout::Plain, 0, path)?;
+            if let Some(tensor) = self.readable.get_mut(&name) {
+                tensor.sliced = true;
+            }
+        }
+        if let ElementType::Readable(dtype) = stack.ty {
+            let whole = StoredTensor {
+                name: stack.name.clone(),
+                stored_name: stack.name.clone(),
+                dtype,
+                shape: stack.shape.clone(),
+                layout: RowLayout::Plain,
+                file: 0,
+                offset: stack.offset,
+                len: stack.len,
+                sliced: false,
+            };
+            self.stacks.insert(stack.name.clone(), whole);
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         name: String,
@@ -335,6 +402,7 @@ impl Tensors {
                     file,
                     offset: header.offset,
                     len: header.len,
+                    sliced: false,
                 };
                 self.readable.insert(name, tensor);
             }

@@ -160,7 +160,7 @@ fn compute_with(
 }
 
 /// Checks one tensor of the checkpoint against the manifest: listed, same type and shape, same bytes.
-/// Touches that tensor's bytes only.
+/// Touches that tensor's bytes only; of an expert in a stack, those of the whole stack, which is what is listed.
 pub fn verify<'a>(
     manifest: &Manifest,
     checkpoint: &'a Checkpoint,
@@ -168,7 +168,8 @@ pub fn verify<'a>(
 ) -> Result<&'a StoredTensor, VerifyError> {
     let stored = listed(manifest, checkpoint, tensor)?;
     let entry = manifest.tensor(&stored.stored_name);
-    if entry.is_none_or(|entry| ContentHash::of(checkpoint.stored(stored)) != entry.blake3) {
+    let whole = checkpoint.whole(stored);
+    if entry.is_none_or(|entry| ContentHash::of(checkpoint.stored(whole)) != entry.blake3) {
         return Err(VerifyError::WrongBytes {
             path: checkpoint.file_of(stored).to_owned(),
             tensor: stored.name.clone(),
@@ -193,13 +194,14 @@ fn listed<'a>(
         tensor: tensor(),
         model: model(),
     })?;
-    if entry.dtype != stored.dtype || entry.shape != stored.shape {
+    let whole = checkpoint.whole(stored);
+    if entry.dtype != whole.dtype || entry.shape != whole.shape {
         return Err(VerifyError::Differs {
             path: path(),
             tensor: tensor(),
             model: model(),
             expected: format!("{} {:?}", entry.dtype, entry.shape),
-            found: format!("{} {:?}", stored.dtype, stored.shape),
+            found: format!("{} {:?}", whole.dtype, whole.shape),
         });
     }
     Ok(stored)
@@ -222,7 +224,7 @@ fn hash_tensors(
     checkpoint: &Checkpoint,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<TensorEntry>, ComputeError> {
-    let mut in_order: Vec<&StoredTensor> = checkpoint.tensors().collect();
+    let mut in_order: Vec<&StoredTensor> = checkpoint.stored_tensors().collect();
     in_order.sort_by_key(|tensor| tensor.place());
     let total = in_order.iter().map(|tensor| tensor.stored_bytes()).sum();
     let mut done = 0;

@@ -37,7 +37,8 @@ impl SpanCheck {
         for (name, _) in tensors {
             let stored = listed(manifest, checkpoint, name)?;
             if names.insert(stored.stored_name.clone()) {
-                distinct.push(stored.clone());
+                // Of experts in a stack the stack, which is what the manifest lists; once.
+                distinct.push(checkpoint.whole(stored).clone());
             }
         }
         Ok(Self {

@@ -2,6 +2,7 @@
 
 mod absurd;
 mod errors;
+mod experts;
 mod families;
 mod fits;
 mod goldens;

@@ -33,6 +33,7 @@ pub(super) const GEMMA3: Family = Family {
     ],
     gguf_interleaves: false,
     norms_about_zero: true,
+    experts: None,
 };
 
 /// Rotary base of the layers with a window, where the metadata name none.

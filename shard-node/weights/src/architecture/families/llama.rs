@@ -19,6 +19,7 @@ pub(super) const LLAMA: Family = Family {
     gguf_parts: &[],
     gguf_interleaves: true,
     norms_about_zero: false,
+    experts: None,
 };
 
 pub(super) const MISTRAL: Family =

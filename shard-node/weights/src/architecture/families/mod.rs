@@ -6,14 +6,18 @@
 
 mod gemma3;
 mod llama;
+mod mixtral;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
 use proto::manifest::Architecture;
 
 use super::from_gguf::GgufFields;
 use super::from_hf::{HfDefaults, HfFields};
 use super::{FieldError, Reading};
+use crate::experts::ExpertNames;
+use crate::gguf::Gguf;
 
 /// A row of the table.
 #[derive(Debug)]
@@ -40,13 +44,23 @@ pub(crate) struct Family {
     pub(crate) gguf_interleaves: bool,
     /// HF checkpoints store norms as what is added to one; llama.cpp's converter adds it.
     pub(super) norms_about_zero: bool,
+    /// What a family with experts calls them.
+    pub(crate) experts: Option<ExpertNames>,
 }
 
 /// A tensor of a layer: its canonical name after `model.layers.N.`, and its shape.
 pub(super) type Part = (String, Vec<u64>);
 
 /// All families. To add one: a file here, a row here, and the same in the engine.
-static FAMILIES: [Family; 5] = [llama::LLAMA, llama::MISTRAL, qwen2::QWEN2, qwen3::QWEN3, gemma3::GEMMA3];
+static FAMILIES: [Family; 7] = [
+    llama::LLAMA,
+    llama::MISTRAL,
+    qwen2::QWEN2,
+    qwen3::QWEN3,
+    gemma3::GEMMA3,
+    mixtral::MIXTRAL,
+    qwen3_moe::QWEN3_MOE,
+];
 
 impl Family {
     /// The family of that name.
@@ -59,9 +73,12 @@ impl Family {
         FAMILIES.iter().find(|family| family.model_types.contains(&model_type))
     }
 
-    /// The family of a GGUF's `general.architecture`.
-    pub(crate) fn of_gguf(architecture: &str) -> Option<&'static Self> {
-        FAMILIES.iter().find(|family| family.gguf == Some(architecture))
+    /// The family of a GGUF by its `general.architecture`, which some share with one that has experts.
+    pub(crate) fn of_gguf(gguf: &Gguf) -> Option<&'static Self> {
+        let architecture = gguf.string("general.architecture")?;
+        let experts = gguf.unsigned(&format!("{architecture}.expert_count")).is_some_and(|count| count > 0);
+        let mut named = FAMILIES.iter().filter(|family| family.gguf == Some(architecture));
+        named.clone().find(|family| family.experts.is_some() == experts).or_else(|| named.next())
     }
 
     /// What is closest to a family outside the table, to describe as much of it as can be.
@@ -101,6 +118,19 @@ fn feed_forward(a: &Architecture) -> impl Iterator<Item = Part> {
     [("gate", [ffn, hidden]), ("up", [ffn, hidden]), ("down", [hidden, ffn])]
         .into_iter()
         .map(|(name, shape)| (format!("mlp.{name}_proj.weight"), shape.to_vec()))
+}
+
+/// The router and the experts of a layer.
+fn experts(a: &Architecture, layer: u32) -> impl Iterator<Item = Part> {
+    let names = ExpertNames::of(&a.family);
+    let (count, ffn) = a.experts.map_or((0, 0), |experts| (experts.count, experts.ffn));
+    let [hidden, ffn, all] = [a.hidden, ffn, count].map(u64::from);
+    let shapes = [[ffn, hidden], [ffn, hidden], [hidden, ffn]];
+    let of_one = move |expert| {
+        names.matrices(layer, expert).into_iter().zip(shapes).map(|(name, shape)| (name, shape.to_vec()))
+    };
+    let parts = [(names.router(layer), vec![all, hidden])].into_iter().chain((0..count).flat_map(of_one));
+    parts.map(|(name, shape)| (name.splitn(4, '.').skip(3).collect(), shape))
 }
 
 /// Norms of the residual stream.

@@ -19,6 +19,7 @@ pub(super) const QWEN2: Family = Family {
     gguf_parts: &[],
     gguf_interleaves: false,
     norms_about_zero: false,
+    experts: None,
 };
 
 /// The biases are always there; no flag says so.

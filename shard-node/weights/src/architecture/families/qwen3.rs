@@ -18,6 +18,7 @@ pub(super) const QWEN3: Family = Family {
     gguf_parts: &[],
     gguf_interleaves: false,
     norms_about_zero: false,
+    experts: None,
 };
 
 fn from_hf(fields: &HfFields<'_>, reading: &mut Reading) -> Result<(), FieldError> {
