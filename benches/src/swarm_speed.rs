@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Folder with llama.cpp's llama-bench and ggml-rpc-server
     #[arg(long, value_name = "DIR", requires = "gguf")]
     llama_cpp: Option<PathBuf>,
-    /// The same weights as made by reference/to_gguf.py, as CLASS=FILE; may be given several times
+    /// The same weights as made by `reference/to_gguf.py`, as CLASS=FILE; may be given several times
     #[arg(long, value_name = "CLASS=FILE", value_parser = class_and_file)]
     gguf: Vec<(String, PathBuf)>,
 }

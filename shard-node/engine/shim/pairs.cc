@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "team.h"
+#include "values.h"
 
 #define BF16_CPU __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-#define INLINE inline __attribute__((always_inline))
 
 namespace {
 
@@ -156,7 +156,7 @@ int ll_pairs_supported(int* amx) {
   unsigned a, b, c, d;
   __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
   *amx = (d >> 22) & 1;
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+  return ll_cpu_level() >= kLevel4 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 

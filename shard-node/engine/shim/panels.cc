@@ -98,12 +98,14 @@ INLINE void round_terms(const void* values, const Rows& from, int64_t padded, in
   if (from.terms == 2) round_rest(x, from.width, padded, row, from.rows, to);
 }
 
-EVERY_CPU void round_any(const Rows& from, int64_t padded, int64_t row, RoundedRows& to) {
+INLINE void round_each_any(const Rows& from, int64_t padded, int64_t row, RoundedRows& to) {
   if (from.bf16)
     round_terms<Bf16>(from.x, from, padded, row, to);
   else
     round_terms<float>(from.x, from, padded, row, to);
 }
+
+EVERY_CPU(round_each, (const Rows& from, int64_t padded, int64_t row, RoundedRows& to), (from, padded, row, to))
 
 float half_to_float(const uint8_t* h) {
   uint16_t bits;
@@ -220,11 +222,12 @@ struct PanelCall {
 // The best row of kKernels on this CPU.
 int ll_panel_level() {
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+  const int level = ll_cpu_level();
+  if (level >= kLevel4 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma"))
     return 2;
   // Every CPU with AVX2 and FMA has the f16 conversions.
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
+  return level >= kLevel3 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
 }
 
 // y [rows * terms, out]; the results of rests follow the others.
@@ -259,7 +262,8 @@ void ll_panels(const PanelCall* call) {
   const int64_t panels = (c.out + kPanelRows - 1) / kPanelRows, share = panels_at_once(panels, rows, c.panel_bytes);
   const int64_t shares = (panels + share - 1) / share;
   PanelKernel* const kernel = kKernels[c.level][c.format];
-  const auto round = [&](int64_t row) { round_any(from, c.padded, row, to); };
+  auto* const round_one = round_each();
+  const auto round = [&](int64_t row) { round_one(from, c.padded, row, to); };
   const auto multiply = [&](int64_t s) {
     for (int64_t row = 0; row < rows; row += kRowsAtOnce) {
       const int64_t some = rows - row < kRowsAtOnce ? rows - row : kRowsAtOnce;

@@ -17,12 +17,13 @@ use crate::span_weights::SpanWeights;
 /// What a first stage looks tokens up in.
 #[derive(Debug)]
 pub(crate) struct Embedding {
-    table: Lookup,
+    pub(crate) table: Lookup,
     scale: Option<f64>,
 }
 
+/// The matrix of an embedding.
 #[derive(Debug)]
-enum Lookup {
+pub(crate) enum Lookup {
     /// Rows of the activations' type.
     Table(Tensor),
     /// Quantised rows; a tied head shares them.

@@ -192,11 +192,12 @@ pub fn decode_bytes(architecture: &Architecture, span: LayerSpan, class: Numeric
     let head = if span.end() == a.n_layers { vocab * hidden } else { 0 };
     let layers = layer * u64::from(span.len());
     let routers = router * u64::from(span.len());
-    routers + match class {
-        NumericsClass::Exact => 4 * (layers + head),
-        NumericsClass::Bf16 => 2 * (layers + head),
-        NumericsClass::Int8 => layers + head,
-        // A nibble, and 4 bytes for each 32.
-        NumericsClass::Int4 => layers * 5 / 8 + head,
-    }
+    routers
+        + match class {
+            NumericsClass::Exact => 4 * (layers + head),
+            NumericsClass::Bf16 => 2 * (layers + head),
+            NumericsClass::Int8 => layers + head,
+            // A nibble, and 4 bytes for each 32.
+            NumericsClass::Int4 => layers * 5 / 8 + head,
+        }
 }

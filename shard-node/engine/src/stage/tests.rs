@@ -10,8 +10,9 @@ use shard_node::engine::DeviceChoice;
 use shard_node_stage::StepOutput;
 
 use super::*;
+use crate::ends::Lookup;
 use crate::kernels::by_library_only;
-use crate::kernels::linear::LinearKind;
+use crate::kernels::linear::{Linear, LinearKind};
 use crate::loader::{EngineOptions, load_stage};
 
 const POSITIONS: u32 = 96;
@@ -124,8 +125,10 @@ fn on_a_gpu_matrices_are_plain_the_tied_table_is_shared_and_kv_is_taken_whole() 
     by_library_only(|| {
         let mut stage = stage("gemma3", NumericsClass::Bf16, (0, 4));
         assert_eq!(stage.numerics.linear, LinearKind::Plain);
-        let (Some(Embedding { table, .. }), Some(Head { output: Output::Linear(Linear::Plain(head)), .. })) =
-            (&stage.embedding, &stage.head)
+        let (
+            Some(Embedding { table: Lookup::Table(table), .. }),
+            Some(Head { output: Output::Linear(Linear::Plain(head)), .. }),
+        ) = (&stage.embedding, &stage.head)
         else {
             panic!("a first and last stage with a plain head: {stage:?}");
         };

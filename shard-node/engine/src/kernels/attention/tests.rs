@@ -2,6 +2,7 @@
 
 use super::*;
 use proto::manifest::SlidingWindow;
+use tch::Device;
 
 fn architecture(dim: u32, window: Option<SlidingWindow>) -> Architecture {
     Architecture {
