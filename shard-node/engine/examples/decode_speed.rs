@@ -20,7 +20,6 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use proto::tensor::NumericsClass;
 use proto::{LayerSpan, Position};
-use read_limit::read_limit;
 use shard_node_engine::{DeviceChoice, EngineOptions, load};
 use shard_node_stage::{KvSlot, Stage, StepGroup, StepInput};
 
