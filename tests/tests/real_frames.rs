@@ -1,6 +1,7 @@
 //! Mutated frames at the ports of a real node: it does not panic, does not grow, and goes on serving.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+#![expect(clippy::print_stdout, reason = "a test prints its seed and its figures")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -43,7 +44,7 @@ fn flood(frames: u32, whole: f64) {
         runtime.block_on(async {
             let mut attackers = JoinSet::new();
             for attacker in 0..ATTACKERS {
-                let target = targets[attacker as usize % targets.len()].clone();
+                let target = targets[attacker as usize % targets.len()];
                 let share = frames / ATTACKERS;
                 attackers.spawn(attack(target, golden.clone(), share, Random(seed + u64::from(attacker))));
             }
@@ -78,13 +79,13 @@ async fn attack(target: Target, golden: Vec<Vec<u8>>, frames: u32, mut random: R
     let endpoint = Endpoint::bind(EndpointConfig::new(key, "127.0.0.1:0".parse().unwrap())).unwrap();
     let (mut connection, mut dials): (Option<Connection>, u32) = (None, 0);
     for _ in 0..frames {
-        let open = match connection.take().filter(|connection| connection.close_reason().is_none()) {
-            Some(open) => open,
-            None => {
-                let class = ConnectionClass::ALL[random.below(ConnectionClass::ALL.len())];
-                dials += 1;
-                endpoint.connect(target.clone(), class).await.expect("the node takes connections")
-            }
+        let still = connection.take().filter(|connection| connection.close_reason().is_none());
+        let open = if let Some(open) = still {
+            open
+        } else {
+            let class = ConnectionClass::ALL[random.below(ConnectionClass::ALL.len())];
+            dials += 1;
+            endpoint.connect(target, class).await.expect("the node takes connections")
         };
         let mut frame = golden[random.below(golden.len())].clone();
         random.mutate(&mut frame);

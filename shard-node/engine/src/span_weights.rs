@@ -108,7 +108,7 @@ impl<'a> SpanWeights<'a> {
     pub(crate) fn exact_linear(&self, name: &str, rows: u64, columns: u64) -> Result<Linear, EngineError> {
         let weight = self.stacked::<f32>(&[(name, rows)], columns)?;
         self.checkpoint.release(name)?;
-        Ok(Linear::new(weight.f_to_device(self.device)?, LinearKind::Exact)?)
+        Linear::new(weight.f_to_device(self.device)?, LinearKind::Exact)
     }
 
     /// A matrix as plain rows of the activations' type: the embedding.

@@ -137,29 +137,25 @@ impl Panels {
         let (count, lanes) = (panels as i64, PANEL_ROWS as i64);
         let bytes = self.bytes.f_view([-1, panel_bytes])?.f_narrow(0, first as i64, count)?;
         let rows = [count * lanes, padded as i64];
-        let wide = match &self.scales {
-            Some(scales) => {
-                let scales = scales.f_narrow(0, first as i64 * lanes, count * lanes)?.f_unsqueeze(1)?;
-                let lanes_last = bytes.f_view([count, -1, lanes, 4])?.f_permute([0, 2, 1, 3])?;
-                let values = lanes_last.f_reshape(rows)?.f_to_kind(Kind::Float)?;
-                values.f_sub_scalar(128.0)?.f_mul(&scales)?
-            }
-            None => {
-                let nibbles = (PANEL_ROWS * GROUP / 2) as i64;
-                let bytes = bytes.f_view([count, groups, -1])?;
-                let packed = bytes.f_narrow(2, 0, nibbles)?.f_reshape([count, groups, 4, lanes, 4])?;
-                let (low, high) = (packed.f_bitwise_and(15)?, packed.f_bitwise_right_shift_tensor_scalar(4)?);
-                let values = Tensor::f_stack(&[low, high], 2)?.f_permute([0, 4, 1, 2, 3, 5])?;
-                let values =
-                    values.f_reshape([count, lanes, groups, GROUP as i64])?.f_to_kind(Kind::Float)?;
-                let kinds = if self.format == PanelFormat::Int4Min { 2 } else { 1 };
-                let halves = bytes.f_narrow(2, nibbles, kinds * lanes * 2)?.f_contiguous()?;
-                let halves = halves.f_view_dtype(Kind::Half)?.f_view([count, groups, kinds, lanes])?;
-                let halves = halves.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?;
-                let scale = halves.f_narrow(3, 0, 1)?;
-                let least = if kinds == 2 { halves.f_narrow(3, 1, 1)? } else { scale.f_mul_scalar(-8.0)? };
-                values.f_mul(&scale)?.f_add(&least)?.f_reshape(rows)?
-            }
+        let wide = if let Some(scales) = &self.scales {
+            let scales = scales.f_narrow(0, first as i64 * lanes, count * lanes)?.f_unsqueeze(1)?;
+            let lanes_last = bytes.f_view([count, -1, lanes, 4])?.f_permute([0, 2, 1, 3])?;
+            let values = lanes_last.f_reshape(rows)?.f_to_kind(Kind::Float)?;
+            values.f_sub_scalar(128.0)?.f_mul(&scales)?
+        } else {
+            let nibbles = (PANEL_ROWS * GROUP / 2) as i64;
+            let bytes = bytes.f_view([count, groups, -1])?;
+            let packed = bytes.f_narrow(2, 0, nibbles)?.f_reshape([count, groups, 4, lanes, 4])?;
+            let (low, high) = (packed.f_bitwise_and(15)?, packed.f_bitwise_right_shift_tensor_scalar(4)?);
+            let values = Tensor::f_stack(&[low, high], 2)?.f_permute([0, 4, 1, 2, 3, 5])?;
+            let values = values.f_reshape([count, lanes, groups, GROUP as i64])?.f_to_kind(Kind::Float)?;
+            let kinds = if self.format == PanelFormat::Int4Min { 2 } else { 1 };
+            let halves = bytes.f_narrow(2, nibbles, kinds * lanes * 2)?.f_contiguous()?;
+            let halves = halves.f_view_dtype(Kind::Half)?.f_view([count, groups, kinds, lanes])?;
+            let halves = halves.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?;
+            let scale = halves.f_narrow(3, 0, 1)?;
+            let least = if kinds == 2 { halves.f_narrow(3, 1, 1)? } else { scale.f_mul_scalar(-8.0)? };
+            values.f_mul(&scale)?.f_add(&least)?.f_reshape(rows)?
         };
         Ok(wide.f_narrow(1, 0, self.width as i64)?)
     }

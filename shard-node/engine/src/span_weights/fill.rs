@@ -73,6 +73,8 @@ const VALUES_WORTH_A_THREAD: u64 = 1 << 16;
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     #[test]
@@ -84,9 +86,11 @@ mod tests {
         for (index, rows) in rows.iter().enumerate() {
             let end = offset + rows * 3 * 4;
             let comma = if index == 0 { "" } else { "," };
-            header += &format!(
+            write!(
+                header,
                 r#"{comma}"t{index}":{{"dtype":"F32","shape":[{rows},3],"data_offsets":[{offset},{end}]}}"#
-            );
+            )
+            .unwrap();
             offset = end;
         }
         header += "}";
