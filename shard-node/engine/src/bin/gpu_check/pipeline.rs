@@ -17,8 +17,16 @@ pub(crate) fn stage(
     device: DeviceChoice,
 ) -> Result<Box<dyn Stage>> {
     let span = LayerSpan::new(start, end)?;
-    let options =
-        EngineOptions { model: model.to_owned(), manifest: None, span, class, device, threads: None };
+    // Said, not measured: stages that split sums over other numbers of threads could give other bits.
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let options = EngineOptions {
+        model: model.to_owned(),
+        manifest: None,
+        span,
+        class,
+        device,
+        threads: Some(threads),
+    };
     load(&options, |_| ()).with_context(|| format!("load layers {span} in {class} on {device}"))
 }
 
