@@ -115,8 +115,17 @@ fn size(folder: &Path) -> Result<u64> {
 const PROGRAM: &str = "gpu-check";
 
 /// The small models: one of each family and variant that has a golden.
-const MODELS: [&str; 7] =
-    ["llama-linear", "llama-llama3", "llama-yarn", "mistral-window", "qwen2", "qwen3", "gemma3"];
+const MODELS: [&str; 9] = [
+    "llama-linear",
+    "llama-llama3",
+    "llama-yarn",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+    "gemma3",
+    "qwen3-moe",
+    "mixtral",
+];
 
 /// What of each goes along.
 const FILES: [&str; 3] = ["model.gguf", "logits", "bf16.json"];
