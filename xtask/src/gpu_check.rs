@@ -48,7 +48,9 @@ pub(crate) fn run(workspace: &Workspace, args: &GpuCheckArgs) -> Result<()> {
     println!("{} bytes in {}", bytes, bundle.display());
     ensure!(bytes <= MOST_BYTES, "the bundle has {bytes} bytes, more than {MOST_BYTES}");
     if args.on_cpu {
-        process::run(Command::new(&program).args(["--device", "cpu"]))?;
+        // As run.sh: threads that spin would keep what else runs here from its cores.
+        let waiting = [("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "6000")];
+        process::run(Command::new(&program).args(["--device", "cpu"]).envs(waiting))?;
     }
     println!(
         "gpu-check: carry the folder to the machine and start run.sh there (needs torch 2.11 and a driver, no compiler)"

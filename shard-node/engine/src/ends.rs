@@ -106,9 +106,9 @@ impl Output {
             (LinearKind::Panels(_, level), _) => {
                 Self::Panels(Rc::new(weights.panels_at_the_ends(name, vocab, hidden)?), level)
             }
-            (kind @ LinearKind::WidenedPanels(_), _) => {
+            (LinearKind::Device(_), _) => {
                 let panels = weights.panels_at_the_ends(name, vocab, hidden)?;
-                Self::Linear(Linear::of_panels(panels, kind, device)?)
+                Self::Linear(Linear::head_of_panels(&panels, device)?)
             }
             // On a GPU a tied table is held once; both kinds of matrix there are plain rows.
             (kind, Some(Lookup::Table(table))) if !by_shim(device) => {

@@ -154,7 +154,10 @@ pub(crate) fn load_stage(
         kv,
         _mode: mode,
     };
-    if options.threads.is_none() && device == Device::Cpu {
+    if device != Device::Cpu {
+        // All of them were for packing. Later ones would spin beside the one that feeds the device.
+        stage.threads = Threads::fixed(1)?;
+    } else if options.threads.is_none() {
         stage.threads = threads::measured(&mut stage).map_err(EngineError::Threads)?;
     }
     tracing::info!(%span, threads = stage.threads.most(), matrix_bytes = stage.weight_bytes(), "shard loaded");

@@ -55,7 +55,7 @@ fn linear_kind(class: NumericsClass, device: Device, onednn_bf16: bool) -> Linea
         (NumericsClass::Bf16, _) => LinearKind::Plain,
         (NumericsClass::Int8, true) => LinearKind::Panels(Bits::Eight, PanelLevel::best()),
         (NumericsClass::Int4, true) => LinearKind::Panels(Bits::Four, PanelLevel::best()),
-        (NumericsClass::Int8, _) => LinearKind::WidenedPanels(Bits::Eight),
-        (NumericsClass::Int4, _) => LinearKind::WidenedPanels(Bits::Four),
+        (NumericsClass::Int8, _) => LinearKind::Device(Bits::Eight),
+        (NumericsClass::Int4, _) => LinearKind::Device(Bits::Four),
     }
 }

@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::EngineError;
 use crate::ffi::{self, PanelLevel, TorchError};
+use crate::kernels::device_matrix::DeviceMatrix;
 use crate::kernels::panels::{Bits, Panels};
 use crate::quantise::DenseRows;
 
@@ -31,8 +32,8 @@ pub(crate) enum Linear {
     Widened(Tensor),
     /// 8 or 4 bits, multiplied by the shim: the int8 and int4 classes on the CPU.
     Panels(Panels, PanelLevel),
-    /// The same on other devices: widened for each product.
-    WidenedPanels(Panels),
+    /// The same on other devices.
+    Device(DeviceMatrix),
 }
 
 /// Which [`Linear`] a stage makes of its weights.
@@ -51,7 +52,7 @@ pub(crate) enum LinearKind {
     /// Quantised, on the CPU.
     Panels(Bits, PanelLevel),
     /// Quantised, on other devices.
-    WidenedPanels(Bits),
+    Device(Bits),
 }
 
 impl LinearKind {
@@ -74,7 +75,7 @@ impl LinearKind {
     /// Bits of a quantised weight.
     pub(crate) fn bits(self) -> Option<Bits> {
         match self {
-            Self::Panels(bits, _) | Self::WidenedPanels(bits) => Some(bits),
+            Self::Panels(bits, _) | Self::Device(bits) => Some(bits),
             _ => None,
         }
     }
@@ -91,7 +92,7 @@ impl Linear {
             LinearKind::Pairs => Self::Pairs(ffi::pairs_pack(&weight)?, weight.size2()?.0),
             LinearKind::Plain => Self::Plain(weight),
             LinearKind::Widened => Self::Widened(weight),
-            LinearKind::Panels(bits, _) | LinearKind::WidenedPanels(bits) => {
+            LinearKind::Panels(bits, _) | LinearKind::Device(bits) => {
                 let device = weight.device();
                 let dense = weight.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
                 let values =
@@ -106,8 +107,13 @@ impl Linear {
     pub(crate) fn of_panels(panels: Panels, kind: LinearKind, device: Device) -> Result<Self, TorchError> {
         match kind {
             LinearKind::Panels(_, level) if device == Device::Cpu => Ok(Self::Panels(panels, level)),
-            _ => Ok(Self::WidenedPanels(panels.to_device(device)?)),
+            _ => Ok(Self::Device(DeviceMatrix::new(&panels, device, false)?)),
         }
+    }
+
+    /// The same for logits, whose products are wanted in f32.
+    pub(crate) fn head_of_panels(panels: &Panels, device: Device) -> Result<Self, TorchError> {
+        Ok(Self::Device(DeviceMatrix::new(panels, device, true)?))
     }
 
     /// `x [rows, in]` to `[rows, out]`, of the type of `x`.
@@ -119,7 +125,7 @@ impl Linear {
             Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?,
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(x.kind())?,
             Self::Panels(panels, level) => panels.multiply(&x.f_contiguous()?, None, x.kind(), *level)?,
-            Self::WidenedPanels(panels) => panels.multiply_widened(x)?,
+            Self::Device(matrix) => matrix.multiply(x)?,
         })
     }
 
@@ -136,7 +142,7 @@ impl Linear {
             Self::Panels(panels, level) => {
                 panels.multiply(&x.f_contiguous()?, Some(residual), residual.kind(), *level)?
             }
-            Self::WidenedPanels(panels) => panels.multiply_widened(x)?.f_add_(residual)?,
+            Self::Device(matrix) => matrix.multiply(x)?.f_add_(residual)?,
         })
     }
 
@@ -146,6 +152,7 @@ impl Linear {
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(Kind::Float)?,
             Self::Pairs(weight, outputs) => ffi::pairs(&x.f_contiguous()?, weight, *outputs, None, true)?,
             Self::Panels(panels, level) => panels.multiply_fine(&x.f_contiguous()?, *level)?,
+            Self::Device(matrix) => matrix.multiply_f32(x)?,
             // Rounded to bf16's 8 bits, the best candidates would often tie. The library has a product of bf16
             // rows with an f32 result for CUDA only.
             Self::Plain(weight) if x.device().is_cuda() => x.f_mm_dtype(&weight.f_tr()?, Kind::Float)?,
@@ -163,7 +170,8 @@ impl Linear {
             | Self::Widened(weight) => {
                 weight.size().iter().product::<i64>() as usize * weight.kind().elt_size_in_bytes()
             }
-            Self::Panels(panels, _) | Self::WidenedPanels(panels) => panels.bytes(),
+            Self::Panels(panels, _) => panels.bytes(),
+            Self::Device(matrix) => matrix.bytes(),
         }
     }
 }

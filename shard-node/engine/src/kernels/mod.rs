@@ -29,6 +29,7 @@ pub(crate) fn by_library_only<R>(f: impl FnOnce() -> R) -> R {
 }
 
 pub(crate) mod attention;
+pub(crate) mod device_matrix;
 pub(crate) mod experts;
 #[cfg(test)]
 mod levels;

@@ -2,8 +2,10 @@
 
 use half::f16;
 use proto::tensor::Dtype;
+use tch::Device;
 
 use super::*;
+use crate::kernels::device_matrix::DeviceMatrix;
 use crate::quantise::DenseRows;
 
 /// (in, out): whole panels and groups, none of either, the demo model's, one of Llama-3.2-1B's.
@@ -226,19 +228,29 @@ fn stored_blocks_are_widened_to_their_very_values() {
         let panels = Panels::pack(&source, Bits::Four, 3).unwrap();
         let expected = Tensor::from_slice(&expected[..rows * 64]).view([rows as i64, 64]);
         assert_eq!(held(&panels), expected);
-        let wide = panels.widened(0, rows.div_ceil(PANEL_ROWS)).unwrap().narrow(0, 0, rows as i64);
-        assert_eq!(wide, expected);
+        let Integers::Four { nibbles, scales, minima } = panels.integers().unwrap() else { panic!("4 bits") };
+        let wide = nibbles.to_kind(Kind::Float) * scales.to_kind(Kind::Float) + minima.to_kind(Kind::Float);
+        assert_eq!(wide.view([rows as i64, 64]), expected);
     }
 }
 
 #[test]
-fn widened_products_agree_with_panels() {
-    for (width, out) in [(100, 261), (64, 5000)] {
+fn products_of_other_devices_agree_with_what_panels_hold() {
+    for (width, out) in [(100, 261), (64, 5000), (8192, 4100)] {
         for bits in [Bits::Eight, Bits::Four] {
             let panels = packed(&normal([out, width]), bits);
+            let matrix = DeviceMatrix::new(&panels, Device::Cpu, false).unwrap();
+            assert!(matrix.bytes() <= panels.bytes() && matrix.bytes() * 10 > panels.bytes() * 7);
             let x = normal([3, width]);
             let truth = x.matmul(&held(&panels).tr());
-            assert!(error(&panels.multiply_widened(&x).unwrap(), &truth) < 1e-5);
+            assert!(error(&matrix.multiply(&x).unwrap(), &truth) < 1e-5);
+            // bf16 rounds each weight of four bits and each result to 8 bits.
+            let x = x.to_kind(Kind::BFloat16);
+            let truth = x.to_kind(Kind::Float).matmul(&held(&panels).tr());
+            assert!(error(&matrix.multiply_f32(&x).unwrap(), &truth) < 2e-3);
+            let y = matrix.multiply(&x).unwrap();
+            assert_eq!(y.kind(), Kind::BFloat16);
+            assert!(error(&y, &truth) < 4e-3);
         }
     }
 }
