@@ -22,7 +22,7 @@ use crate::families::Family;
 use crate::ffi::{self, InferenceMode};
 use crate::kernels::rotary::Rotary;
 use crate::kv::KvStore;
-use crate::memory::{Placement, step_bytes};
+use crate::memory::{Placement, step_bytes, weight_bytes};
 use crate::numerics::Numerics;
 use crate::span_weights::{Checking, SpanWeights, stored_bytes};
 use crate::stage::{Head, TorchStage, heads_of};
@@ -170,14 +170,6 @@ fn placement(options: &EngineOptions, device: Device) -> Result<Option<Placement
     let free = device::memory(index)?.free;
     let (span, class) = (options.span, options.class);
     Ok(Some(Placement { device: format!("cuda:{index}"), span, class, free }))
-}
-
-/// Bytes that the weights of a span take on a device in a numerics class: all of its tensors, whether one step
-/// reads them or not. Vectors, which stay in f32, are too small to count.
-pub fn weight_bytes(architecture: &Architecture, span: LayerSpan, class: NumericsClass) -> u64 {
-    let tensors = span_tensors(architecture, span);
-    let elements: u64 = tensors.iter().map(|(_, shape)| shape.iter().product::<u64>()).sum();
-    elements * class.wire_dtype().bytes() as u64
 }
 
 /// Bytes of the matrices that one decode step of one row reads in a numerics class, without the scales of int8's

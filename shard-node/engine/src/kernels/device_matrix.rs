@@ -38,21 +38,15 @@ impl DeviceMatrix {
                 Weights::Eight { values: values.f_to_device(device)?, scales: scales.f_to_device(device)? }
             }
             Integers::Four { nibbles, scales, minima } => {
-                let nibbles = nibbles.f_to_device(device)?;
-                let (scales, minima) = (scales.f_to_device(device)?, minima.f_to_device(device)?);
+                let four = Four { nibbles, scales, minima };
                 // The CPU has other operators for its own tiles.
                 let tiles = if fine || device == Device::Cpu || width % GROUP as i64 != 0 {
                     None
                 } else {
-                    match tiles(&nibbles, &scales, &minima) {
-                        Ok(tiles) => Some(tiles),
-                        Err(error) => {
-                            tracing::debug!(out, width, %error, "int4 is widened for each product");
-                            None
-                        }
-                    }
+                    let tiles = four.tiles(device);
+                    tiles.inspect_err(|error| tracing::debug!(out, width, %error, "int4 is widened")).ok()
                 };
-                tiles.map_or_else(|| packed(&nibbles, scales, minima), Ok)?
+                tiles.map_or_else(|| four.packed(device), Ok)?
             }
         };
         Ok(Self { weights, out, width })
@@ -132,29 +126,46 @@ fn product(x: &Tensor, wide: &Tensor) -> Result<Tensor, TorchError> {
     Ok(x.f_to_kind(Kind::Float)?.f_linear(&wide.f_to_kind(Kind::Float)?, None::<&Tensor>)?)
 }
 
-/// The library's tiles of `nibbles [out, groups, 32]`: its values are `(nibble - 8) * scale + zero`, both in bf16
-/// (`_convert_weight_to_int4pack` and `_weight_int4pack_mm` in ATen's `native/cuda/int4mm.cu`). An error where the
-/// device is too old or the sizes do not fit.
-fn tiles(nibbles: &Tensor, scales: &Tensor, minima: &Tensor) -> Result<Weights, TorchError> {
-    let out = nibbles.size()[0];
-    let rows = nibbles.f_reshape([out, -1, 2])?;
-    let (even, odd) = (rows.f_select(2, 0)?, rows.f_select(2, 1)?);
-    let pairs = even.f_mul_scalar(16)?.f_add(&odd)?.f_contiguous()?;
-    let padded = nibbles.size()[1] * GROUP as i64;
-    let inner = [8, 4, 2].into_iter().find(|inner| padded % (16 * inner) == 0);
-    let inner = inner.ok_or_else(|| TorchError("no tiles of this width".into()))?;
-    let tiles = pairs.f_internal_convert_weight_to_int4pack(inner)?;
-    let scale = scales.f_squeeze_dim(2)?.f_to_kind(Kind::Float)?;
-    let zero = minima.f_squeeze_dim(2)?.f_to_kind(Kind::Float)?.f_add(&scale.f_mul_scalar(8.0)?)?;
-    let both = Tensor::f_stack(&[scale, zero], 2)?.f_to_kind(Kind::BFloat16)?;
-    Ok(Weights::Tiles { tiles, scales: both.f_transpose(0, 1)?.f_contiguous()? })
+/// What panels of 4 bits hold, on the CPU: 0 to 15 in bytes `[out, groups, 32]`, f16 `[out, groups, 1]`.
+///
+/// Packed before it is moved, so that the device never holds more than it keeps.
+#[derive(Debug)]
+struct Four {
+    nibbles: Tensor,
+    scales: Tensor,
+    minima: Tensor,
 }
 
-fn packed(nibbles: &Tensor, scales: Tensor, minima: Tensor) -> Result<Weights, TorchError> {
-    let half = GROUP as i64 / 2;
-    let (low, high) = (nibbles.f_narrow(2, 0, half)?, nibbles.f_narrow(2, half, half)?);
-    let packed = high.f_mul_scalar(16)?.f_add(&low)?.f_contiguous()?;
-    Ok(Weights::Nibbles { packed, scales, minima })
+impl Four {
+    /// The library's tiles: its values are `(nibble - 8) * scale + zero`, both in bf16
+    /// (`_convert_weight_to_int4pack` and `_weight_int4pack_mm` in ATen's `native/cuda/int4mm.cu`). An error where the
+    /// device is too old or the sizes do not fit.
+    fn tiles(&self, device: Device) -> Result<Weights, TorchError> {
+        let [out, groups, _] = self.nibbles.size()[..] else {
+            return Err(TorchError("nibbles without groups".into()));
+        };
+        let inner = [8, 4, 2].into_iter().find(|inner| groups * GROUP as i64 % (16 * inner) == 0);
+        let inner = inner.ok_or_else(|| TorchError("no tiles of this width".into()))?;
+        let pairs = self.nibbles.f_reshape([out, -1, 2])?;
+        let (even, odd) = (pairs.f_select(2, 0)?, pairs.f_select(2, 1)?);
+        let pairs = even.f_mul_scalar(16)?.f_add(&odd)?.f_contiguous()?.f_to_device(device)?;
+        let tiles = pairs.f_internal_convert_weight_to_int4pack(inner)?;
+        let scale = self.scales.f_squeeze_dim(2)?.f_to_kind(Kind::Float)?;
+        let minimum = self.minima.f_squeeze_dim(2)?.f_to_kind(Kind::Float)?;
+        let zero = minimum.f_add(&scale.f_mul_scalar(8.0)?)?;
+        let both = Tensor::f_stack(&[scale, zero], 2)?.f_to_kind(Kind::BFloat16)?;
+        let scales = both.f_transpose(0, 1)?.f_contiguous()?.f_to_device(device)?;
+        Ok(Weights::Tiles { tiles, scales })
+    }
+
+    /// Two values to a byte.
+    fn packed(&self, device: Device) -> Result<Weights, TorchError> {
+        let half = GROUP as i64 / 2;
+        let (low, high) = (self.nibbles.f_narrow(2, 0, half)?, self.nibbles.f_narrow(2, half, half)?);
+        let packed = high.f_mul_scalar(16)?.f_add(&low)?.f_contiguous()?.f_to_device(device)?;
+        let (scales, minima) = (self.scales.f_to_device(device)?, self.minima.f_to_device(device)?);
+        Ok(Weights::Nibbles { packed, scales, minima })
+    }
 }
 
 /// Values widened at a time: 64 MiB of bf16.
