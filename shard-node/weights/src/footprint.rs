@@ -13,7 +13,7 @@
 //!
 //! in int8 and int4 with rows padded to 16 and columns to 32. Embedding and head are matrices like the others, but
 //! keep 8 bits in int4 unless the file has them in `Q4_0` or `Q4_1`. A tied pair is held once by a stage that has both
-//! ends, except in exact. Vectors are f32 everywhere; keys and values are 4 bytes in exact, else 2.
+//! ends. Vectors are f32 everywhere; keys and values are 4 bytes in exact, else 2.
 
 use std::collections::BTreeMap;
 
@@ -110,10 +110,21 @@ impl Footprint {
 
     /// Bytes of the weights of a stage that holds everything.
     pub fn whole_bytes(&self, architecture: &Architecture) -> u64 {
-        // A tied head that is a table is the embedding itself.
-        let shared =
-            if architecture.tied_head && self.class == Class::Bf16.name() { self.embedding_bytes } else { 0 };
+        // A tied head is the embedding itself.
+        let shared = if architecture.tied_head { self.embedding_bytes } else { 0 };
         self.all_layers_bytes + self.embedding_bytes + self.head_bytes - shared
+    }
+
+    /// Bytes of the weights of a stage with such a span. Layers count as the largest of them, which they all are in
+    /// the families there are.
+    pub fn span_bytes(&self, architecture: &Architecture, span: LayerSpan) -> u64 {
+        let (first, last) = (span.start() == 0, span.end() == architecture.n_layers);
+        if first && last {
+            return self.whole_bytes(architecture);
+        }
+        let embedding = if first { self.embedding_bytes } else { 0 };
+        let head = if last { self.head_bytes } else { 0 };
+        u64::from(span.len()) * self.layer_bytes + embedding + head
     }
 
     /// What a machine holds of the model.
