@@ -1,4 +1,4 @@
-// bf16 linears for CPUs with AVX512-BF16 but no AMX, for any number of rows.
+// bf16 linears for CPUs with AVX512-BF16, for any number of rows; those with AMX multiply in pairs_amx.cc.
 //
 // Layout of a packed weight [out, in]: blocks of 16 outputs, and in a block, for each pair of inputs, that pair of all
 // 16 outputs: 64 bytes that one vdpbf16ps multiplies by one pair of x. A step reads a weight as a few sequential

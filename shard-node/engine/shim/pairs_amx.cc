@@ -1,4 +1,6 @@
 // bf16 linears by AMX, for any number of rows, on the weights as pairs.cc packs them: 32 inputs of a block are a tile.
+// One row takes tiles too: a step waits for its weights, and a tile of them is loaded in a few cycles. No prefetches:
+// the CPU follows the four streams by itself, and a prefetch to the nearest cache halves what it reads.
 //
 // Every output is one chain of sums over steps of 32 inputs in order, whatever the number of rows and wherever the
 // work is split, so that a row's bits depend on that row alone. They differ from those of pairs.cc: a tile sums the
@@ -72,7 +74,7 @@ struct Visit {
   int64_t block_stride;
 };
 
-AMX_CPU INLINE void two_by_two(const Visit& v, int64_t steps, const char* ahead, int64_t ahead_lines) {
+AMX_CPU INLINE void two_by_two(const Visit& v, int64_t steps) {
   const uint16_t *a = v.rows[0], *b = v.rows[1], *w = v.weight;
   for (int64_t s = 0; s < steps; ++s, a += v.row_stride[0], b += v.row_stride[1], w += kBlockStep) {
     _tile_loadd(6, w, 64);
@@ -81,7 +83,6 @@ AMX_CPU INLINE void two_by_two(const Visit& v, int64_t steps, const char* ahead,
     _tile_loadd(7, w + v.block_stride, 64);
     _tile_dpbf16ps(1, 4, 7);
     _tile_loadd(5, b, 64);
-    for (int64_t line = 0; line < ahead_lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
@@ -165,8 +166,7 @@ AMX_CPU void few_chunk(const PairsJob& job, const Rows& rows, int64_t block, int
 // Two tiles of rows (one, if `second_rows` is 0) and two blocks, with one part of the inputs; `kept` holds the four
 // tiles of sums between parts.
 AMX_CPU INLINE void part(const PairsJob& job, const Rows& rows, int64_t tile, int second_rows, int64_t block,
-                         int64_t from, int64_t to, float* kept, const uint16_t* last, const char* ahead,
-                         int64_t ahead_lines) {
+                         int64_t from, int64_t to, float* kept, const uint16_t* last) {
   if (from == 0) {
     zero_tiles();
   } else {
@@ -183,13 +183,13 @@ AMX_CPU INLINE void part(const PairsJob& job, const Rows& rows, int64_t tile, in
           job.weight + block * kBlock * job.width + from * kBlockStep,
           kBlock * job.width};
   if (second_rows > 0)
-    two_by_two(v, whole - from, ahead, ahead_lines);
+    two_by_two(v, whole - from);
   else
     one_by<2>(v, whole - from);
   if (whole < to) {
     Visit end{{rows.at(tile, whole), rows.at(second, whole)}, {0, 0}, last, kBlockStep};
     if (second_rows > 0)
-      two_by_two(end, 1, nullptr, 0);
+      two_by_two(end, 1);
     else
       one_by<2>(end, 1);
   }
@@ -224,7 +224,7 @@ AMX_CPU void many_chunk(const PairsJob& job, const Rows& rows, int64_t from, int
       const int shape = first_rows * 32 + second_rows;
       if (shape != shaped) shape_tiles(first_rows, second_rows);
       shaped = shape;
-      part(job, rows, tile, second_rows, block, step, end, sums, last, nullptr, 0);
+      part(job, rows, tile, second_rows, block, step, end, sums, last);
     }
   }
   _tile_release();
