@@ -86,10 +86,9 @@ impl Linear {
     pub(crate) fn new(weight: Tensor, kind: LinearKind) -> Result<Self, EngineError> {
         Ok(match kind {
             LinearKind::Exact => Self::Exact(weight),
-            LinearKind::Packed => Self::Packed(ffi::linear_pack(&weight)?),
             LinearKind::Pairs if Pairs::take(weight.size2()?.1 as usize) => Self::Pairs(Pairs::of(&weight)?),
             // The library's layout takes what pairs do not.
-            LinearKind::Pairs => Self::Packed(ffi::linear_pack(&weight)?),
+            LinearKind::Packed | LinearKind::Pairs => Self::Packed(ffi::linear_pack(&weight)?),
             LinearKind::Plain => Self::Plain(weight),
             LinearKind::Widened => Self::Widened(weight),
             LinearKind::Panels(bits, _) | LinearKind::WidenedPanels(bits) => {
