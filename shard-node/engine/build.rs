@@ -52,7 +52,14 @@ fn main() {
     };
     // See the head of rows.cc for why it must not fuse products and sums.
     kernels(&["-ffp-contract=off"], &["shim/rows.cc", "shim/panels.cc"], "layerlane_rows");
-    let fused = ["shim/attention.cc", "shim/head.cc", "shim/pairs.cc", "shim/team.cc"];
+    let fused = [
+        "shim/amx.cc",
+        "shim/attention.cc",
+        "shim/head.cc",
+        "shim/pairs.cc",
+        "shim/pairs_amx.cc",
+        "shim/team.cc",
+    ];
     kernels(&["-ffp-contract=fast"], &fused, "layerlane_attention");
     // Whole files for one level of vectors, called only where the CPU has it.
     let level = |instructions: &[&str], file: &str, name: &str| {
@@ -69,7 +76,7 @@ fn main() {
 }
 
 /// What the kernels include.
-const HEADERS: [&str; 3] = ["shim/panels.h", "shim/team.h", "shim/values.h"];
+const HEADERS: [&str; 5] = ["shim/amx.h", "shim/pairs.h", "shim/panels.h", "shim/team.h", "shim/values.h"];
 
 /// The archive of an earlier run is newer than everything it was made of; if so, links it.
 fn up_to_date(archive: &str, sources: &[&str]) -> bool {

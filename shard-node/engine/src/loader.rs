@@ -104,7 +104,7 @@ pub(crate) fn load_stage(
     progress(LoadProgress { read: 0, total });
     let scale = family.embedding_scale(&architecture);
     let embedding =
-        if first { Some(Embedding::load(&weights, numerics, &architecture, scale)?) } else { None };
+        if first { Some(Embedding::load(&weights, numerics, &architecture, scale, last)?) } else { None };
     let mut layers = Vec::with_capacity(span.len() as usize);
     for layer in span.layers() {
         layers.push(family.load(&weights, &architecture, layer)?);
@@ -160,7 +160,7 @@ pub(crate) fn load_stage(
     } else if options.threads.is_none() {
         stage.threads = threads::measured(&mut stage).map_err(EngineError::Threads)?;
     }
-    tracing::info!(%span, threads = stage.threads.most(), matrix_bytes = stage.weight_bytes(), "shard loaded");
+    tracing::info!(%span, threads = stage.threads.most(), matrix_bytes = stage.held_bytes(), "shard loaded");
     Ok(stage)
 }
 
@@ -196,3 +196,6 @@ pub fn decode_bytes(architecture: &Architecture, span: LayerSpan, class: Numeric
             NumericsClass::Int4 => layers * 5 / 8 + head,
         }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,6 +120,13 @@ impl TorchStage {
         layers + self.head.as_ref().map_or(0, |head| head.output.bytes())
     }
 
+    /// Bytes of all matrices it holds, the embedding among them; one that is tied counts once.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let shared =
+            |embedding: &&Embedding| self.head.as_ref().is_some_and(|head| head.output.shares(embedding));
+        self.weight_bytes() + self.embedding.as_ref().filter(|e| !shared(e)).map_or(0, Embedding::bytes)
+    }
+
     /// Every group continues an open session within its reservation; gives the number of rows.
     fn check_groups(&self, groups: &[StepGroup]) -> Result<usize, StageError> {
         if groups.is_empty() {

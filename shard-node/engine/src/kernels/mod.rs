@@ -34,6 +34,7 @@ pub(crate) mod experts;
 #[cfg(test)]
 mod levels;
 pub(crate) mod linear;
+pub(crate) mod pairs;
 pub(crate) mod panels;
 pub(crate) mod rotary;
 pub(crate) mod rows;
