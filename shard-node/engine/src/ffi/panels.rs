@@ -49,21 +49,25 @@ pub(crate) enum PanelLevel {
     Avx2 = 1,
     /// AVX-512 with VNNI.
     Avx512 = 2,
+    /// The same for few rows, AMX for many: the same bits.
+    Amx = 3,
 }
 
 impl PanelLevel {
-    /// The best on this CPU; `ATEN_CPU_CAPABILITY` lowers it as it lowers the library's own kernels.
+    /// The best on this CPU; `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` lower it as they lower the
+    /// library's own kernels.
     #[expect(unsafe_code, reason = "calls the shim")]
     pub(crate) fn best() -> Self {
         // SAFETY: no arguments.
         let cpu = match unsafe { ll_panel_level() } {
+            3 => Self::Amx,
             2 => Self::Avx512,
             1 => Self::Avx2,
             _ => Self::Plain,
         };
         let library = super::cpu_capability();
         let allowed = match () {
-            () if library.starts_with("AVX512") => Self::Avx512,
+            () if library.starts_with("AVX512") => Self::Amx,
             () if library.starts_with("AVX2") => Self::Avx2,
             () => Self::Plain,
         };
