@@ -51,7 +51,8 @@ fn main() {
             .compile(name);
     };
     // See the head of rows.cc for why it must not fuse products and sums.
-    kernels(&["-ffp-contract=off"], &["shim/rows.cc", "shim/panels.cc"], "layerlane_rows");
+    let unfused = ["shim/rows.cc", "shim/panels.cc", "shim/panels_pack.cc"];
+    kernels(&["-ffp-contract=off"], &unfused, "layerlane_rows");
     let fused = ["shim/attention.cc", "shim/head.cc", "shim/pairs.cc", "shim/team.cc"];
     kernels(&["-ffp-contract=fast"], &fused, "layerlane_attention");
     // Whole files for one level of vectors, called only where the CPU has it.

@@ -20,7 +20,7 @@ pub(crate) use kernels::{
     rms_norm, rms_norm_add, rope_append,
 };
 pub(crate) use panels::{
-    GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, panels, panels_fine,
+    GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, pack_panel, panels, panels_fine,
 };
 pub(crate) use team::{team, team_rest, team_rouse};
 

@@ -1,4 +1,4 @@
-//! Products with quantised panels, with their sizes checked: `shim/panels.cc`.
+//! Quantised panels and products with them, sizes checked: `shim/panels.cc`, `shim/panels_pack.cc`.
 
 use std::ffi::{c_int, c_void};
 
@@ -161,6 +161,27 @@ fn product(
     Ok(y)
 }
 
+/// Rounds 16 rows `x [16, width]` to a panel of zeros, in `Int8` with their scales or in `Int4Min`. Pure.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn pack_panel(
+    x: &[f32],
+    format: PanelFormat,
+    panel: &mut [u8],
+    scales: &mut [f32],
+) -> Result<(), TorchError> {
+    let width = x.len() / PANEL_ROWS;
+    let holds = |holds: bool, what: &str| super::kernels::check(holds, what);
+    holds(width > 0 && width * PANEL_ROWS == x.len(), "rows of one width make a panel")?;
+    holds(format != PanelFormat::Int4, "only stored blocks lack minima")?;
+    holds(panel.len() == format.panel_bytes(width.next_multiple_of(GROUP)), "the panel has another size")?;
+    holds(scales.len() == PANEL_ROWS, "a panel has 16 rows")?;
+    // SAFETY: all of the sizes that the shim derives from `width` and `format`, checked above.
+    unsafe {
+        ll_pack_panel(x.as_ptr(), width as i64, format as c_int, panel.as_mut_ptr(), scales.as_mut_ptr());
+    }
+    Ok(())
+}
+
 fn is_dense(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.is_contiguous()
 }
@@ -196,4 +217,5 @@ struct PanelCall {
 unsafe extern "C" {
     fn ll_panel_level() -> c_int;
     fn ll_panels(call: *const PanelCall);
+    fn ll_pack_panel(x: *const f32, width: i64, format: c_int, panel: *mut u8, scales: *mut f32);
 }

@@ -2,6 +2,7 @@
 
 use half::f16;
 use proto::tensor::Dtype;
+use shard_node_weights::TensorError;
 
 use super::*;
 use crate::quantise::DenseRows;
