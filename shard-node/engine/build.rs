@@ -51,7 +51,8 @@ fn main() {
             .compile(name);
     };
     // See the head of rows.cc for why it must not fuse products and sums.
-    kernels(&["-ffp-contract=off"], &["shim/rows.cc", "shim/panels.cc"], "layerlane_rows");
+    let unfused = ["shim/rows.cc", "shim/panels.cc", "shim/panels_pack.cc"];
+    kernels(&["-ffp-contract=off"], &unfused, "layerlane_rows");
     let fused = [
         "shim/amx.cc",
         "shim/attention.cc",
@@ -71,6 +72,10 @@ fn main() {
         "shim/panels_avx512.cc",
         "layerlane_panels_avx512",
     );
+    // A compiler that does not know these makes a file without kernels of it.
+    let tiles = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mf16c", "-mfma", "-mamx-tile", "-mamx-int8"];
+    let known = cc::Build::new().cpp(true).is_flag_supported("-mamx-int8").unwrap_or(false);
+    level(if known { &tiles } else { &[] }, "shim/panels_amx.cc", "layerlane_panels_amx");
     println!("cargo:rustc-link-search=native={lib}");
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
 }

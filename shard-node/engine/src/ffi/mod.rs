@@ -23,7 +23,7 @@ pub(crate) use kernels::{
 pub(crate) use pairs::without_tiles;
 pub(crate) use pairs::{BLOCK, pairs, pairs_packed, pairs_supported, tiles_usable};
 pub(crate) use panels::{
-    GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, panels, panels_fine,
+    GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, pack_panel, panels, panels_fine,
 };
 pub(crate) use team::{team, team_rest, team_rouse};
 

@@ -4,8 +4,6 @@
 
 use tch::{Kind, Tensor};
 
-use shard_node_weights::TensorError;
-
 use crate::error::EngineError;
 use crate::ffi::{self, GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, TorchError};
 use crate::quantise::{FourBits, MatrixRows, int4, int8};
@@ -178,25 +176,28 @@ fn pack_share(
     first_panel: usize,
     bytes: &mut [u8],
     scales: &mut [f32],
-) -> Result<(), TensorError> {
-    let padded = source.columns().next_multiple_of(GROUP);
-    let mut values = vec![0.0; source.columns()];
+) -> Result<(), EngineError> {
+    let columns = source.columns();
+    let padded = columns.next_multiple_of(GROUP);
+    let mut values = vec![0.0; PANEL_ROWS * columns];
     let panels = bytes.chunks_mut(format.panel_bytes(padded)).zip(scales.chunks_mut(PANEL_ROWS));
     for (index, (panel, scales)) in panels.enumerate() {
         let first = (first_panel + index) * PANEL_ROWS;
-        for row in first..source.rows().min(first + PANEL_ROWS) {
-            let lane = row - first;
-            match source.blocks(row) {
-                Some(blocks) if format != PanelFormat::Int8 => {
-                    int4::pack_blocks(blocks, panel, lane, format);
+        let rows = first..source.rows().min(first + PANEL_ROWS);
+        let blocks = |row| source.blocks(row).filter(|_| format != PanelFormat::Int8);
+        if rows.clone().any(|row| blocks(row).is_none()) {
+            // A matrix may be stacked of several: rows of blocks stay zeros here.
+            values.fill(0.0);
+            for (row, values) in rows.clone().zip(values.chunks_exact_mut(columns)) {
+                if blocks(row).is_none() {
+                    source.values(row, values)?;
                 }
-                _ => {
-                    source.values(row, &mut values)?;
-                    match format {
-                        PanelFormat::Int8 => scales[lane] = int8::pack(&values, panel, lane),
-                        _ => int4::pack(&values, panel, lane),
-                    }
-                }
+            }
+            ffi::pack_panel(&values, format, panel, scales)?;
+        }
+        for row in rows {
+            if let Some(blocks) = blocks(row) {
+                int4::pack_blocks(blocks, panel, row - first, format);
             }
         }
     }

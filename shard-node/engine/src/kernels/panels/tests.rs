@@ -2,6 +2,7 @@
 
 use half::f16;
 use proto::tensor::Dtype;
+use shard_node_weights::TensorError;
 use tch::Device;
 
 use super::*;
@@ -12,7 +13,7 @@ use crate::quantise::DenseRows;
 const SIZES: [(usize, usize); 6] = [(64, 128), (100, 261), (576, 960), (1536, 576), (48, 5), (2048, 512)];
 
 fn levels() -> Vec<PanelLevel> {
-    let all = [PanelLevel::Plain, PanelLevel::Avx2, PanelLevel::Avx512];
+    let all = [PanelLevel::Plain, PanelLevel::Avx2, PanelLevel::Avx512, PanelLevel::Amx];
     all.into_iter().filter(|level| *level <= PanelLevel::best()).collect()
 }
 
@@ -116,11 +117,34 @@ fn a_row_has_the_same_bits_in_any_company_even_of_outliers() {
 }
 
 #[test]
+fn tiles_give_the_bits_of_vectors() {
+    if PanelLevel::best() < PanelLevel::Amx {
+        return;
+    }
+    tch::manual_seed(4);
+    // Widths of one chunk of groups and of several, an odd number of panels, rows that fill no block.
+    for (width, out) in [(64, 128), (100, 261), (576, 48), (2048, 80), (4160, 16)] {
+        for bits in [Bits::Eight, Bits::Four] {
+            let panels = packed(&normal([out, width]), bits);
+            for rows in [8, 9, 12, 13, 16, 64, 200, 700] {
+                let x = normal([rows, width]).to_kind(Kind::BFloat16);
+                let residual = normal([rows, out]).to_kind(Kind::BFloat16);
+                let [tiles, vectors] = [PanelLevel::Amx, PanelLevel::Avx512].map(|level| {
+                    let product = panels.multiply(&x, Some(&residual), Kind::BFloat16, level).unwrap();
+                    (product, panels.multiply_fine(&x, level).unwrap())
+                });
+                assert_eq!(tiles, vectors, "{bits:?} {width}x{out}, {rows} rows");
+            }
+        }
+    }
+}
+
+#[test]
 fn int8_has_the_same_bits_with_any_vectors() {
     tch::manual_seed(3);
     for (width, out) in SIZES {
         let panels = packed(&normal([out as i64, width as i64]), Bits::Eight);
-        let x = normal([6, width as i64]).to_kind(Kind::BFloat16);
+        let x = normal([26, width as i64]).to_kind(Kind::BFloat16);
         let vectors = levels().into_iter().filter(|level| *level != PanelLevel::Plain);
         let products = vectors.map(|level| panels.multiply(&x, None, Kind::BFloat16, level).unwrap());
         let products: Vec<_> = products.collect();
