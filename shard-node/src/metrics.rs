@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use proto::status::{CloseCode, RefusalCode};
 use proto_telemetry::{RegisterMetricError, Registry, buckets};
+use shard_node_stage::{PrefixCounts, PrefixStore};
 
 use crate::session::Step;
 
@@ -37,6 +38,18 @@ pub struct NodeMetrics {
     pub(crate) kv_used: IntGauge,
     /// `shard_node_kv_capacity_positions`: positions that can be promised. Constant.
     pub(crate) kv_capacity: IntGauge,
+    /// `shard_node_kv_cached_positions`: positions that hold rows of sessions that are over, for reuse. Free for whoever
+    /// opens a session.
+    kv_cached: IntGauge,
+    /// `shard_node_prefix_lookups_total`: sessions that offered blocks of their prompt for reuse.
+    prefix_lookups: IntCounter,
+    /// `shard_node_prefix_hits_total`: those of them for which rows were found here.
+    prefix_hits: IntCounter,
+    /// `shard_node_prefix_evictions_total`: kept beginnings given up to make room; not those that expired.
+    prefix_evictions: IntCounter,
+    /// `shard_node_prefix_skipped_rows_total`: prompt rows that were not computed because they were held already: what
+    /// the whole route could reuse, which may be less than what was found here.
+    prefix_skipped_rows: IntCounter,
     /// `shard_node_kv_bytes`: bytes of KV in use in the stage. Updated like `kv_used`.
     pub(crate) kv_bytes: IntGauge,
     /// `shard_node_waste_rows_total`: rows that came for a session already closed: upstream's work for nothing.
@@ -86,6 +99,15 @@ impl NodeMetrics {
             kv_reserved: registry.gauge("shard_node_kv_reserved_positions", "KV positions promised")?,
             kv_used: registry.gauge("shard_node_kv_used_positions", "KV positions that hold rows")?,
             kv_capacity: registry.gauge("shard_node_kv_capacity_positions", "KV positions in all")?,
+            kv_cached: registry.gauge("shard_node_kv_cached_positions", "KV positions kept for reuse")?,
+            prefix_lookups: registry
+                .counter("shard_node_prefix_lookups_total", "Sessions that offered blocks for reuse")?,
+            prefix_hits: registry
+                .counter("shard_node_prefix_hits_total", "Sessions for which rows were found")?,
+            prefix_evictions: registry
+                .counter("shard_node_prefix_evictions_total", "Kept beginnings given up for room")?,
+            prefix_skipped_rows: registry
+                .counter("shard_node_prefix_skipped_rows_total", "Prompt rows not computed again")?,
             kv_bytes: registry.gauge("shard_node_kv_bytes", "Bytes of KV in use")?,
             waste_rows: registry
                 .counter("shard_node_waste_rows_total", "Rows for sessions already closed")?,
@@ -115,6 +137,20 @@ impl NodeMetrics {
             if let Some(waited) = member.waited {
                 self.queue.observe(waited.as_secs_f64());
             }
+        }
+    }
+
+    /// Takes over what is kept and what came of it so far.
+    pub(crate) fn reuse(&self, prefixes: &PrefixStore, skipped_rows: u64) {
+        let PrefixCounts { lookups, hits, evictions } = prefixes.counts();
+        self.kv_cached.set(prefixes.positions() as i64);
+        for (counter, total) in [
+            (&self.prefix_lookups, lookups),
+            (&self.prefix_hits, hits),
+            (&self.prefix_evictions, evictions),
+            (&self.prefix_skipped_rows, skipped_rows),
+        ] {
+            counter.inc_by(total.saturating_sub(counter.get()));
         }
     }
 
@@ -157,5 +193,6 @@ const fn close_label(code: CloseCode) -> &'static str {
         CloseCode::ShuttingDown => "shutting_down",
         CloseCode::Superseded => "superseded",
         CloseCode::Overload => "overload",
+        CloseCode::Deadline => "deadline",
     }
 }

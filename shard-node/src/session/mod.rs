@@ -16,6 +16,7 @@ mod admission;
 mod head;
 mod inbox;
 mod lease;
+mod reuse;
 mod step;
 pub mod table;
 mod tail;
@@ -108,6 +109,10 @@ pub enum Action {
     DecodeReady,
     /// So many more prefill rows are ready to be computed.
     PrefillReady(u32),
+    /// Forget the KV's rows from this position on, before the next step.
+    Trim(Position),
+    /// So many rows of the prompt need not be computed.
+    Skipped(u32),
     /// Send the token to stage 0, before anything else.
     Return(Sampled),
     /// Tell the router.
@@ -160,9 +165,12 @@ pub struct Session {
     inbox: Inbox,
     computing: Option<Computing>,
     applied: Position,
+    /// Rows that the KV holds, until it is known from the first rows how many of them are of use.
+    reusable: Option<u32>,
     head: Option<Head>,
     tail: Option<Tail>,
     lease: Lease,
+    deadline: Option<Instant>,
     account: Account,
     last_step: Duration,
 }
@@ -174,9 +182,11 @@ impl Session {
             inbox: Inbox::new(terms.max_positions),
             computing: None,
             applied: Position::new(0),
+            reusable: Some(terms.reusable),
             head: terms.is_first().then(Head::default),
             tail: terms.tail.clone().map(Tail::new),
             lease: Lease::new(now, terms.lease),
+            deadline: terms.deadline.and_then(|given| now.checked_add(given)),
             account: Account::default(),
             last_step: Duration::ZERO,
             slot,
@@ -197,6 +207,11 @@ impl Session {
     /// Rows in its KV.
     pub const fn applied(&self) -> Position {
         self.applied
+    }
+
+    /// When it has to be done.
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// Rows that the next piece of its inbox holds, 0 if it is empty.
@@ -237,6 +252,10 @@ impl Session {
             Event::Tick => match self.lease.expired(now) {
                 Some(code) => {
                     self.fail(code, None, format!("silent for {} ms", self.terms.lease.as_millis()))
+                }
+                None if self.deadline.is_some_and(|deadline| deadline <= now) => {
+                    let given = self.terms.deadline.unwrap_or_default().as_millis();
+                    self.fail(CloseCode::Deadline, None, format!("not done within {given} ms"))
                 }
                 None => vec![Action::Report(Report::Progress(self.progress()))],
             },
@@ -279,14 +298,35 @@ impl Session {
             arrival: None,
             hold: None,
         };
-        self.offer(start, chunk)
+        self.on_given(start, chunk)
     }
 
     fn on_rows(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {
         if self.head.is_some() {
             return self.violation(&Violation::NotForThisStage { what: "activations" });
         }
-        self.offer(start, chunk)
+        self.on_given(start, chunk)
+    }
+
+    /// Rows from the router or the stage before. The first of a session say how many of the rows that its KV holds are
+    /// of use.
+    fn on_given(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {
+        let Some(held) = self.reusable.take() else { return self.offer(start, chunk) };
+        if start.get() > held {
+            return self.violation(&Violation::Gap { expected: Position::new(held), got: start });
+        }
+        self.inbox.begin_at(start);
+        self.applied = start;
+        self.account.skipped(start.get());
+        let mut actions = Vec::new();
+        if start.get() < held {
+            actions.push(Action::Trim(start));
+        }
+        if start.get() > 0 {
+            actions.push(Action::Skipped(start.get()));
+        }
+        actions.extend(self.offer(start, chunk));
+        actions
     }
 
     fn on_sampled(&mut self, sampled: &Sampled, arrival: Option<Arrival>) -> Vec<Action> {

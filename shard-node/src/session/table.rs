@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use proto::activation::Activations;
 use proto::session::{Open, Sampled};
 use proto::status::{CloseCode, Refusal, RefusalCode};
-use proto::{Generation, NodeId, SessionId};
+use proto::{Generation, NodeId, Position, SessionId};
 use proto_sampling::Scratch;
-use shard_node_stage::{KvLedger, KvSlot, RowBudget, Scheduler};
+use shard_node_stage::{KvLedger, KvSlot, PrefixMatch, PrefixStore, RowBudget, Scheduler};
 
 use super::inbox::{Arrival, Chunk, ChunkRows, Hold};
+use super::reuse::{self, PREFIX_LEASE};
 use super::step::{Step, StepBuilder};
 use super::tombstones::Tombstones;
 use super::{Action, Admission, Event, Report, Session, SessionKey, Terms};
@@ -30,6 +31,10 @@ pub enum Effect {
     Report(NodeId, Report),
     /// Free the KV.
     Free(KvSlot),
+    /// Forget the KV's rows from the position on, before the next step.
+    Trim(KvSlot, Position),
+    /// Keep the KV's first rows, and only these; if that fails, [`SessionTable::prefix_lost`].
+    Retain(KvSlot, Position),
     /// The session is over for this reason; let go of its link.
     Ended(SessionKey, CloseCode),
 }
@@ -39,6 +44,8 @@ pub enum Effect {
 pub struct TableLimits {
     /// Positions of KV.
     pub kv_positions: u64,
+    /// Those of them that may hold rows of sessions that are over, as long as nobody else needs them.
+    pub prefix_positions: u64,
     /// Sessions open at once.
     pub sessions: usize,
     /// Rows of a step.
@@ -58,9 +65,24 @@ pub struct SessionTable {
     by_feeder: HashMap<(NodeId, SessionId), SessionKey>,
     tombstones: Tombstones,
     ledger: KvLedger<SessionKey>,
+    prefixes: PrefixStore,
     scheduler: Scheduler<SessionKey>,
     draining: bool,
+    /// No session has to be done before.
+    earliest_deadline: Option<Instant>,
     late_rows: u64,
+    skipped_rows: u64,
+}
+
+/// A session that may start: its positions are reserved.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Its terms; [`Terms::reusable`] is for the shell to set once rows are copied.
+    pub terms: Terms,
+    /// Rows to copy into its KV.
+    pub rows: Option<PrefixMatch>,
+    /// What to free when they are copied.
+    pub freed_after: Option<KvSlot>,
 }
 
 #[derive(Debug)]
@@ -81,9 +103,12 @@ impl SessionTable {
             by_feeder: HashMap::new(),
             tombstones: Tombstones::default(),
             ledger: KvLedger::new(limits.kv_positions),
+            prefixes: PrefixStore::new(limits.prefix_positions.min(limits.kv_positions)),
             scheduler: Scheduler::new(limits.budget),
             draining: false,
+            earliest_deadline: None,
             late_rows: 0,
+            skipped_rows: 0,
         }
     }
 
@@ -122,6 +147,21 @@ impl SessionTable {
         self.late_rows
     }
 
+    /// Prompt rows that were reused, so far.
+    pub const fn skipped_rows(&self) -> u64 {
+        self.skipped_rows
+    }
+
+    /// Rows of sessions that are over.
+    pub const fn prefixes(&self) -> &PrefixStore {
+        &self.prefixes
+    }
+
+    /// The rows that were to be kept in this slot could not be.
+    pub fn prefix_lost(&mut self, slot: KvSlot) {
+        self.prefixes.forget(slot);
+    }
+
     /// Rows that wait for a step.
     pub fn waiting_rows(&self) -> u64 {
         self.scheduler.waiting_rows()
@@ -134,7 +174,7 @@ impl SessionTable {
         now: Instant,
         router: NodeId,
         open: &Open,
-    ) -> (Vec<Effect>, Result<Terms, Refusal>) {
+    ) -> (Vec<Effect>, Result<Admitted, Refusal>) {
         let key = SessionKey { router, session: open.session };
         let mut effects = Vec::new();
         let known = self.sessions.get(&key).map(|entry| entry.session.terms().generation);
@@ -146,7 +186,12 @@ impl SessionTable {
         if known.is_some() {
             effects = self.end(now, key, CloseCode::Superseded);
         }
-        let admitted = self.admit_new(router, open);
+        let admitted = self.admit_new(router, open).map(|terms| {
+            let free = self.ledger.capacity() - self.ledger.reserved();
+            let found = reuse::admit(&mut self.prefixes, now, &terms, free);
+            effects.extend(found.freed.into_iter().map(Effect::Free));
+            Admitted { terms, rows: found.rows, freed_after: found.freed_after }
+        });
         (effects, admitted)
     }
 
@@ -157,6 +202,7 @@ impl SessionTable {
             self.by_feeder.insert((feeder, key.session), key);
         }
         let session = Session::new(now, terms, slot);
+        self.earliest_deadline = self.earliest_deadline.into_iter().chain(session.deadline()).min();
         self.sessions.insert(key, Entry { session, link: None, fed_by: [None; 2] });
     }
 
@@ -180,7 +226,7 @@ impl SessionTable {
     /// told by a refusal and may try again.
     pub fn withdraw(&mut self, key: SessionKey, generation: Generation) -> Vec<Effect> {
         match self.entry(key, generation) {
-            Some(_) => self.remove(key, CloseCode::HopLost),
+            Some(_) => self.remove(key, CloseCode::HopLost, None),
             None => Vec::new(),
         }
     }
@@ -275,13 +321,34 @@ impl SessionTable {
     /// Time passes.
     pub fn tick(&mut self, now: Instant) -> Vec<Effect> {
         self.tombstones.sweep(now);
-        self.apply_where(now, |_| true, |_| Event::Tick)
+        let mut effects = self.apply_where(now, |_| true, |_| Event::Tick);
+        effects.extend(self.prefixes.expire(now, PREFIX_LEASE).into_iter().map(Effect::Free));
+        effects
+    }
+
+    /// Ends the sessions whose deadline has passed: none of their rows goes into a step any more.
+    pub fn overdue(&mut self, now: Instant) -> Vec<Effect> {
+        let late = |deadline: Instant| deadline <= now;
+        if !self.earliest_deadline.is_some_and(late) {
+            return Vec::new();
+        }
+        let hit = |entry: &Entry| entry.session.deadline().is_some_and(late);
+        let effects = self.apply_where(now, hit, |_| Event::Tick);
+        self.earliest_deadline = self.sessions.values().filter_map(|entry| entry.session.deadline()).min();
+        effects
     }
 
     /// Ends all sessions.
     pub fn shut_down(&mut self, now: Instant) -> Vec<Effect> {
         self.draining = true;
-        self.apply_where(now, |_| true, |_| Event::ShutDown)
+        let mut effects = self.apply_where(now, |_| true, |_| Event::ShutDown);
+        effects.extend(self.give_up_prefixes());
+        effects
+    }
+
+    /// Frees all that is kept of sessions that are over.
+    pub fn give_up_prefixes(&mut self) -> Vec<Effect> {
+        self.prefixes.evict(u64::MAX, None).into_iter().map(Effect::Free).collect()
     }
 
     /// Takes the rows of the next step. `has_room` says whether a link takes another bulk frame; a session whose
@@ -405,12 +472,14 @@ impl SessionTable {
 
     fn apply(&mut self, now: Instant, key: SessionKey, event: Event<'_>) -> Vec<Effect> {
         let Some(entry) = self.sessions.get_mut(&key) else { return Vec::new() };
-        let link = entry.link;
+        let (link, slot) = (entry.link, entry.session.slot());
         let mut effects = Vec::new();
         for action in entry.session.on_event(now, event) {
             match action {
                 Action::DecodeReady => self.scheduler.push_decode(key),
                 Action::PrefillReady(rows) => self.scheduler.push_prefill(key, rows),
+                Action::Trim(length) => effects.push(Effect::Trim(slot, length)),
+                Action::Skipped(rows) => self.skipped_rows += u64::from(rows),
                 Action::Report(report) => effects.push(Effect::Report(key.router, report)),
                 Action::Return(sampled) => effects.extend(link.map(|link| Effect::Return(link, sampled))),
                 Action::End(code) => effects.extend(self.end(now, key, code)),
@@ -420,21 +489,28 @@ impl SessionTable {
     }
 
     fn end(&mut self, now: Instant, key: SessionKey, code: CloseCode) -> Vec<Effect> {
-        if let Some(entry) = self.sessions.get(&key) {
-            let terms = entry.session.terms();
-            self.tombstones.bury(now, key, terms.generation, terms.lease);
-        }
-        self.remove(key, code)
+        let Some(entry) = self.sessions.get(&key) else { return Vec::new() };
+        let terms = entry.session.terms();
+        self.tombstones.bury(now, key, terms.generation, terms.lease);
+        let kept =
+            if self.draining { None } else { reuse::keep(&mut self.prefixes, now, &entry.session, code) };
+        let Some((length, freed)) = kept else { return self.remove(key, code, None) };
+        let mut effects: Vec<_> = freed.into_iter().map(Effect::Free).collect();
+        effects.extend(self.remove(key, code, Some(length)));
+        effects
     }
 
-    fn remove(&mut self, key: SessionKey, code: CloseCode) -> Vec<Effect> {
+    /// Its KV is freed but for the rows to `keep`.
+    fn remove(&mut self, key: SessionKey, code: CloseCode, keep: Option<Position>) -> Vec<Effect> {
         let Some(entry) = self.sessions.remove(&key) else { return Vec::new() };
         if let Some(feeder) = entry.session.terms().feeder() {
             self.by_feeder.remove(&(feeder, key.session));
         }
         self.scheduler.cancel(key);
         self.ledger.release(key);
-        vec![Effect::Free(entry.session.slot()), Effect::Ended(key, code)]
+        let slot = entry.session.slot();
+        let kv = keep.map_or(Effect::Free(slot), |length| Effect::Retain(slot, length));
+        vec![kv, Effect::Ended(key, code)]
     }
 }
 

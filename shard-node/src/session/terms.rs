@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use proto::session::{Open, PlanStage, TailTerms};
-use proto::{Generation, NodeId, SessionId};
+use proto::prefix::TenantId;
+use proto::session::{Open, PlanStage, Priority, TailTerms};
+use proto::{BlockHash, Generation, NodeId, SessionId};
 use proto_sampling::{ParameterError, Sampler};
+use shard_node_stage::PrefixScope;
+
+use super::reuse;
 
 /// Names a session: ids are drawn by routers, so only both together are unique, and no router can touch another's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -40,6 +44,18 @@ pub struct Terms {
     pub vocab: u32,
     /// For the tail only.
     pub tail: Option<TailPart>,
+    /// Whose it is, within its router.
+    pub tenant: TenantId,
+    /// Its share of the steps.
+    pub priority: Priority,
+    /// How long it may take in all.
+    pub deadline: Option<Duration>,
+    /// Whose rows it may reuse.
+    pub scope: PrefixScope,
+    /// The first blocks of its prompt.
+    pub blocks: Vec<BlockHash>,
+    /// Rows of them that its KV holds from the beginning.
+    pub reusable: u32,
 }
 
 /// What the tail samples with.
@@ -76,6 +92,13 @@ impl Terms {
             returned_by: (stage == 0 && last > 0).then(|| stages[last].node),
             vocab,
             tail,
+            tenant: open.service.tenant,
+            priority: open.service.priority,
+            deadline: (open.service.deadline_ms > 0)
+                .then(|| Duration::from_millis(u64::from(open.service.deadline_ms))),
+            scope: reuse::scope(router, open),
+            blocks: open.service.prefix.clone(),
+            reusable: 0,
         })
     }
 

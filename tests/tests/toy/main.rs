@@ -9,4 +9,5 @@
 mod answers;
 mod bad_input;
 mod failures;
+mod reuse;
 mod swarm;
