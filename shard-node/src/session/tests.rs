@@ -150,7 +150,9 @@ impl Ring {
                 toy.copy(rows.slot, slot, Position::new(rows.positions)).unwrap();
                 terms.reusable = rows.positions;
             }
-            freed_after.into_iter().for_each(|slot| toy.close(slot));
+            if let Some(slot) = freed_after {
+                toy.close(slot);
+            }
             start = start.min(terms.reusable);
             table.insert(self.now, terms, slot);
             let key = SessionKey { router: router(), session: id(session) };

@@ -139,7 +139,8 @@ impl Stage for ToyStage {
         let source = self.sessions.get(&from).ok_or(StageError::UnknownSlot(from))?;
         let held = Position::new(source.digests.len() as u32);
         let digests = source.digests.get(..length as usize);
-        let digests = digests.ok_or(StageError::Position { expected: held, got: Position::new(length) })?;
+        let beyond = || StageError::Position { expected: held, got: Position::new(length) };
+        let digests = digests.ok_or_else(beyond)?;
         let digests = digests.to_vec();
         let target = self.sessions.get_mut(&to).ok_or(StageError::UnknownSlot(to))?;
         if !target.digests.is_empty() {

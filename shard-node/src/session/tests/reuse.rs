@@ -88,12 +88,13 @@ fn only_rows_that_were_computed_are_kept() {
     assert!(accounts.iter().all(|account| *account.skipped_rows == 64));
 }
 
+type Change = fn(&mut Open);
+
 #[test]
 fn other_routers_tenants_and_upstreams_find_nothing() {
     let mut ring = ring(2);
     let asked = prompt(1, 2, &[1]);
     answered(&mut ring, 1, &asked, CloseCode::Finished);
-    type Change = fn(&mut Open);
     let changes: [(&str, Change); 4] = [
         ("nothing", |_| ()),
         ("tenant", |o| o.service.0.tenant = TenantId::from_bytes([1; 16])),
