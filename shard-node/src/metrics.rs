@@ -19,6 +19,13 @@ pub struct NodeMetrics {
     step_mixed: Histogram,
     /// `shard_node_step_rows`: rows of a step, all sessions together.
     step_rows: Histogram,
+    /// `shard_node_prefill_chunk_rows`: most rows of a prefill chunk while other sessions decode, as chosen from measured
+    /// step times. Moves when the choice changes.
+    pub(crate) chunk_rows: IntGauge,
+    /// `shard_node_decode_batches`: how many batches of decode rows stage 0 has under way at most, as chosen from
+    /// measured rounds; without meaning on other stages. Moves when another number is tried or kept, and with the
+    /// number of sessions.
+    pub(crate) batches: IntGauge,
     /// `shard_node_hop_seconds`: from the end of the upstream stage's compute to the beginning of the step, for each
     /// decode row that came over the network. Clock offset removed; does not move on rows that waited for credit.
     hop: Histogram,
@@ -78,6 +85,10 @@ impl NodeMetrics {
             step_prefill: step.with_label_values(&["prefill"]),
             step_mixed: step.with_label_values(&["mixed"]),
             step_rows: registry.histogram("shard_node_step_rows", "Rows of a step", buckets::ROWS)?,
+            chunk_rows: registry
+                .gauge("shard_node_prefill_chunk_rows", "Most rows of a chunk while others decode")?,
+            batches: registry
+                .gauge("shard_node_decode_batches", "Batches that follow each other through the stages")?,
             hop: registry.histogram(
                 "shard_node_hop_seconds",
                 "From the end of upstream's compute to the beginning of this stage's",

@@ -263,6 +263,8 @@ impl Worker {
             self.publish();
         }
         self.metrics.step(step, took);
+        self.metrics.batches.set(i64::from(self.table.batches()));
+        self.metrics.chunk_rows.set(i64::from(self.table.chunk_rows()));
         if step.prefill_rows() == 0 {
             self.load.step_us.store(took.as_micros() as u32, Ordering::Relaxed);
         }
@@ -352,11 +354,11 @@ impl Worker {
     /// Shows the load to whoever asks.
     fn publish(&self) {
         let ledger = self.table.ledger();
+        self.metrics.reuse(self.table.prefixes(), self.table.skipped_rows());
         self.load.sessions.store(self.table.len() as u32, Ordering::Relaxed);
         self.load.kv_reserved.store(ledger.reserved(), Ordering::Relaxed);
         self.metrics.sessions.set(self.table.len() as i64);
         self.metrics.kv_reserved.set(ledger.reserved() as i64);
-        self.metrics.reuse(self.table.prefixes(), self.table.skipped_rows());
         self.open_sessions
             .send_if_modified(|open| std::mem::replace(open, self.table.len()) != self.table.len());
     }

@@ -111,6 +111,8 @@ pub enum Action {
     PrefillReady(u32),
     /// Forget the KV's rows from this position on, before the next step.
     Trim(Position),
+    /// So long after its last decode row the next one was computed; stage 0 only.
+    Round(Duration),
     /// So many rows of the prompt need not be computed.
     Skipped(u32),
     /// Send the token to stage 0, before anything else.
@@ -173,6 +175,11 @@ pub struct Session {
     deadline: Option<Instant>,
     account: Account,
     last_step: Duration,
+    /// The row that the first token is sampled from was applied.
+    decoding: bool,
+    /// When its last decode row was applied, and from one to the next on the average.
+    last_row: Option<Instant>,
+    pace: Option<Duration>,
 }
 
 impl Session {
@@ -189,6 +196,9 @@ impl Session {
             deadline: terms.deadline.and_then(|given| now.checked_add(given)),
             account: Account::default(),
             last_step: Duration::ZERO,
+            decoding: false,
+            last_row: None,
+            pace: None,
             slot,
             terms,
         }
@@ -214,6 +224,26 @@ impl Session {
         self.deadline
     }
 
+    /// Whether its prompt is computed, so that each step it waits is seen by its reader.
+    pub const fn is_decoding(&self) -> bool {
+        self.decoding
+    }
+
+    /// From one of its rows to the next, if it has had two.
+    pub const fn pace(&self) -> Option<Duration> {
+        self.pace
+    }
+
+    /// How long it lasts if it uses all its positions, a row each `pace`.
+    pub fn ends_in(&self, now: Instant, pace: Duration) -> Duration {
+        let left = self.terms.max_positions - self.applied.get().min(self.terms.max_positions);
+        let rows = self.pace.unwrap_or(pace).saturating_mul(left);
+        match self.deadline {
+            Some(deadline) => rows.min(deadline.saturating_duration_since(now)),
+            None => rows,
+        }
+    }
+
     /// Rows that the next piece of its inbox holds, 0 if it is empty.
     pub fn ready_rows(&self) -> u32 {
         self.inbox.front_rows()
@@ -233,7 +263,7 @@ impl Session {
                 self.on_credit(run_until)
             }
             Event::StepDone { took, bytes, logits, scratch } => {
-                self.on_step_done(took, bytes, logits, scratch)
+                self.on_step_done(now, took, bytes, logits, scratch)
             }
             Event::StepFailed { detail } => self.fail(CloseCode::Compute, None, detail),
             Event::Close(code) => {
@@ -355,31 +385,44 @@ impl Session {
 
     fn on_step_done(
         &mut self,
+        now: Instant,
         took: Duration,
         bytes: u64,
         logits: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) -> Vec<Action> {
         let Some(done) = self.computing.take() else { return Vec::new() };
+        let mut actions = Vec::new();
         self.applied = done.start.plus(done.rows);
         self.last_step = took;
+        self.decoding |= done.sample;
         if done.prefill {
             self.account.prefill(done.rows, took);
         } else {
             self.account.decode(took, done.hop, bytes);
+            if let Some(last) = self.last_row {
+                let since = now.saturating_duration_since(last);
+                self.pace = Some(self.pace.map_or(since, |pace| (pace * 7 + since) / 8));
+                if self.head.is_some() {
+                    actions.push(Action::Round(since));
+                }
+            }
+            self.last_row = Some(now);
         }
         let (Some(tail), Some(logits), true) = (&mut self.tail, logits, done.sample) else {
-            return Vec::new();
+            return actions;
         };
         match tail.sample(&self.terms, self.applied, logits, scratch) {
             Ok(sampled) if self.head.is_some() => {
-                let mut actions = vec![Action::Report(Report::Sampled(sampled))];
+                actions.push(Action::Report(Report::Sampled(sampled)));
                 actions.extend(self.on_sampled(&sampled, None));
-                actions
             }
-            Ok(sampled) => vec![Action::Return(sampled), Action::Report(Report::Sampled(sampled))],
-            Err(error) => self.fail(CloseCode::Compute, None, error.to_string()),
+            Ok(sampled) => {
+                actions.extend([Action::Return(sampled), Action::Report(Report::Sampled(sampled))]);
+            }
+            Err(error) => actions.extend(self.fail(CloseCode::Compute, None, error.to_string())),
         }
+        actions
     }
 
     fn offer(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {

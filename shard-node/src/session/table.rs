@@ -2,15 +2,20 @@
 //!
 //! Pure like [`Session`]: the shell opens and frees KV slots, runs steps and sends what [`Effect`]s say.
 
+mod capacity;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use proto::activation::Activations;
+use proto::prefix::TenantId;
 use proto::session::{Open, Sampled};
 use proto::status::{CloseCode, Refusal, RefusalCode};
 use proto::{Generation, NodeId, Position, SessionId};
 use proto_sampling::Scratch;
-use shard_node_stage::{KvLedger, KvSlot, PrefixMatch, PrefixStore, RowBudget, Scheduler};
+use shard_node_stage::{
+    Batches, ChunkPacer, KvLedger, KvSlot, PrefixMatch, PrefixStore, RowBudget, Scheduler, StepCaps,
+};
 
 use super::inbox::{Arrival, Chunk, ChunkRows, Hold};
 use super::reuse::{self, PREFIX_LEASE};
@@ -66,7 +71,13 @@ pub struct SessionTable {
     tombstones: Tombstones,
     ledger: KvLedger<SessionKey>,
     prefixes: PrefixStore,
-    scheduler: Scheduler<SessionKey>,
+    scheduler: Scheduler<SessionKey, (NodeId, TenantId)>,
+    pacer: ChunkPacer,
+    batches: Batches<SessionKey>,
+    /// Sessions whose prompt is computed, when the last step was chosen.
+    decoding: u32,
+    /// Of the longest pipeline then.
+    stages: u32,
     draining: bool,
     /// No session has to be done before.
     earliest_deadline: Option<Instant>,
@@ -105,6 +116,10 @@ impl SessionTable {
             ledger: KvLedger::new(limits.kv_positions),
             prefixes: PrefixStore::new(limits.prefix_positions.min(limits.kv_positions)),
             scheduler: Scheduler::new(limits.budget),
+            pacer: ChunkPacer::new(limits.budget.rows),
+            batches: Batches::default(),
+            stages: 1,
+            decoding: 0,
             draining: false,
             earliest_deadline: None,
             late_rows: 0,
@@ -162,6 +177,16 @@ impl SessionTable {
         self.prefixes.forget(slot);
     }
 
+    /// Batches of decode rows that may be under way in the pipeline.
+    pub fn batches(&self) -> u32 {
+        self.batches.most(self.decoding, self.stages)
+    }
+
+    /// Most rows of a prefill chunk while others decode.
+    pub const fn chunk_rows(&self) -> u32 {
+        self.pacer.chunk()
+    }
+
     /// Rows that wait for a step.
     pub fn waiting_rows(&self) -> u64 {
         self.scheduler.waiting_rows()
@@ -186,7 +211,7 @@ impl SessionTable {
         if known.is_some() {
             effects = self.end(now, key, CloseCode::Superseded);
         }
-        let admitted = self.admit_new(router, open).map(|terms| {
+        let admitted = self.admit_new(now, router, open).map(|terms| {
             let free = self.ledger.capacity() - self.ledger.reserved();
             let found = reuse::admit(&mut self.prefixes, now, &terms, free);
             effects.extend(found.freed.into_iter().map(Effect::Free));
@@ -294,7 +319,10 @@ impl SessionTable {
         arrival: Arrival,
     ) -> Vec<Effect> {
         match self.fed(feeder, sampled.session, sampled.generation, link) {
-            Some(key) => self.apply(now, key, Event::Sampled { sampled, arrival }),
+            Some(key) => {
+                self.batches.back(key);
+                self.apply(now, key, Event::Sampled { sampled, arrival })
+            }
             None => Vec::new(),
         }
     }
@@ -356,7 +384,15 @@ impl SessionTable {
     pub fn next_step(&mut self, now: Instant, has_room: impl Fn(LinkId) -> bool) -> Option<Step> {
         let sessions = &self.sessions;
         let chunk_rows = (self.limits.chunk_bytes / self.admission.shape.row_bytes().max(1)).max(1) as u32;
-        let plan = self.scheduler.next(|key, offered| match sessions.get(&key) {
+        self.decoding = sessions.values().filter(|entry| entry.session.is_decoding()).count() as u32;
+        self.stages = sessions.values().map(|entry| entry.session.terms().stages).max().unwrap_or(1);
+        // Only a first stage that waits for another one's tokens decides what is under way.
+        let leads = self.admission.shape.is_first() && !self.admission.shape.is_last();
+        let caps = StepCaps {
+            decode: if leads { self.batches.room(now, self.decoding, self.stages) } else { u32::MAX },
+            prefill: if self.decoding > 0 { self.pacer.chunk() } else { u32::MAX },
+        };
+        let plan = self.scheduler.next(caps, |key, offered| match sessions.get(&key) {
             Some(entry) if entry.link.is_none_or(&has_room) => {
                 offered.min(chunk_rows).min(entry.session.ready_rows()).max(1)
             }
@@ -365,6 +401,9 @@ impl SessionTable {
             None => 1,
         })?;
         let mut decode = plan.decode;
+        if leads {
+            self.batches.sent(now, &decode);
+        }
         // Side by side by link, so that the rows for one neighbour are one slice of the output.
         decode.sort_by_key(|key| sessions.get(key).and_then(|entry| entry.link));
         let mut builder = StepBuilder::default();
@@ -387,6 +426,8 @@ impl SessionTable {
         logits: &mut [f32],
         scratch: &mut Scratch,
     ) -> Vec<Effect> {
+        let prefill = step.prefill_rows();
+        self.pacer.observe(step.rows() - prefill, prefill, took);
         let vocab = self.admission.shape.vocab as usize;
         let row_bytes = self.admission.shape.row_bytes() as u64;
         let mut rows_of_logits = logits.chunks_exact_mut(vocab.max(1));
@@ -415,26 +456,6 @@ impl SessionTable {
     /// The neighbour that a session sends to.
     pub fn receiver(&self, key: SessionKey) -> Option<NodeId> {
         self.sessions.get(&key)?.session.terms().receiver().map(|stage| stage.node)
-    }
-
-    fn admit_new(&mut self, router: NodeId, open: &Open) -> Result<Terms, Refusal> {
-        if self.draining {
-            return Err(Refusal::new(RefusalCode::Draining, "choose another node"));
-        }
-        let terms = self.admission.check(router, open)?;
-        if self.sessions.len() >= self.limits.sessions {
-            let detail = format!("{} sessions are open, the limit", self.sessions.len());
-            return Err(Refusal::new(RefusalCode::NoCapacity, detail));
-        }
-        let taken = terms.feeder().is_some_and(|feeder| self.by_feeder.contains_key(&(feeder, open.session)));
-        if taken {
-            // Two routers drew one number out of 2^64, or one guesses the other's.
-            return Err(Refusal::new(RefusalCode::BadPlan, "the session id is taken: draw another one"));
-        }
-        self.ledger
-            .reserve(terms.key, open.max_positions)
-            .map_err(|error| Refusal::new(RefusalCode::NoCapacity, error.to_string()))?;
-        Ok(terms)
     }
 
     fn entry(&mut self, key: SessionKey, generation: Generation) -> Option<&mut Entry> {
@@ -473,12 +494,14 @@ impl SessionTable {
     fn apply(&mut self, now: Instant, key: SessionKey, event: Event<'_>) -> Vec<Effect> {
         let Some(entry) = self.sessions.get_mut(&key) else { return Vec::new() };
         let (link, slot) = (entry.link, entry.session.slot());
+        let flow = entry.session.terms().flow();
         let mut effects = Vec::new();
         for action in entry.session.on_event(now, event) {
             match action {
-                Action::DecodeReady => self.scheduler.push_decode(key),
-                Action::PrefillReady(rows) => self.scheduler.push_prefill(key, rows),
+                Action::DecodeReady => self.scheduler.push_decode(key, flow),
+                Action::PrefillReady(rows) => self.scheduler.push_prefill(key, flow, rows),
                 Action::Trim(length) => effects.push(Effect::Trim(slot, length)),
+                Action::Round(round) => self.batches.round(round, self.decoding, self.stages),
                 Action::Skipped(rows) => self.skipped_rows += u64::from(rows),
                 Action::Report(report) => effects.push(Effect::Report(key.router, report)),
                 Action::Return(sampled) => effects.extend(link.map(|link| Effect::Return(link, sampled))),
@@ -507,6 +530,7 @@ impl SessionTable {
             self.by_feeder.remove(&(feeder, key.session));
         }
         self.scheduler.cancel(key);
+        self.batches.back(key);
         self.ledger.release(key);
         let slot = entry.session.slot();
         let kv = keep.map_or(Effect::Free(slot), |length| Effect::Retain(slot, length));

@@ -6,7 +6,7 @@ use proto::prefix::TenantId;
 use proto::session::{Open, PlanStage, Priority, TailTerms};
 use proto::{BlockHash, Generation, NodeId, SessionId};
 use proto_sampling::{ParameterError, Sampler};
-use shard_node_stage::PrefixScope;
+use shard_node_stage::{Flow, PrefixScope};
 
 use super::reuse;
 
@@ -40,6 +40,8 @@ pub struct Terms {
     pub return_to: Option<PlanStage>,
     /// The tail, as seen from a stage 0 that is another node.
     pub returned_by: Option<NodeId>,
+    /// Stages of the plan.
+    pub stages: u32,
     /// Entries of the vocabulary.
     pub vocab: u32,
     /// For the tail only.
@@ -90,6 +92,7 @@ impl Terms {
             downstream: stages.get(stage + 1).copied(),
             return_to: (stage == last && last > 0).then(|| stages[0]),
             returned_by: (stage == 0 && last > 0).then(|| stages[last].node),
+            stages: stages.len() as u32,
             vocab,
             tail,
             tenant: open.service.tenant,
@@ -100,6 +103,16 @@ impl Terms {
             blocks: open.service.prefix.clone(),
             reusable: 0,
         })
+    }
+
+    /// Whose share of a stage's time it takes, and how large that is.
+    pub const fn flow(&self) -> Flow<(NodeId, TenantId)> {
+        let weight = match self.priority {
+            Priority::Low => 1,
+            Priority::Normal => 4,
+            Priority::High => 16,
+        };
+        Flow { tenant: (self.key.router, self.tenant), weight }
     }
 
     /// Embeds tokens.

@@ -17,6 +17,7 @@ use super::table::{Admitted, Effect, LinkId, SessionTable, TableLimits};
 use super::*;
 
 mod ends;
+mod pipelining;
 mod reuse;
 
 const MODEL: ToyModel = ToyModel { n_layers: 6, vocab: 64, context: 512 };
@@ -96,6 +97,8 @@ struct Ring {
     scratch: Scratch,
     /// Sessions offer the blocks of their prompts.
     reuse: bool,
+    /// Sessions are never split into batches.
+    whole_batches: bool,
     /// Where the prompts of open sessions begin.
     starts: HashMap<u64, u32>,
 }
@@ -120,6 +123,7 @@ impl Ring {
             reports: HashMap::new(),
             scratch: Scratch::default(),
             reuse: false,
+            whole_batches: false,
             starts: HashMap::new(),
         }
     }
@@ -154,6 +158,9 @@ impl Ring {
                 toy.close(slot);
             }
             start = start.min(terms.reusable);
+            if self.whole_batches {
+                terms.stages = 1;
+            }
             table.insert(self.now, terms, slot);
             let key = SessionKey { router: router(), session: id(session) };
             assert!(table.attach(key, Generation::new(generation), LinkId(stage as u64)));
@@ -203,10 +210,18 @@ impl Ring {
     }
 
     fn step(&mut self, stage: usize) -> bool {
+        let Some(step) = self.begin(stage) else { return false };
+        self.finish(stage, &step, Duration::from_millis(1));
+        true
+    }
+
+    fn begin(&mut self, stage: usize) -> Option<Step> {
+        self.stages[stage].0.next_step(self.now, |_| true)
+    }
+
+    fn finish(&mut self, stage: usize, step: &Step, took: Duration) {
         let (table, toy) = &mut self.stages[stage];
-        let Some(step) = table.next_step(self.now, |_| true) else { return false };
         let output = toy.step(&step.groups, step.input.clone()).unwrap();
-        let took = Duration::from_millis(1);
         let mut logits = match output {
             StepOutput::Logits(logits) => logits,
             StepOutput::Activations(rows) => {
@@ -224,9 +239,8 @@ impl Ring {
                 Vec::new()
             }
         };
-        let effects = table.step_done(self.now, &step, took, &mut logits, &mut self.scratch);
+        let effects = table.step_done(self.now, step, took, &mut logits, &mut self.scratch);
         self.carry_out(stage, effects);
-        true
     }
 
     fn carry_out(&mut self, stage: usize, effects: Vec<Effect>) {

@@ -5,7 +5,9 @@
 //! [`ToyStage`] is a stage without a tensor library whose arithmetic shows a lost, doubled, reordered or
 //! crossed row or layer in the answer.
 
+mod batches;
 mod ledger;
+mod pacer;
 mod prefix;
 mod scheduler;
 mod toy;
@@ -14,9 +16,11 @@ use bytes::Bytes;
 use proto::tensor::NumericsClass;
 use proto::{LayerSpan, Position};
 
+pub use batches::Batches;
 pub use ledger::{KvLedger, ReserveError};
+pub use pacer::ChunkPacer;
 pub use prefix::{PrefixCounts, PrefixMatch, PrefixScope, PrefixStore};
-pub use scheduler::{RowBudget, Scheduler, StepPlan};
+pub use scheduler::{Flow, RowBudget, Scheduler, StepCaps, StepPlan};
 pub use toy::{StepHook, ToyModel, ToyStage};
 
 /// What a stage is, fixed when it is loaded.

@@ -66,11 +66,20 @@ async fn thirty_two_sessions_with_one_beginning_get_the_models_answers() {
             let prompt = [&prompt(&[])[..cut], &own[..]].concat();
             let reply = answer(&router, &swarm, &prompt).await;
             let whole = (cut as u32 / 64) * 64;
-            assert_eq!(skipped(&reply), [whole; 3], "session {number}");
+            // An account may be late on a busy machine; the nodes' own count below is not.
+            for rows in reply.hops.iter().filter_map(|hop| hop.skipped_rows) {
+                assert_eq!(rows, whole, "session {number}");
+            }
+            whole
         });
     }
+    let mut expected = 0;
     while let Some(session) = sessions.join_next().await {
-        session.unwrap();
+        expected += session.unwrap();
     }
     swarm.wait_until_idle().await;
+    for node in &swarm.nodes {
+        let line = format!("shard_node_prefix_skipped_rows_total {expected}");
+        assert!(node.metrics_text().lines().any(|other| other == line), "{line}");
+    }
 }

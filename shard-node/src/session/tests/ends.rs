@@ -109,3 +109,35 @@ fn close_is_answered_by_the_account() {
     assert_eq!(ended.decode_bytes, 3 * (8 + 16 + 28 + 32));
     ring.assert_empty();
 }
+
+#[test]
+fn a_refusal_for_want_of_room_says_when_to_ask_again() {
+    let mut ring = Ring::new(1, 64);
+    let full = |ring: &mut Ring, positions| {
+        let open = Open { max_positions: positions, ..open(1, 0, 99, 0, &[1], 4) };
+        ring.stages[0].0.admit(ring.now, router(), &open).1.unwrap_err()
+    };
+    // Seven of 512 positions and one of 500 that are used up row by row.
+    for number in 0..7 {
+        ring.open(number, 0, &[1], 511).unwrap();
+    }
+    ring.open(7, 0, &[1; 100], 400).unwrap();
+    assert_eq!(
+        *full(&mut ring, 100).retry_after_ms,
+        10_000,
+        "nobody knows yet, and asking now and then pays"
+    );
+    ring.prompt(7, 0, &[1; 100]);
+    for at in 1..=380 {
+        ring.credit(7, 0, 100 + at);
+        ring.run();
+        ring.now += Duration::from_millis(20);
+    }
+    let refusal = full(&mut ring, 100);
+    assert_eq!(refusal.code, RefusalCode::NoCapacity);
+    let expected = 20 * 20;
+    assert!((expected - 40..=expected + 60).contains(&*refusal.retry_after_ms), "{refusal:?}");
+    assert_eq!(*full(&mut ring, 513).retry_after_ms, 0, "longer than the context: never");
+    ring.stages[0].0.drain();
+    assert_eq!(*full(&mut ring, 100).retry_after_ms, 0, "leaving: never");
+}
