@@ -285,6 +285,37 @@ impl Ring {
         reports.iter().filter_map(|r| if let Report::Sampled(s) = r { Some(s.token) } else { None }).collect()
     }
 
+    fn tokens_of(&self, session: u64, generation: u32) -> Vec<u32> {
+        let reports = self.reports.get(&id(session)).map_or(&[][..], Vec::as_slice);
+        let of = |r: &Report| match r {
+            Report::Sampled(s) if s.generation.get() == generation => Some(s.token),
+            _ => None,
+        };
+        reports.iter().filter_map(of).collect()
+    }
+
+    /// A stage's process dies and another one takes its place, with nothing of what it knew; its neighbours notice.
+    fn replace(&mut self, stage: usize, budget: u32) {
+        let toy = ToyStage::new(MODEL, spans(self.parts())[stage]);
+        self.stages[stage] = (table(stage, toy.shape(), budget), toy);
+        for other in (0..self.stages.len()).filter(|&other| other != stage) {
+            let mut effects =
+                self.stages[other].0.feeder_lost(self.now, node(stage as u8), LinkId(100), true);
+            if (other + 1) % self.stages.len() == stage {
+                let link = LinkId(other as u64);
+                effects.extend(self.stages[other].0.link_lost(self.now, node(stage as u8), link));
+            }
+            self.carry_out(other, effects);
+        }
+        // What was under way from and to it is lost.
+        for hop in [stage.checked_sub(1), Some(stage)].into_iter().flatten() {
+            self.hops[hop] = <[VecDeque<Activations>; 2]>::default();
+        }
+        if stage == 0 || stage + 1 == self.stages.len() {
+            self.returns.clear();
+        }
+    }
+
     fn failures(&self, session: u64) -> Vec<(CloseCode, Option<NodeId>)> {
         let reports = self.reports.get(&id(session)).map_or(&[][..], Vec::as_slice);
         reports

@@ -262,4 +262,100 @@ proptest! {
             prop_assert!(ring.stages.iter().all(|(table, _)| table.skipped_rows() == 0));
         }
     }
+
+    /// A stage dies under many sessions and is replaced by one that knows nothing; their next generations give the
+    /// model's answers, whatever the others still hold of the prompts.
+    #[test]
+    fn a_death_changes_no_token(
+        parts in 1u32..4,
+        budget in 1u32..50,
+        reuse in prop::bool::weighted(0.8),
+        sessions in prop::collection::vec(asked(), 1..9),
+        moves in prop::collection::vec((0u8..5, any::<u8>()), 0..200),
+        dies in any::<u8>(),
+    ) {
+        let mut ring = Ring { reuse, ..Ring::new(parts, budget) };
+        let prompts: Vec<_> = sessions.iter().map(|a| prompt(a.family, a.blocks, &a.own)).collect();
+        for (number, (asked, prompt)) in sessions.iter().zip(&prompts).enumerate() {
+            ring.open(number as u64, 0, prompt, asked.max_tokens).unwrap();
+            ring.prompt(number as u64, 0, prompt);
+            ring.credit(number as u64, 0, u32::MAX);
+        }
+        for (kind, which) in moves {
+            let stage = usize::from(which) % ring.stages.len();
+            match kind {
+                0 | 1 => drop(ring.step(stage)),
+                2 if stage > 0 => drop(ring.deliver(stage - 1, true, false)),
+                3 if stage > 0 => drop(ring.deliver(stage - 1, false, false)),
+                _ => drop(ring.deliver_return(false)),
+            }
+        }
+        // One that is whole by now leaves its rows to the others' next generations.
+        for stage in 0..ring.stages.len() {
+            ring.control(stage, 0, 0, Event::Close(CloseCode::Cancelled));
+        }
+        ring.replace(usize::from(dies) % parts as usize, budget);
+        for (number, (asked, prompt)) in sessions.iter().zip(&prompts).enumerate().skip(1) {
+            let number = number as u64;
+            let expected = MODEL.answer(prompt, asked.max_tokens as usize);
+            prop_assert!(expected.starts_with(&ring.tokens_of(number, 0)));
+            ring.open(number, 1, prompt, asked.max_tokens).unwrap();
+            ring.prompt(number, 1, prompt);
+            ring.credit(number, 1, u32::MAX);
+        }
+        ring.run();
+        for (number, (asked, prompt)) in sessions.iter().zip(&prompts).enumerate().skip(1) {
+            let number = number as u64;
+            let expected = MODEL.answer(prompt, asked.max_tokens as usize);
+            prop_assert_eq!(ring.tokens_of(number, 1), expected);
+            for stage in 0..ring.stages.len() {
+                ring.control(stage, number, 1, Event::Close(CloseCode::Finished));
+            }
+        }
+        ring.assert_empty();
+    }
+
+    /// Alone and among 32 others, with any budget, and with rows reused or not: the same tokens.
+    #[test]
+    fn company_changes_no_token(
+        parts in 1u32..4,
+        budgets in (1u32..200, 1u32..200),
+        reuse in any::<bool>(),
+        one in asked(),
+        others in prop::collection::vec(asked(), 32),
+        order in any::<u64>(),
+    ) {
+        let wanted = prompt(one.family, one.blocks, &one.own);
+        let mut alone = Ring::new(parts, budgets.0);
+        alone.open(1, 0, &wanted, one.max_tokens).unwrap();
+        alone.prompt(1, 0, &wanted);
+        alone.credit(1, 0, u32::MAX);
+        alone.run();
+        let mut ring = Ring { reuse, ..Ring::new(parts, budgets.1) };
+        let mut random = order | 1;
+        for (number, asked) in (100..).zip(&others) {
+            let prompt = prompt(asked.family, asked.blocks.min(1), &asked.own);
+            ring.open(number, 0, &prompt, asked.max_tokens).unwrap();
+            ring.prompt(number, 0, &prompt);
+            ring.credit(number, 0, u32::MAX);
+            if number == 100 + u64::from(order as u8) % 32 {
+                ring.open(1, 0, &wanted, one.max_tokens).unwrap();
+                ring.prompt(1, 0, &wanted);
+                ring.credit(1, 0, u32::MAX);
+            }
+            for _ in 0..6 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let stage = random as usize % ring.stages.len();
+                ring.step(stage);
+                if stage + 1 < ring.stages.len() {
+                    ring.deliver(stage, random & 64 == 0, false);
+                }
+            }
+        }
+        ring.run();
+        prop_assert_eq!(ring.tokens(1), alone.tokens(1));
+        prop_assert_eq!(ring.failures(1), vec![]);
+    }
 }
