@@ -23,7 +23,7 @@ use crate::discovery::measure;
 use crate::driver::{SessionEnd, TimedToken};
 use crate::model::{Model, ModelError, Prompt};
 use crate::router::Router;
-use crate::session::{FinishReason, Outcome, SessionError, SessionLimits, SessionTerms};
+use crate::session::{FinishReason, Outcome, SessionError, SessionLimits, SessionShare, SessionTerms};
 use answer::AnswerText;
 
 pub use error::GenerateError;
@@ -183,6 +183,7 @@ impl Router {
                 sampling: request.sampling.clone(),
                 credit: request.credit.max(1),
                 limits: SessionLimits { total: request.timeout, ..SessionLimits::default() },
+                share: SessionShare::default(),
             };
             let run = self.run(model, terms, &request.stop, watch, cancel).await?;
             match &run.end.outcome {

@@ -82,6 +82,14 @@ impl Stage for TorchStage {
         self.kv.trim(slot, length)
     }
 
+    fn copy(&mut self, from: KvSlot, to: KvSlot, length: Position) -> Result<(), StageError> {
+        self.kv.copy(from, to, length.get())
+    }
+
+    fn retain(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError> {
+        self.kv.retain(slot, length.get())
+    }
+
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError> {
         let rows = self.check_groups(groups)?;
         let start = self.start(rows, &input)?;

@@ -9,4 +9,6 @@
 mod answers;
 mod bad_input;
 mod failures;
+mod pipelining;
+mod reuse;
 mod swarm;
