@@ -9,6 +9,7 @@ mod decode;
 mod detection;
 mod engine;
 mod first_token;
+mod load;
 mod statistics;
 mod swarm_speed;
 mod synthetic;
@@ -37,6 +38,8 @@ enum Command {
     Synthetic(synthetic::Options),
     /// Speed, memory and loading of the engine in each numerics class, on a synthetic model
     Engine(engine::Options),
+    /// Many clients against `router serve`
+    Load(Box<load::Options>),
     /// A synthetic model over three nodes, and over llama.cpp's RPC servers if they are given
     SwarmSpeed(swarm_speed::Options),
 }
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
         Command::Agreement(options) => agreement::run(&options),
         Command::Synthetic(options) => synthetic::run(&options),
         Command::Engine(options) => engine::run(&options),
+        Command::Load(options) => load::run(&options),
         Command::SwarmSpeed(options) => swarm_speed::run(&options),
     }
 }

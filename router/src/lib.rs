@@ -7,6 +7,7 @@ pub mod generate;
 pub mod metrics;
 pub mod model;
 mod router;
+pub mod serve;
 pub mod session;
 
 pub use router::Router;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use proto::status::RefusalCode;
 use proto_telemetry::{RegisterMetricError, Registry, buckets};
+use router_plan::admission::AdmissionRefusal;
 
 use crate::session::{FinishReason, Outcome, SessionError};
 
@@ -25,6 +26,14 @@ pub struct RouterMetrics {
     refusals: IntCounterVec,
     /// Moves when the directory is asked, by what came of it.
     lookups: IntCounterVec,
+    /// Moves when an API request is over, by how: `ok`, a problem's code, or `client_gone`.
+    requests: IntCounterVec,
+    /// Requests that wait for a place, of all models.
+    waiting: IntGauge,
+    /// From asking for a place to having it. Refused requests do not count.
+    queue: Histogram,
+    /// Moves when a request asks for a place, by what came of it; again when nodes turned it away.
+    admissions: IntCounterVec,
     /// Moves when a manifest or tokenizer is needed, by where it was found.
     blobs: IntCounterVec,
 }
@@ -78,6 +87,22 @@ impl RouterMetrics {
                 "Directory lookups, by outcome.",
                 &["outcome"],
             )?,
+            requests: registry.counter_vec(
+                "router_requests_total",
+                "API requests that are over, by outcome.",
+                &["outcome"],
+            )?,
+            waiting: registry.gauge("router_waiting_requests", "Requests that wait for a place.")?,
+            queue: registry.histogram(
+                "router_queue_seconds",
+                "From asking for a place to having it.",
+                buckets::SECONDS,
+            )?,
+            admissions: registry.counter_vec(
+                "router_admissions_total",
+                "Requests for a place, by outcome.",
+                &["outcome"],
+            )?,
             blobs: registry.counter_vec(
                 "router_blobs_total",
                 "Manifests and tokenizers needed, by where they were found.",
@@ -109,6 +134,33 @@ impl RouterMetrics {
 
     pub(crate) fn refused(&self, code: RefusalCode) {
         self.refusals.with_label_values(&[refusal_label(code)]).inc();
+    }
+
+    /// `outcome` comes from a closed set: a problem's code, `ok` or `client_gone`.
+    pub(crate) fn request(&self, outcome: &'static str) {
+        self.requests.with_label_values(&[outcome]).inc();
+    }
+
+    /// The number of waiting requests has changed by this much.
+    pub(crate) fn waiting(&self, change: i64) {
+        self.waiting.add(change);
+    }
+
+    pub(crate) fn placed(&self, after: Duration) {
+        self.queue.observe(after.as_secs_f64());
+        self.admissions.with_label_values(&["placed"]).inc();
+    }
+
+    pub(crate) fn not_placed(&self, refusal: &AdmissionRefusal) {
+        let label = match refusal {
+            AdmissionRefusal::QueueFull { .. } => "queue_full",
+            AdmissionRefusal::Waited { .. } => "waited",
+            AdmissionRefusal::NoRoute { .. } => "no_route",
+            AdmissionRefusal::TooLarge { .. } => "too_large",
+            AdmissionRefusal::TurnedAway { .. } => "turned_away",
+            AdmissionRefusal::Closed => "closed",
+        };
+        self.admissions.with_label_values(&[label]).inc();
     }
 
     pub(crate) fn lookup(&self, outcome: LookupOutcome) {

@@ -1,5 +1,7 @@
 //! In-process swarms, fault injection and real processes.
 
+pub mod http;
 pub mod processes;
 pub mod prompts;
 pub mod tiny_llama;
+pub mod toy;

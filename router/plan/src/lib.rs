@@ -3,6 +3,7 @@
 //! A [`View`] goes in, a decision comes out. No I/O, no clock, no randomness: the time is part of the view, and equal
 //! views give equal decisions.
 
+pub mod admission;
 mod cost;
 mod coverage;
 mod explain;

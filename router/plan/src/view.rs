@@ -21,6 +21,11 @@ impl NodeView {
         self.record.record()
     }
 
+    /// The same with its proof.
+    pub const fn verified(&self) -> &VerifiedRecord {
+        &self.record
+    }
+
     /// Who it is.
     pub const fn node(&self) -> NodeId {
         self.record.node()

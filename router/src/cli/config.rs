@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use super::options::{Common, ConfigCommand};
+use super::options::{Common, ConfigCommand, Serve};
 use super::output;
+use super::serve_settings;
 use super::settings::{Settings, default_file};
 use super::swarm::need_bootstrap;
 
-pub(super) fn run(common: &Common, command: ConfigCommand) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(common)?;
+pub(super) fn run(common: &Common, serve: &Serve, command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    let mut settings = Settings::load(common)?;
+    let config = serve_settings::config(&settings, serve)?;
+    settings.serve = serve_settings::to_file(&config, serve_settings::is_public(&settings, serve));
     let origin = match (&settings.file, default_file()) {
         (Some(file), _) => format!("# read from {}", file.display()),
         (None, Some(file)) => {

@@ -1,4 +1,4 @@
-//! The command line of `router`: options, settings and the six commands.
+//! The command line of `router`: options, settings and the commands.
 //!
 //! Exit codes: 0 done, 1 failed, 2 not understood (options, configuration).
 
@@ -10,13 +10,15 @@ mod identity;
 mod list;
 mod options;
 mod output;
+mod serve;
+mod serve_settings;
 mod settings;
 mod swarm;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use proto_telemetry::init_binary_logging;
+use proto_telemetry::{Registry, init_binary_logging};
 
 use options::{Cli, Command};
 use settings::{Settings, UsageError};
@@ -45,10 +47,17 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    if let Command::Config { command } = &cli.command {
-        return config::run(&cli.common, *command);
+    if let Command::Config { serve, command } = &cli.command {
+        return config::run(&cli.common, serve, *command);
     }
-    let settings = Settings::load(&cli.common)?;
+    let mut settings = Settings::load(&cli.common)?;
+    let served = match &cli.command {
+        Command::Serve(arguments) => {
+            settings.log_for_a_service(&cli.common);
+            Some(serve_settings::config(&settings, arguments)?)
+        }
+        _ => None,
+    };
     init_binary_logging(settings.log_format, &settings.log_filter)?;
     match &cli.command {
         Command::Generate(arguments) => generate::check(&settings, &arguments.sampling)?,
@@ -58,8 +67,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     // One thread: small frames pass through it in half the time that handing them between threads takes.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let command = async {
-        let swarm = swarm::join(&settings).await?;
+        let registry = Registry::new();
+        let swarm = swarm::join(&settings, &registry).await?;
         let done = match &cli.command {
+            Command::Serve(_) => match served {
+                Some(config) => serve::run(&swarm, config, registry).await,
+                None => Ok(ExitCode::SUCCESS),
+            },
             Command::Generate(arguments) => generate::run(&swarm.router, &settings, arguments).await,
             Command::Chat(arguments) => chat::run(&swarm.router, &settings, arguments).await,
             Command::Nodes => list::nodes(&swarm.router, &settings).await,

@@ -1,5 +1,6 @@
 //! Options as they are written. What they mean together with environment and file is `settings`'.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -70,11 +71,51 @@ pub(crate) enum Command {
     Models,
     /// Say why each node would be taken into a route or left out
     Explain(Explain),
+    /// Serve clients over HTTP until SIGTERM or Ctrl-C
+    Serve(Box<Serve>),
     /// Show or check the settings
     Config {
+        #[command(flatten)]
+        serve: Box<Serve>,
         #[command(subcommand)]
         command: ConfigCommand,
     },
+}
+
+/// Options of `serve`.
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct Serve {
+    /// Where clients connect; by default 127.0.0.1:7400, or the next free port
+    #[arg(long, value_name = "IP:PORT", env = "LAYERLANE_ROUTER_LISTEN")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The admin endpoint; by default 127.0.0.1:7403, or the next free port
+    #[arg(long, value_name = "IP:PORT", env = "LAYERLANE_ROUTER_ADMIN")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Let others than this machine connect. There are no API keys: whoever connects is served
+    #[arg(long, env = "LAYERLANE_ROUTER_PUBLIC", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) public: Option<bool>,
+    /// Serve this model only. Repeatable; by default all that are found, 16 at most
+    #[arg(long = "serve-model", value_name = "M", env = "LAYERLANE_ROUTER_MODELS", value_delimiter = ',')]
+    pub(crate) models: Vec<ModelRef>,
+    /// Requests of a model that may wait for a place
+    #[arg(long, value_name = "N", env = "LAYERLANE_ROUTER_QUEUE")]
+    pub(crate) queue: Option<usize>,
+    /// How long a request waits for a place at most
+    #[arg(long, value_name = "SECONDS", env = "LAYERLANE_ROUTER_QUEUE_TIMEOUT")]
+    pub(crate) queue_timeout: Option<f64>,
+    /// Sessions that this router places on a node at once
+    #[arg(long, value_name = "N", env = "LAYERLANE_ROUTER_SESSIONS_PER_NODE")]
+    pub(crate) sessions_per_node: Option<u32>,
+    /// How long open answers may go on after SIGTERM
+    #[arg(long, value_name = "SECONDS", env = "LAYERLANE_ROUTER_DRAIN")]
+    pub(crate) drain: Option<f64>,
+    /// Connections of clients at once
+    #[arg(long, value_name = "N", env = "LAYERLANE_ROUTER_CONNECTIONS")]
+    pub(crate) max_connections: Option<usize>,
+    /// Bytes of a request's body
+    #[arg(long, value_name = "BYTES", env = "LAYERLANE_ROUTER_BODY")]
+    pub(crate) max_body_bytes: Option<usize>,
 }
 
 #[derive(Subcommand, Debug, Clone, Copy)]

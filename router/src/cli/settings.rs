@@ -9,6 +9,7 @@ use router_plan::ModelRef;
 use serde::{Deserialize, Serialize};
 
 use super::options::Common;
+use super::serve_settings::ServeFile;
 
 /// What the configuration file may hold.
 #[derive(Deserialize, Serialize, Clone, Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct SettingsFile {
     pub(crate) log: Option<String>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Of `router serve`.
+    pub(crate) serve: Option<ServeFile>,
 }
 
 /// The settings in force.
@@ -41,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) cache_dir: PathBuf,
     pub(crate) json: bool,
     pub(crate) verbose: bool,
+    /// Of `router serve`, as the file has them.
+    pub(crate) serve: ServeFile,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
 }
@@ -64,6 +69,7 @@ pub(crate) enum UsageError {
 
 /// What is logged by a one-shot command: its own output says the rest.
 const QUIET_FILTER: &str = "warn,kademlia_dht=error,quinn=error,quinn_proto=error,rustls=error";
+const SERVICE_FILTER: &str = "info,kademlia_dht=warn,quinn=warn,quinn_proto=warn,rustls=warn";
 const VERBOSE_FILTER: &str = "info,router=debug,quinn=warn,quinn_proto=warn,rustls=warn";
 
 impl Settings {
@@ -118,8 +124,16 @@ impl Settings {
             cache_dir,
             json: common.json,
             verbose: common.verbose,
+            serve: file.serve.unwrap_or_default(),
             file: path.exists().then_some(path),
         })
+    }
+
+    /// A service logs what it does, unless it is told otherwise.
+    pub(crate) fn log_for_a_service(&mut self, common: &Common) {
+        if self.log_filter == QUIET_FILTER && !common.verbose {
+            SERVICE_FILTER.clone_into(&mut self.log_filter);
+        }
     }
 
     /// As a configuration file.
@@ -134,6 +148,7 @@ impl Settings {
             log: Some(self.log_filter.clone()),
             state_dir: self.state_dir.clone(),
             cache_dir: Some(self.cache_dir.clone()),
+            serve: (self.serve != ServeFile::default()).then(|| self.serve.clone()),
         }
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use kademlia_dht::{Dht, DhtConfig};
-use proto_telemetry::Registry;
-use proto_transport::{Endpoint, EndpointConfig, Target};
+use kademlia_dht::{Dht, DhtConfig, DiscoveryMetrics};
+use proto_telemetry::{BuildLabels, Registry, register_build, register_process};
+use proto_transport::{Endpoint, EndpointConfig, Target, TransportMetrics};
 use router::Router;
 use router::discovery::BlobCache;
 use router::metrics::RouterMetrics;
@@ -41,21 +41,27 @@ pub(super) fn need_bootstrap(settings: &Settings) -> Result<(), UsageError> {
 }
 
 /// Binds a port, joins as a client (nobody can dial a router), and waits for the first peer.
-pub(super) async fn join(settings: &Settings) -> anyhow::Result<Swarm> {
+pub(super) async fn join(settings: &Settings, registry: &Registry) -> anyhow::Result<Swarm> {
     need_bootstrap(settings)?;
     let key = identity::key(settings.state_dir.as_deref()).context("open this router's identity")?;
     let targets = resolve(settings).await?;
     let mut endpoint = EndpointConfig::new(key, listen(&targets));
     endpoint.accept = false;
+    // A one-shot program serves no metrics; `serve` does.
+    endpoint.metrics = TransportMetrics::new(registry.as_prometheus())?;
+    register_process(registry)?;
+    let version = env!("CARGO_PKG_VERSION");
+    register_build(registry, BuildLabels { program: "router", version, protocol: PROTOCOL })?;
+    let mut dht = DhtConfig::client(targets.clone());
+    dht.metrics = DiscoveryMetrics::new(registry.as_prometheus())?;
     let endpoint = Endpoint::bind(endpoint).context("open a UDP port")?;
-    let dht = Dht::start(endpoint.clone(), DhtConfig::client(targets)).await;
+    let dht = Dht::start(endpoint.clone(), dht).await;
     if let Err(error) = dht.joined(JOIN_PATIENCE).await {
         dht.shutdown().await;
         endpoint.shutdown().await;
         return Err(error.into());
     }
-    // A one-shot program serves no metrics; `serve` will.
-    let metrics = RouterMetrics::register(&Registry::new())?;
+    let metrics = RouterMetrics::register(registry)?;
     let router = Router::new(endpoint, Arc::new(dht.clone()), BlobCache::at(&settings.cache_dir), metrics);
     Ok(Swarm { router: router.with_swarm_note(&note(settings, dht.table_len())), dht })
 }
@@ -99,3 +105,6 @@ fn note(settings: &Settings, peers: usize) -> String {
         _ => format!("; bootstrap peers: {} ({peers} peers reached)", targets.join(", ")),
     }
 }
+
+/// The newest protocol that this router speaks.
+const PROTOCOL: &str = "1";

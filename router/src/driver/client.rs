@@ -1,7 +1,9 @@
 //! The two ends between a session's task and whoever reads its answer.
 
-use std::sync::Arc;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use proto::session::{Ended, Sampled};
@@ -35,6 +37,8 @@ pub struct Session {
     tokens: mpsc::Receiver<TimedToken>,
     end: Option<oneshot::Receiver<SessionEnd>>,
     wishes: Arc<Wishes>,
+    /// The session's task hears of so many tokens at once.
+    told_every: u32,
 }
 
 impl Session {
@@ -43,10 +47,23 @@ impl Session {
     /// # Cancel safety
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<TimedToken> {
-        let token = self.tokens.recv().await?;
-        self.wishes.consumed.fetch_add(1, Ordering::AcqRel);
-        self.wishes.changed.notify_one();
-        Some(token)
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`Session::next`], for those who wait for several things in one task.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<TimedToken>> {
+        let Some(token) = ready!(self.tokens.poll_recv(context)) else { return Poll::Ready(None) };
+        let consumed = self.wishes.consumed.fetch_add(1, Ordering::AcqRel) + 1;
+        // The task would wake up for nothing: credit is granted in larger portions.
+        if consumed.is_multiple_of(self.told_every) {
+            self.wishes.changed.notify_one();
+        }
+        Poll::Ready(Some(token))
+    }
+
+    /// How it ended; there once [`Session::next`] has given `None`. The accounts come later, with [`Session::end`].
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.wishes.outcome.get()
     }
 
     /// The answer is complete for the client: a stop string matched.
@@ -103,6 +120,8 @@ struct Wishes {
     /// Only the first wish counts.
     wish: AtomicU8,
     changed: Notify,
+    /// The session's, told before its accounts are in.
+    outcome: OnceLock<Outcome>,
 }
 
 const NONE: u8 = 0;
@@ -159,11 +178,13 @@ impl Client {
     }
 
     /// No token follows.
-    pub(super) fn close_tokens(&mut self) {
+    pub(super) fn conclude(&mut self, outcome: &Outcome) {
+        self.wishes.outcome.get_or_init(|| outcome.clone());
         self.tokens = None;
     }
 
-    pub(super) fn finish(self, end: SessionEnd) {
+    pub(super) fn finish(mut self, end: SessionEnd) {
+        self.conclude(&end.outcome);
         // Nobody may be interested.
         let _ = self.end.send(end);
     }
@@ -174,9 +195,13 @@ pub(super) fn pair(terms: &SessionTerms) -> (Session, Client) {
     let (tokens_in, tokens) = mpsc::channel(terms.credit.clamp(1, MAX_CREDIT) as usize + 1);
     let (end_in, end) = oneshot::channel();
     let wishes = Arc::new(Wishes::default());
-    let session = Session { tokens, end: Some(end), wishes: Arc::clone(&wishes) };
+    let told_every = (terms.credit / TOLD_PER_CREDIT).max(1);
+    let session = Session { tokens, end: Some(end), wishes: Arc::clone(&wishes), told_every };
     (session, Client { tokens: Some(tokens_in), end: end_in, wishes })
 }
+
+/// More often than credit is granted (four times within its length), so that no grant comes late.
+const TOLD_PER_CREDIT: u32 = 8;
 
 /// Largest credit, for the sake of the queue's size.
 pub(super) const MAX_CREDIT: u32 = 4096;

@@ -74,6 +74,18 @@ impl Driver {
     /// # Errors
     /// [`StartError`] if this router can't take it; everything about nodes comes as the session's end.
     pub fn start(&self, terms: SessionTerms) -> Result<Session, StartError> {
+        self.start_holding(terms, ())
+    }
+
+    /// As [`Driver::start`]; `held` is dropped when all stages have let the session go, or have had their time to.
+    ///
+    /// # Errors
+    /// As [`Driver::start`].
+    pub fn start_holding(
+        &self,
+        terms: SessionTerms,
+        held: impl Send + 'static,
+    ) -> Result<Session, StartError> {
         if self.inner.cancel.is_cancelled() {
             return Err(StartError::ShuttingDown);
         }
@@ -84,7 +96,7 @@ impl Driver {
         self.inner.metrics.session_started();
         self.inner.tasks.spawn(async move {
             shell.run(cancel).await;
-            drop(slot);
+            drop((slot, held));
         });
         Ok(session)
     }

@@ -236,7 +236,7 @@ impl Running {
                 self.client.emit(TimedToken { token, at });
             }
             Action::Conclude(outcome) => {
-                self.client.close_tokens();
+                self.client.conclude(&outcome);
                 self.outcome = Some(outcome);
             }
             Action::Done { accounts } => self.accounts = accounts,

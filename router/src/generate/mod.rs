@@ -3,6 +3,7 @@
 mod answer;
 mod error;
 mod reply;
+mod stream;
 mod timings;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use proto::session::SamplingParams;
 use proto::tensor::NumericsClass;
 use proto::{ContentHash, Generation, ModelId, NodeId, SessionId};
 use proto_sampling::Sampler;
-use router_plan::{ModelRef, Route, RouteRequest, View, choose_route, resolve};
+use router_plan::{ModelRef, ResolvedModel, Route, RouteRequest, View, choose_route, resolve};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_seconds;
@@ -24,10 +25,10 @@ use crate::driver::{SessionEnd, TimedToken};
 use crate::model::{Model, ModelError, Prompt};
 use crate::router::Router;
 use crate::session::{FinishReason, Outcome, SessionError, SessionLimits, SessionShare, SessionTerms};
-use answer::AnswerText;
 
 pub use error::GenerateError;
 pub use reply::{Finish, Hop, Reply};
+pub use stream::{AnswerStream, Piece};
 pub use timings::Timings;
 
 /// What is asked of a model.
@@ -49,6 +50,8 @@ pub struct GenerateRequest {
     pub credit: u32,
     /// For the whole answer, from the opening on.
     pub timeout: Option<Duration>,
+    /// Whose it is, and how stages serve it beside others.
+    pub share: SessionShare,
 }
 
 /// How far stage 0 may run ahead unless a request says otherwise: three seconds of reading.
@@ -82,7 +85,16 @@ impl Router {
         let view = self.view_of(wanted).await?;
         let resolved = resolve(&view, wanted)
             .map_err(|source| GenerateError::Resolve { source, swarm: self.swarm_note().to_owned() })?;
-        let nodes = holders(&view, resolved.model);
+        let model = self.load_model(resolved, &view).await?;
+        Ok((model, view))
+    }
+
+    /// Fetches manifest and tokenizer from the nodes of `view`, or from the cache.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn load_model(&self, resolved: ResolvedModel, view: &View) -> Result<Model, GenerateError> {
+        let nodes = holders(view, resolved.model);
         let bytes = self
             .blobs()
             .get(resolved.model.into(), MAX_MANIFEST_BYTES as u64, &nodes)
@@ -102,7 +114,7 @@ impl Router {
         let model = reading
             .await
             .map_err(|error| GenerateError::Tokenizer { model: name, why: error.to_string() })??;
-        Ok((model, view))
+        Ok(model)
     }
 
     async fn tokenizer(
@@ -171,20 +183,7 @@ impl Router {
                 (Err(source), None) => return Err(GenerateError::route(source, view, &wanted)),
             };
             watch(Step::Route(&route));
-            let terms = SessionTerms {
-                session: new_session_id()?,
-                generation: Generation::new(0),
-                plan: route.to_plan(),
-                prompt: prompt.clone(),
-                max_tokens,
-                max_positions: wanted.max_positions,
-                vocab: model.manifest().architecture.vocab,
-                eos: model.manifest().eos.clone(),
-                sampling: request.sampling.clone(),
-                credit: request.credit.max(1),
-                limits: SessionLimits { total: request.timeout, ..SessionLimits::default() },
-                share: SessionShare::default(),
-            };
+            let terms = terms(model, &route, prompt.clone(), max_tokens, request)?;
             let run = self.run(model, terms, &request.stop, watch, cancel).await?;
             match &run.end.outcome {
                 Outcome::Failed(error) if run.ids.is_empty() && attempt < ATTEMPTS => {
@@ -209,53 +208,55 @@ impl Router {
         watch: &mut Watch<'_>,
         cancel: &CancellationToken,
     ) -> Result<Run, GenerateError> {
-        let eos = terms.eos.clone();
-        let mut text = AnswerText::new(model.tokenizer().cloned(), stops)?;
-        let mut session = self.driver().start(terms)?;
+        let session = self.driver().start(terms)?;
+        let mut stream = AnswerStream::new(session, model, stops, self.metrics().clone())?;
         let mut run = Run::default();
         let mut cancelled = false;
         loop {
-            let token = tokio::select! {
-                token = session.next() => token,
+            let piece = tokio::select! {
+                piece = stream.next() => piece?,
                 () = cancel.cancelled(), if !cancelled => {
                     cancelled = true;
-                    session.cancel();
+                    stream.cancel();
                     continue;
                 }
             };
-            let Some(token) = token else { break };
-            if text.stopped() {
-                continue; // Overshoot: came before the nodes heard of the end.
-            }
-            self.observe(run.times.last().copied(), token.at);
-            run.push(&token);
-            let shown =
-                if eos.contains(&token.token.token) { String::new() } else { text.push(token.token.token)? };
-            watch(Step::Token(&token, &shown));
-            if text.stopped() {
-                session.satisfied();
+            match piece {
+                Some(Piece::Token(token, text)) => {
+                    run.push(&token);
+                    watch(Step::Token(&token, &text));
+                }
+                Some(Piece::Rest(text)) => watch(Step::Rest(&text)),
+                None => break,
             }
         }
-        let rest = text.finish()?;
-        if !rest.is_empty() {
-            watch(Step::Rest(&rest));
-        }
-        let stopped = text.stopped();
-        run.text = text.into_text();
-        run.end = session.end().await;
-        if stopped && !matches!(run.end.outcome, Outcome::Cancelled) {
-            // The answer is whole, however the pipeline ended after it.
-            run.end.outcome = Outcome::Finished(FinishReason::Stop);
-        }
+        (run.text, run.end) = stream.end().await;
         Ok(run)
     }
+}
 
-    fn observe(&self, last: Option<Duration>, at: Duration) {
-        match last {
-            None => self.metrics().first_token(at),
-            Some(last) => self.metrics().next_token(at.saturating_sub(last)),
-        }
-    }
+/// What a session is opened with: a request for a model on a route.
+pub(crate) fn terms(
+    model: &Model,
+    route: &Route,
+    prompt: Vec<u32>,
+    max_tokens: u32,
+    request: &GenerateRequest,
+) -> Result<SessionTerms, GenerateError> {
+    Ok(SessionTerms {
+        session: new_session_id()?,
+        generation: Generation::new(0),
+        plan: route.to_plan(),
+        max_positions: prompt.len() as u32 + max_tokens,
+        prompt,
+        max_tokens,
+        vocab: model.manifest().architecture.vocab,
+        eos: model.manifest().eos.clone(),
+        sampling: request.sampling.clone(),
+        credit: request.credit.max(1),
+        limits: SessionLimits { total: request.timeout, ..SessionLimits::default() },
+        share: request.share,
+    })
 }
 
 fn new_session_id() -> Result<SessionId, GenerateError> {

@@ -1,0 +1,115 @@
+//! When requests are sent: closed-loop (so many clients, each with one request at a time) or open-loop (a Poisson
+//! process that does not wait for answers).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::client::{Ask, Told, ask};
+use super::mix::Mix;
+
+/// How requests arrive.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Arrivals {
+    /// So many clients, one request at a time each.
+    Closed(usize),
+    /// So many requests a second on average.
+    Open(f64),
+}
+
+/// One run's parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) address: SocketAddr,
+    pub(crate) arrivals: Arrivals,
+    /// Requests are sent for this long; those under way then are finished.
+    pub(crate) duration: Duration,
+    pub(crate) mix: Mix,
+    pub(crate) vocab: u32,
+    pub(crate) seed: u64,
+    /// Requests are spread over so many tenants.
+    pub(crate) tenants: u32,
+}
+
+/// Requests under way at once in an open-loop run: beyond it the generator itself would be what is measured.
+const MAX_OPEN: usize = 4096;
+
+/// Sends requests and gives what came of all of them, ordered by the time they were sent.
+pub(crate) async fn run(load: &Load) -> Vec<Told> {
+    let epoch = Instant::now();
+    let mut told = match load.arrivals {
+        Arrivals::Closed(clients) => closed(load, clients, epoch).await,
+        Arrivals::Open(rate) => open(load, rate, epoch).await,
+    };
+    told.sort_by_key(|told| told.sent);
+    told
+}
+
+async fn closed(load: &Load, clients: usize, epoch: Instant) -> Vec<Told> {
+    let mut running = JoinSet::new();
+    for client in 0..clients {
+        let load = load.clone();
+        running.spawn(async move {
+            let mut rng = ChaCha8Rng::seed_from_u64(load.seed.wrapping_mul(1_000_003) + client as u64);
+            let mut all = Vec::new();
+            while epoch.elapsed() < load.duration {
+                let mut wanted = Ask::draw(load.mix.draw(&mut rng), load.vocab, &mut rng);
+                wanted.tenant = tenant(&load, client as u64);
+                let told = ask(load.address, &wanted, epoch).await;
+                // A client that is refused comes back a little later, as it is told to.
+                if told.tokens.is_empty() {
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+                all.push(told);
+            }
+            all
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(told) = running.join_next().await {
+        all.extend(told.unwrap_or_default());
+    }
+    all
+}
+
+async fn open(load: &Load, rate: f64, epoch: Instant) -> Vec<Told> {
+    let mut rng = ChaCha8Rng::seed_from_u64(load.seed);
+    let mut running: JoinSet<Told> = JoinSet::new();
+    let mut all = Vec::new();
+    let mut next = epoch;
+    let mut number = 0;
+    loop {
+        // Exponential gaps make a Poisson process.
+        let gap = -(1.0 - rng.random::<f64>()).ln() / rate;
+        next += Duration::from_secs_f64(gap);
+        if next.duration_since(epoch) >= load.duration {
+            break;
+        }
+        sleep_until(next).await;
+        while let Some(told) = running.try_join_next() {
+            all.extend(told);
+        }
+        if running.len() >= MAX_OPEN {
+            all.extend(running.join_next().await.and_then(Result::ok));
+        }
+        let mut wanted = Ask::draw(load.mix.draw(&mut rng), load.vocab, &mut rng);
+        wanted.tenant = tenant(load, number);
+        number += 1;
+        let address = load.address;
+        running.spawn(async move { ask(address, &wanted, epoch).await });
+    }
+    while let Some(told) = running.join_next().await {
+        all.extend(told);
+    }
+    all
+}
+
+fn tenant(load: &Load, number: u64) -> String {
+    format!("tenant-{}", number % u64::from(load.tenants.max(1)))
+}
+
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);

@@ -1,0 +1,352 @@
+//! Admission of one model's requests: which waits, which is placed on which route, which is refused and why.
+//!
+//! A pure machine: the time is an argument, counted from any fixed moment. It owns the queue, the fairness between
+//! tenants and the account of what this router has placed on each node. It does not open sessions: whoever does reports
+//! what became of them.
+//!
+//! ```text
+//!  submit --> waiting --room on a route--> placed --release--> over
+//!     |          |  ^                        |
+//!     |          |  '----- turned away ------'   (another route at once, if there is one; a bounded number of times)
+//!     '----------+--> refused: queue full, waited too long, no route, too large, turned away too often, closed
+//! ```
+
+mod ledger;
+mod queue;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use proto::tensor::NumericsClass;
+use proto::{ModelId, NodeId};
+
+use crate::route::{Route, RouteRequest, choose_route};
+use crate::view::View;
+use ledger::Ledger;
+use queue::{Queue, Waiting};
+
+pub use queue::{Priority, Tenant, TenantError};
+pub use refusal::AdmissionRefusal;
+
+/// The bounds of one model's admission.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AdmissionLimits {
+    /// Requests that wait at most.
+    pub queue: usize,
+    /// Sessions that this router places on a node at once.
+    pub sessions_per_node: u32,
+    /// Times that a request may be turned away by nodes before it is refused.
+    pub tries: u32,
+}
+
+impl Default for AdmissionLimits {
+    fn default() -> Self {
+        // A queue as long as what a node serves at once is worked off in about one answer's time; a longer one only
+        // makes people wait for a refusal.
+        Self { queue: 256, sessions_per_node: 256, tries: 4 }
+    }
+}
+
+/// A request's number in its model's admission.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ticket(u64);
+
+/// What is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Whose share it counts against.
+    pub tenant: Tenant,
+    /// Its place among the tenant's own requests.
+    pub priority: Priority,
+    /// Positions that every stage must reserve.
+    pub positions: u32,
+    /// The numerics class; `None` takes any.
+    pub class: Option<NumericsClass>,
+    /// It waits until then at most.
+    pub until: Duration,
+}
+
+/// What was decided about a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It has a place on this route.
+    Placed(Route),
+    /// It is over.
+    Refused(AdmissionRefusal),
+}
+
+/// A decision about one request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// Which.
+    pub ticket: Ticket,
+    /// What.
+    pub verdict: Verdict,
+}
+
+/// Why a node did not take a placed session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TurnedAway {
+    /// It has no room: others have filled it.
+    NoCapacity,
+    /// It could not be used.
+    Failed,
+}
+
+/// Admission of one model.
+#[derive(Debug)]
+pub struct Admission {
+    model: ModelId,
+    n_layers: u32,
+    limits: AdmissionLimits,
+    ledger: Ledger,
+    queue: Queue,
+    placed: HashMap<Ticket, Placed>,
+    next: u64,
+    /// Moving average of how long a place is held; `None` before the first release.
+    hold: Option<Duration>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Placed {
+    wanted: Wanted,
+    nodes: Vec<NodeId>,
+    avoid: BTreeSet<NodeId>,
+    tries: u32,
+    since: Duration,
+}
+
+impl Admission {
+    /// Without a view nothing is placed and everything waits.
+    pub fn new(model: ModelId, n_layers: u32, limits: AdmissionLimits) -> Self {
+        Self {
+            model,
+            n_layers,
+            limits,
+            ledger: Ledger::default(),
+            queue: Queue::default(),
+            placed: HashMap::new(),
+            next: 0,
+            hold: None,
+            closed: false,
+        }
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Requests that have a place.
+    pub fn placed(&self) -> usize {
+        self.placed.len()
+    }
+
+    /// Takes what was newly learnt of the swarm, with measurements.
+    pub fn set_view(&mut self, now: Duration, view: View) -> Vec<Decision> {
+        self.ledger.set_view(view, self.limits.sessions_per_node);
+        self.pump(now)
+    }
+
+    /// A new request. Its verdict is among the decisions, or comes later.
+    pub fn submit(&mut self, now: Duration, wanted: Wanted) -> (Ticket, Vec<Decision>) {
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        let waiting = Waiting { ticket, wanted, avoid: BTreeSet::new(), tries: 0, since: now, passed: 0 };
+        let mut decisions = Vec::new();
+        match self.enqueue(now, waiting, Place::Last) {
+            Ok(()) => decisions = self.pump(now),
+            Err(refusal) => decisions.push(Decision { ticket, verdict: Verdict::Refused(refusal) }),
+        }
+        // Only what finds no place at once takes one in the queue. What nodes turned away comes on top.
+        if self.queue.len() > self.limits.queue
+            && self.queue.get(ticket).is_some()
+            && let Some(last) = self.queue.drop_from_longest()
+        {
+            let refusal = AdmissionRefusal::QueueFull {
+                waiting: self.limits.queue,
+                retry_after: self.retry_after(self.limits.queue),
+            };
+            decisions.push(Decision { ticket: last.ticket, verdict: Verdict::Refused(refusal) });
+        }
+        (ticket, decisions)
+    }
+
+    /// A node did not take a session that was placed on it.
+    pub fn turned_away(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        node: NodeId,
+        why: TurnedAway,
+    ) -> Vec<Decision> {
+        let Some(placed) = self.placed.remove(&ticket) else { return Vec::new() };
+        self.free(&placed);
+        self.ledger.shut(node, why);
+        let Placed { wanted, mut avoid, tries, .. } = placed;
+        if why == TurnedAway::Failed {
+            avoid.insert(node);
+        }
+        let tries = tries + 1;
+        if tries >= self.limits.tries {
+            let refusal = AdmissionRefusal::TurnedAway { tries, retry_after: self.retry_after(0) };
+            let mut decisions = vec![Decision { ticket, verdict: Verdict::Refused(refusal) }];
+            decisions.extend(self.pump(now));
+            return decisions;
+        }
+        let waiting = Waiting { ticket, wanted, avoid, tries, since: now, passed: 0 };
+        let mut decisions = Vec::new();
+        if let Err(refusal) = self.enqueue(now, waiting, Place::First) {
+            decisions.push(Decision { ticket, verdict: Verdict::Refused(refusal) });
+        }
+        decisions.extend(self.pump(now));
+        decisions
+    }
+
+    /// A request is over or not wanted any more: its place, waiting or not, is free.
+    pub fn release(&mut self, now: Duration, ticket: Ticket) -> Vec<Decision> {
+        if let Some(placed) = self.placed.remove(&ticket) {
+            self.free(&placed);
+            let held = now.saturating_sub(placed.since);
+            self.hold = Some(self.hold.map_or(held, |hold| (hold * (HOLD_MEMORY - 1) + held) / HOLD_MEMORY));
+            return self.pump(now);
+        }
+        self.queue.remove(ticket);
+        Vec::new()
+    }
+
+    /// Refuses what has waited for too long.
+    pub fn expire(&mut self, now: Duration) -> Vec<Decision> {
+        let late = self.queue.take_late(now);
+        let hint = self.retry_after(self.queue.len());
+        late.into_iter()
+            .map(|waiting| {
+                let refusal =
+                    AdmissionRefusal::Waited { waited: now.saturating_sub(waiting.since), retry_after: hint };
+                Decision { ticket: waiting.ticket, verdict: Verdict::Refused(refusal) }
+            })
+            .collect()
+    }
+
+    /// Refuses everything that waits, and everything from now on.
+    pub fn close(&mut self) -> Vec<Decision> {
+        self.closed = true;
+        let refused = |waiting: Waiting| Decision {
+            ticket: waiting.ticket,
+            verdict: Verdict::Refused(AdmissionRefusal::Closed),
+        };
+        self.queue.take_all().into_iter().map(refused).collect()
+    }
+
+    /// Whether the request could be placed on an empty swarm; only then it is worth waiting.
+    fn enqueue(&mut self, now: Duration, waiting: Waiting, place: Place) -> Result<(), AdmissionRefusal> {
+        if self.closed {
+            return Err(AdmissionRefusal::Closed);
+        }
+        if self.ledger.knows_nodes() {
+            let request = self.request(&waiting.wanted, &waiting.avoid);
+            if let Err(source) = choose_route(self.ledger.empty_view(), &request) {
+                return Err(match self.ledger.largest(&request) {
+                    Some(largest) if largest < u64::from(waiting.wanted.positions) => {
+                        AdmissionRefusal::TooLarge { positions: waiting.wanted.positions, largest }
+                    }
+                    _ => AdmissionRefusal::NoRoute { source, retry_after: RECOVERY },
+                });
+            }
+        }
+        if waiting.wanted.until <= now {
+            return Err(AdmissionRefusal::Waited {
+                waited: now.saturating_sub(waiting.since),
+                retry_after: self.retry_after(self.queue.len()),
+            });
+        }
+        match place {
+            Place::First => self.queue.push_first(waiting),
+            Place::Last => self.queue.push_last(waiting),
+        }
+        Ok(())
+    }
+
+    /// Places what has room, in fair order. A request that does not fit may be overtaken a bounded number of times, so
+    /// that large ones get their turn.
+    fn pump(&mut self, now: Duration) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        'again: loop {
+            let mut blocked = Vec::new();
+            for ticket in self.queue.heads() {
+                let Some(waiting) = self.queue.get(ticket) else { continue };
+                let request = self.request(&waiting.wanted, &waiting.avoid);
+                if let Ok(route) = choose_route(self.ledger.view(), &request) {
+                    self.queue.overtake(&blocked);
+                    let Some(waiting) = self.queue.remove(ticket) else { continue };
+                    self.place(now, waiting, &route);
+                    decisions.push(Decision { ticket, verdict: Verdict::Placed(route) });
+                    continue 'again;
+                }
+                if waiting.passed >= OVERTAKEN {
+                    break;
+                }
+                blocked.push(ticket);
+            }
+            return decisions;
+        }
+    }
+
+    fn place(&mut self, now: Duration, waiting: Waiting, route: &Route) {
+        let Waiting { ticket, wanted, avoid, tries, .. } = waiting;
+        let nodes: Vec<NodeId> = route.stages.iter().map(|stage| stage.node).collect();
+        for &node in &nodes {
+            self.ledger.take(node, wanted.positions);
+        }
+        self.queue.began(&wanted.tenant);
+        self.placed.insert(ticket, Placed { wanted, nodes, avoid, tries, since: now });
+    }
+
+    fn free(&mut self, placed: &Placed) {
+        for &node in &placed.nodes {
+            self.ledger.give_back(node, placed.wanted.positions);
+        }
+        self.queue.ended(&placed.wanted.tenant);
+    }
+
+    fn request(&self, wanted: &Wanted, avoid: &BTreeSet<NodeId>) -> RouteRequest {
+        RouteRequest {
+            model: self.model,
+            n_layers: self.n_layers,
+            class: wanted.class,
+            max_positions: wanted.positions,
+            exclude: avoid.clone(),
+        }
+    }
+
+    /// When a place should be free for one that comes after `ahead` others: places become free one after the other,
+    /// each after the mean time it is held.
+    fn retry_after(&self, ahead: usize) -> Duration {
+        let places = self.placed.len().max(1) as u32;
+        let hold = self.hold.unwrap_or(HOLD_ASSUMED);
+        (hold * (ahead as u32 + 1) / places).clamp(RETRY_SOONEST, RETRY_LATEST)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    First,
+    Last,
+}
+
+/// Requests that may be placed before one that did not fit: enough to fill the holes that a large request leaves.
+const OVERTAKEN: u32 = 8;
+/// The average forgets with the last sixteen answers.
+const HOLD_MEMORY: u32 = 16;
+/// An answer of 256 tokens at 50 ms each, before one was seen.
+const HOLD_ASSUMED: Duration = Duration::from_secs(12);
+/// A client that comes back sooner only adds load.
+const RETRY_SOONEST: Duration = Duration::from_millis(250);
+/// Further ahead nothing is known.
+const RETRY_LATEST: Duration = Duration::from_mins(1);
+/// A node that was restarted announces itself within some seconds.
+const RECOVERY: Duration = Duration::from_secs(5);

@@ -1,0 +1,249 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::measurement::Load;
+use crate::measurement::Measurement;
+use crate::testing::{NOW, Shard, model, node};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Two replicas of a whole model with 4,096 positions each, as the records of [`Shard`] say.
+fn replicas(count: u8) -> View {
+    View::of_records(NOW, (1..=count).map(|number| Shard::new(number, 0, 30).record()))
+}
+
+fn admission(queue: usize, view: View) -> Admission {
+    let limits = AdmissionLimits { queue, ..AdmissionLimits::default() };
+    let mut admission = Admission::new(model(3), 30, limits);
+    assert_eq!(admission.set_view(Duration::ZERO, view), []);
+    admission
+}
+
+fn wanted(tenant: &str, positions: u32) -> Wanted {
+    Wanted {
+        tenant: tenant.parse().unwrap(),
+        priority: Priority::Normal,
+        positions,
+        class: None,
+        until: 10 * SECOND,
+    }
+}
+
+fn submit(admission: &mut Admission, wanted: Wanted) -> Ticket {
+    let (ticket, decisions) = admission.submit(Duration::ZERO, wanted);
+    assert!(decisions.iter().all(|decision| matches!(decision.verdict, Verdict::Placed(_))), "{decisions:?}");
+    ticket
+}
+
+/// The tickets that were placed, with the first node of each.
+fn placed(decisions: &[Decision]) -> Vec<(Ticket, NodeId)> {
+    decisions
+        .iter()
+        .map(|decision| match &decision.verdict {
+            Verdict::Placed(route) => (decision.ticket, route.stages[0].node),
+            Verdict::Refused(refusal) => panic!("{refusal}"),
+        })
+        .collect()
+}
+
+#[test]
+fn load_spreads_over_replicas_and_waits_when_they_are_full() {
+    let mut admission = admission(8, replicas(2));
+    let mut nodes = Vec::new();
+    for _ in 0..4 {
+        let (_, decisions) = admission.submit(Duration::ZERO, wanted("a", 2000));
+        nodes.push(placed(&decisions)[0].1);
+    }
+    nodes.sort();
+    assert_eq!(nodes.iter().filter(|&&at| at == node(1)).count(), 2, "{nodes:?}");
+    let fifth = submit(&mut admission, wanted("a", 2000));
+    assert_eq!((admission.waiting(), admission.placed()), (1, 4));
+    let decisions = admission.release(SECOND, Ticket(0));
+    assert_eq!(placed(&decisions)[0].0, fifth);
+    assert_eq!((admission.waiting(), admission.placed()), (0, 4));
+}
+
+#[test]
+fn a_full_queue_refuses_with_a_hint_and_takes_from_the_tenant_that_has_most() {
+    let mut admission = admission(3, replicas(1));
+    submit(&mut admission, wanted("greedy", 4096));
+    for _ in 0..3 {
+        submit(&mut admission, wanted("greedy", 4096));
+    }
+    let (late, decisions) = admission.submit(Duration::ZERO, wanted("greedy", 4096));
+    let [Decision { ticket, verdict: Verdict::Refused(refusal) }] = &decisions[..] else {
+        panic!("{decisions:?}")
+    };
+    assert_eq!(*ticket, late);
+    assert!(refusal.retry_after().is_some_and(|after| after >= RETRY_SOONEST), "{refusal}");
+    // Another tenant finds room: the newest of the greedy one's makes it.
+    let (modest, decisions) = admission.submit(Duration::ZERO, wanted("modest", 4096));
+    assert_eq!(decisions.len(), 1);
+    assert_ne!(decisions[0].ticket, modest);
+    // And it comes next, as its tenant has nothing running.
+    let decisions = admission.release(SECOND, Ticket(0));
+    assert_eq!(placed(&decisions)[0].0, modest);
+}
+
+#[test]
+fn priority_orders_a_tenants_own_requests() {
+    let mut admission = admission(8, replicas(1));
+    submit(&mut admission, wanted("a", 4096));
+    let low = submit(&mut admission, Wanted { priority: Priority::Low, ..wanted("a", 4096) });
+    let normal = submit(&mut admission, wanted("a", 4096));
+    let high = submit(&mut admission, Wanted { priority: Priority::High, ..wanted("a", 4096) });
+    let mut order = Vec::new();
+    for ticket in [Ticket(0), high, normal] {
+        order.extend(placed(&admission.release(SECOND, ticket)).into_iter().map(|(ticket, _)| ticket));
+    }
+    assert_eq!(order, [high, normal, low]);
+}
+
+#[test]
+fn a_node_that_turns_a_session_away_loses_it_to_another_a_bounded_number_of_times() {
+    let mut admission = admission(8, replicas(2));
+    let (ticket, decisions) = admission.submit(Duration::ZERO, wanted("a", 100));
+    let first = placed(&decisions)[0].1;
+    let decisions = admission.turned_away(Duration::ZERO, ticket, first, TurnedAway::NoCapacity);
+    let second = placed(&decisions)[0].1;
+    assert_ne!(first, second);
+    // Both are full by their own word: it waits, and a fresh view lets it in.
+    assert_eq!(admission.turned_away(Duration::ZERO, ticket, second, TurnedAway::NoCapacity), []);
+    assert_eq!(admission.waiting(), 1);
+    let third = placed(&admission.set_view(SECOND, replicas(2)))[0].1;
+    let decisions = admission.turned_away(SECOND, ticket, third, TurnedAway::NoCapacity);
+    assert_eq!(placed(&decisions).len(), 1);
+    let decisions = admission.turned_away(SECOND, ticket, first, TurnedAway::NoCapacity);
+    assert!(matches!(&decisions[0].verdict, Verdict::Refused(AdmissionRefusal::TurnedAway { tries: 4, .. })));
+    assert_eq!((admission.waiting(), admission.placed()), (0, 0));
+}
+
+#[test]
+fn a_failed_node_is_not_tried_again_by_the_same_request() {
+    let mut admission = admission(8, replicas(1));
+    let (ticket, decisions) = admission.submit(Duration::ZERO, wanted("a", 100));
+    let only = placed(&decisions)[0].1;
+    let decisions = admission.turned_away(Duration::ZERO, ticket, only, TurnedAway::Failed);
+    assert!(
+        matches!(&decisions[0].verdict, Verdict::Refused(AdmissionRefusal::NoRoute { .. })),
+        "{decisions:?}"
+    );
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once() {
+    let mut admission = admission(8, replicas(1));
+    let (_, decisions) = admission.submit(Duration::ZERO, wanted("a", 5000));
+    let refused = Verdict::Refused(AdmissionRefusal::TooLarge { positions: 5000, largest: 4096 });
+    assert_eq!(decisions[0].verdict, refused);
+    let gap = View::of_records(NOW, [Shard::new(1, 0, 10).record()]);
+    admission.set_view(Duration::ZERO, gap);
+    let (_, decisions) = admission.submit(Duration::ZERO, wanted("a", 10));
+    assert!(matches!(&decisions[0].verdict, Verdict::Refused(AdmissionRefusal::NoRoute { .. })));
+}
+
+#[test]
+fn waiting_ends_at_its_time_and_at_closing() {
+    let mut admission = admission(8, replicas(1));
+    submit(&mut admission, wanted("a", 4096));
+    submit(&mut admission, wanted("a", 4096));
+    assert_eq!(admission.expire(9 * SECOND), []);
+    let decisions = admission.expire(10 * SECOND);
+    assert!(matches!(&decisions[0].verdict, Verdict::Refused(AdmissionRefusal::Waited { .. })));
+    submit(&mut admission, wanted("a", 4096));
+    assert_eq!(admission.close().len(), 1);
+    let (_, decisions) = admission.submit(Duration::ZERO, wanted("a", 1));
+    assert_eq!(decisions[0].verdict, Verdict::Refused(AdmissionRefusal::Closed));
+}
+
+#[test]
+fn other_routers_sessions_count_and_own_ones_count_once() {
+    let mut admission = admission(8, replicas(1));
+    submit(&mut admission, wanted("a", 1000));
+    let load = |kv_free| Some(Load { sessions: 2, kv_free, step_us: None, draining: false });
+    let mut view = replicas(1);
+    // The node has promised 2,000: our 1,000 and 1,000 of another router.
+    view.measure(node(1), Measurement { load: load(2096), ..Measurement::default() });
+    admission.set_view(SECOND, view);
+    submit(&mut admission, wanted("a", 2000));
+    assert_eq!(admission.placed(), 2);
+    submit(&mut admission, wanted("a", 97));
+    assert_eq!((admission.placed(), admission.waiting()), (2, 1));
+}
+
+#[test]
+fn a_large_request_is_overtaken_a_bounded_number_of_times() {
+    let mut admission = admission(64, replicas(1));
+    let mut running = vec![submit(&mut admission, wanted("small", 2048))];
+    let large = submit(&mut admission, wanted("large", 4096));
+    let mut overtook = 0;
+    loop {
+        let (ticket, decisions) = admission.submit(SECOND, wanted("small", 1024));
+        if decisions.is_empty() {
+            break;
+        }
+        assert_eq!(placed(&decisions)[0].0, ticket);
+        running.push(ticket);
+        overtook += 1;
+        if running.len() > 2 {
+            admission.release(SECOND, running.remove(1));
+        }
+        assert!(overtook < 20, "the large request starves");
+    }
+    assert_eq!(overtook, OVERTAKEN);
+    for ticket in running {
+        admission.release(SECOND, ticket);
+    }
+    assert!(admission.placed.contains_key(&large));
+}
+
+proptest! {
+    #[test]
+    fn every_request_gets_one_verdict_and_nodes_are_never_overbooked(
+        steps in prop::collection::vec((0u8..6, 0u32..4, 1u32..3000), 1..120),
+    ) {
+        let mut admission = admission(5, replicas(3));
+        let (mut now, mut turned_away) = (Duration::ZERO, 0);
+        let (mut waiting, mut running, mut over) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        for (what, tenant, positions) in steps {
+            now += SECOND;
+            let decisions = match what {
+                0..=2 => {
+                    let asked = Wanted { until: now + 20 * SECOND, ..wanted(&format!("t{tenant}"), positions) };
+                    let (ticket, decisions) = admission.submit(now, asked);
+                    waiting.insert(ticket);
+                    decisions
+                }
+                3 if !running.is_empty() => {
+                    let (ticket, _): (Ticket, NodeId) = running.remove(tenant as usize % running.len());
+                    over.insert(ticket);
+                    admission.release(now, ticket)
+                }
+                4 if !running.is_empty() => {
+                    let (ticket, at) = running.remove(tenant as usize % running.len());
+                    waiting.insert(ticket);
+                    turned_away += 1;
+                    admission.turned_away(now, ticket, at, TurnedAway::NoCapacity)
+                }
+                5 => admission.expire(now),
+                _ => admission.set_view(now, admission.ledger.empty_view().clone()),
+            };
+            for Decision { ticket, verdict } in decisions {
+                prop_assert!(waiting.remove(&ticket), "{ticket:?} was decided twice");
+                match verdict {
+                    Verdict::Placed(route) => running.push((ticket, route.stages[0].node)),
+                    Verdict::Refused(_) => drop(over.insert(ticket)),
+                }
+            }
+            prop_assert_eq!(admission.waiting(), waiting.len());
+            prop_assert_eq!(admission.placed(), running.len());
+            // Those that nodes turned away come on top: they had a place.
+            prop_assert!(admission.waiting() <= 5 + turned_away);
+            let mut taken = std::collections::BTreeMap::<NodeId, u64>::new();
+            for placed in admission.placed.values() {
+                *taken.entry(placed.nodes[0]).or_default() += u64::from(placed.wanted.positions);
+            }
+            prop_assert!(taken.values().all(|&taken| taken <= 4096), "{:?}", taken);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Where a checked request becomes a running answer: model, prompt, place, session, first token.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proto::prefix::TenantId;
+use proto::status::RefusalCode;
+use proto_sampling::Sampler;
+use proto_text::StopMatcher;
+use router_plan::Route;
+use router_plan::admission::{Priority, Tenant, TurnedAway, Wanted};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::answer::Answer;
+use super::catalogue::{Catalogue, Served};
+use super::config::ServeConfig;
+use super::events::{About, Sum};
+use super::gate::Place;
+use super::{Asked, Problem, ProblemCode};
+use crate::clock::unix_seconds;
+use crate::generate::{AnswerStream, GenerateRequest, Piece, terms};
+use crate::model::Prompt;
+use crate::router::Router;
+use crate::session::{Outcome, SessionError, SessionShare};
+
+/// Takes requests. One for the whole server.
+#[derive(Debug)]
+pub(super) struct Desk {
+    router: Router,
+    catalogue: Catalogue,
+    config: ServeConfig,
+    draining: AtomicBool,
+    /// Makes of tenants what nodes may know of them. Lives as long as the server: what nodes hold for a tenant they
+    /// hold no longer than that.
+    salt: [u8; 32],
+    /// Answers under way.
+    open: TaskTracker,
+    /// Prompts being encoded: more at once than cores would only share them.
+    encoders: Semaphore,
+}
+
+impl Desk {
+    pub(super) fn new(router: Router, catalogue: Catalogue, config: ServeConfig, salt: [u8; 32]) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            router,
+            catalogue,
+            config,
+            draining: AtomicBool::new(false),
+            salt,
+            open: TaskTracker::new(),
+            encoders: Semaphore::new(cores),
+        }
+    }
+
+    pub(super) const fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    pub(super) const fn router(&self) -> &Router {
+        &self.router
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Takes nothing new, refuses what waits.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.catalogue.close();
+        self.open.close();
+    }
+
+    /// Waits until no answer is under way. Only after [`Desk::drain`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(super) async fn finished(&self) {
+        self.open.wait().await;
+    }
+
+    /// Brings a request to its first token.
+    pub(super) async fn answer(
+        &self,
+        asked: Asked,
+        request: String,
+        arrived: Instant,
+    ) -> Result<Answer, Problem> {
+        if self.is_draining() {
+            return Err(Problem::draining());
+        }
+        let open = self.open.token();
+        let served = self.catalogue.find(asked.model.as_ref())?;
+        Sampler::new(&asked.sampling, served.model.manifest().architecture.vocab as usize)?;
+        StopMatcher::new(&asked.stop)?;
+        let prompt = self.encode(&served, &asked.prompt).await?;
+        let room = served.model.context() - prompt.len() as u32;
+        let max_tokens = asked.max_tokens.min(room);
+        let positions = prompt.len() as u32 + max_tokens;
+        let deadline = asked.deadline.map(|deadline| arrived + deadline);
+        let longest_wait = arrived + self.config.queue_for;
+        let until = deadline.map_or(longest_wait, |deadline| deadline.min(longest_wait));
+        let wanted = |until| Wanted {
+            tenant: asked.tenant.clone(),
+            priority: asked.priority,
+            positions,
+            class: asked.class,
+            until,
+        };
+        let (place, mut route) = served.gate.enter(wanted, until).await?;
+        let queued = arrived.elapsed();
+        let mut generate = GenerateRequest {
+            model: asked.model,
+            class: asked.class,
+            prompt: Prompt::TokenIds(Vec::new()),
+            max_tokens,
+            sampling: asked.sampling,
+            stop: asked.stop,
+            credit: self.config.credit,
+            timeout: None,
+            share: share(&self.salt, &asked.tenant, asked.priority),
+        };
+        loop {
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                generate.timeout = Some(left);
+            }
+            let started = arrived.elapsed();
+            let begun = self.begin(&served, &route, prompt.clone(), &generate, &place).await?;
+            let node = match begun {
+                Begun::Answering { session, stream, first } => {
+                    let about = About {
+                        request,
+                        session,
+                        model: served.model.clone(),
+                        route,
+                        prompt_tokens: prompt.len(),
+                        queued,
+                        started,
+                    };
+                    let metrics = self.router.metrics().clone();
+                    return Ok(Answer { stream, about, metrics, sum: Sum::default(), first, _open: open });
+                }
+                Begun::Failed(error) => {
+                    let Some(node) = error.avoid() else { return Err(error.into()) };
+                    let why = turned_away(&error);
+                    tracing::info!(%error, "a session did not begin; another place is looked for");
+                    (node, why)
+                }
+            };
+            route = place.turned_away(node.0, node.1).await?;
+        }
+    }
+
+    /// Starts a session and waits for its first token.
+    async fn begin(
+        &self,
+        served: &Served,
+        route: &Route,
+        prompt: Vec<u32>,
+        request: &GenerateRequest,
+        place: &Place,
+    ) -> Result<Begun, Problem> {
+        let terms = terms(&served.model, route, prompt, request.max_tokens, request)?;
+        let session = terms.session.to_string();
+        let running = self.router.driver().start_holding(terms, place.clone())?;
+        let metrics = self.router.metrics().clone();
+        let mut stream = AnswerStream::new(running, &served.model, &request.stop, metrics)?;
+        let first = stream.next().await?;
+        if first.is_none()
+            && let Some(Outcome::Failed(error)) = stream.outcome()
+        {
+            return Ok(Begun::Failed(error));
+        }
+        Ok(Begun::Answering { session, stream, first })
+    }
+
+    async fn encode(&self, served: &Arc<Served>, prompt: &Prompt) -> Result<Vec<u32>, Problem> {
+        let _slot =
+            self.encoders.acquire().await.map_err(|error| {
+                Problem::new(ProblemCode::Internal, error, "report it with the request's id")
+            })?;
+        Ok(served.model.encode_aside(prompt, unix_seconds()).await?)
+    }
+}
+
+/// How an attempt began.
+enum Begun {
+    Answering { session: String, stream: AnswerStream, first: Option<Piece> },
+    Failed(SessionError),
+}
+
+fn turned_away(error: &SessionError) -> TurnedAway {
+    match error {
+        SessionError::Refused { refusal, .. } if refusal.code == RefusalCode::NoCapacity => {
+            TurnedAway::NoCapacity
+        }
+        _ => TurnedAway::Failed,
+    }
+}
+
+/// What the stages are told of a request's tenant and priority. Whoever names no tenant shares rows with the others
+/// who don't.
+fn share(salt: &[u8; 32], tenant: &Tenant, priority: Priority) -> SessionShare {
+    let name = tenant.to_string();
+    SessionShare {
+        tenant: if name.is_empty() { TenantId::default() } else { TenantId::of_key(salt, name.as_bytes()) },
+        priority: match priority {
+            Priority::Low => proto::session::Priority::Low,
+            Priority::Normal => proto::session::Priority::Normal,
+            Priority::High => proto::session::Priority::High,
+        },
+        reuse: true,
+    }
+}

@@ -1,0 +1,261 @@
+//! A request's body as the API takes it, checked: bytes in, a request or a problem out. Pure.
+
+use std::time::Duration;
+
+use proto::session::SamplingParams;
+use proto::tensor::NumericsClass;
+use proto_text::ChatMessage;
+use router_plan::ModelRef;
+use router_plan::admission::{Priority, Tenant};
+use serde::Deserialize;
+
+use super::{Problem, ProblemCode};
+use crate::model::Prompt;
+
+/// What is asked for.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Asked {
+    /// Which model; `None` takes the only one there is.
+    pub model: Option<ModelRef>,
+    /// The numerics class; `None` takes any.
+    pub class: Option<NumericsClass>,
+    /// What to continue.
+    pub prompt: Prompt,
+    /// Tokens to generate at most.
+    pub max_tokens: u32,
+    /// How to sample. Its seed is the request's; `drawn_seed` says that none was given.
+    pub sampling: SamplingParams,
+    /// The seed is still to be drawn.
+    pub draw_seed: bool,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// Piece by piece, or at once.
+    pub stream: bool,
+    /// Whose share it counts against.
+    pub tenant: Tenant,
+    /// Its place among the tenant's own requests.
+    pub priority: Priority,
+    /// For the whole answer, waiting included.
+    pub deadline: Option<Duration>,
+}
+
+/// The object as it is written.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    model: Option<String>,
+    numerics: Option<String>,
+    prompt: Option<String>,
+    messages: Option<Vec<WrittenMessage>>,
+    token_ids: Option<Vec<u32>>,
+    max_tokens: Option<u32>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<u32>,
+    min_p: Option<f32>,
+    seed: Option<u64>,
+    stop: Option<Stops>,
+    stream: Option<bool>,
+    tenant: Option<String>,
+    priority: Option<WrittenPriority>,
+    deadline_ms: Option<u64>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct WrittenMessage {
+    role: String,
+    content: String,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(untagged)]
+enum Stops {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize, Clone, Copy, Debug)]
+#[serde(rename_all = "lowercase")]
+enum WrittenPriority {
+    Low,
+    Normal,
+    High,
+}
+
+/// Tokens of an answer if the request does not say.
+const DEFAULT_MAX_TOKENS: u32 = 256;
+/// A deadline beyond this is a mistake of units.
+const MAX_DEADLINE_MS: u64 = 24 * 3600 * 1000;
+/// Turns of a conversation: a context of 131,072 positions holds no more of them than this.
+const MAX_MESSAGES: usize = 16_384;
+
+impl Asked {
+    /// Reads a body.
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let text = std::str::from_utf8(body).map_err(|error| {
+            Problem::new(
+                ProblemCode::BadRequest,
+                format!("the body is no UTF-8 from byte {} on", error.valid_up_to()),
+                "send JSON in UTF-8",
+            )
+        })?;
+        let written: Written = serde_json::from_str(text).map_err(|error| {
+            Problem::new(
+                ProblemCode::BadRequest,
+                format!("read the body: {error}"),
+                "send one JSON object with the fields of docs/OPERATIONS.md",
+            )
+        })?;
+        written.check()
+    }
+}
+
+impl Written {
+    fn check(self) -> Result<Asked, Problem> {
+        let prompt = prompt(self.prompt, self.messages, self.token_ids)?;
+        let model = self
+            .model
+            .as_deref()
+            .map(str::parse::<ModelRef>)
+            .transpose()
+            .map_err(|error| Problem::field("model", error))?;
+        let class = self
+            .numerics
+            .as_deref()
+            .map(str::parse::<NumericsClass>)
+            .transpose()
+            .map_err(|error| Problem::field("numerics", error))?;
+        let tenant = self
+            .tenant
+            .as_deref()
+            .unwrap_or_default()
+            .parse()
+            .map_err(|error: router_plan::admission::TenantError| Problem::field("tenant", error))?;
+        if self.max_tokens == Some(0) {
+            return Err(Problem::field("max_tokens", "at least 1"));
+        }
+        let deadline = match self.deadline_ms {
+            Some(ms) if !(1..=MAX_DEADLINE_MS).contains(&ms) => {
+                return Err(Problem::field(
+                    "deadline_ms",
+                    format!("{ms} is not within 1 to {MAX_DEADLINE_MS}"),
+                ));
+            }
+            ms => ms.map(Duration::from_millis),
+        };
+        let temperature = self.temperature.unwrap_or(0.0);
+        Ok(Asked {
+            model,
+            class,
+            prompt,
+            max_tokens: self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+            sampling: SamplingParams {
+                temperature,
+                top_p: self.top_p.unwrap_or(1.0),
+                top_k: self.top_k.unwrap_or(0),
+                min_p: self.min_p.unwrap_or(0.0),
+                seed: self.seed.unwrap_or(0),
+                ..SamplingParams::default()
+            },
+            // Greedy choices do not depend on it.
+            draw_seed: self.seed.is_none() && temperature != 0.0,
+            stop: match self.stop {
+                None => Vec::new(),
+                Some(Stops::One(stop)) => vec![stop],
+                Some(Stops::Many(stops)) => stops,
+            },
+            stream: self.stream.unwrap_or(false),
+            tenant,
+            priority: match self.priority {
+                Some(WrittenPriority::Low) => Priority::Low,
+                Some(WrittenPriority::High) => Priority::High,
+                Some(WrittenPriority::Normal) | None => Priority::Normal,
+            },
+            deadline,
+        })
+    }
+}
+
+fn prompt(
+    text: Option<String>,
+    messages: Option<Vec<WrittenMessage>>,
+    ids: Option<Vec<u32>>,
+) -> Result<Prompt, Problem> {
+    let exactly_one = || {
+        Problem::new(
+            ProblemCode::BadRequest,
+            "exactly one of `prompt`, `messages` and `token_ids` is needed",
+            "give one of them and leave the others out",
+        )
+    };
+    match (text, messages, ids) {
+        (Some(text), None, None) if text.is_empty() => Err(Problem::field("prompt", "it is empty")),
+        (Some(text), None, None) => Ok(Prompt::Text(text)),
+        (None, Some(messages), None) if messages.is_empty() || messages.len() > MAX_MESSAGES => {
+            Err(Problem::field("messages", format!("{} of 1 to {MAX_MESSAGES}", messages.len())))
+        }
+        (None, Some(messages), None) => Ok(Prompt::Chat(
+            messages.into_iter().map(|message| ChatMessage::new(message.role, message.content)).collect(),
+        )),
+        (None, None, Some(ids)) if ids.is_empty() => Err(Problem::field("token_ids", "it is empty")),
+        (None, None, Some(ids)) => Ok(Prompt::TokenIds(ids)),
+        _ => Err(exactly_one()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(body: &str) -> String {
+        let problem = Asked::parse(body.as_bytes()).unwrap_err();
+        assert_eq!(problem.code(), ProblemCode::BadRequest, "{body}");
+        problem.to_json().to_string()
+    }
+
+    #[test]
+    fn a_whole_request_is_read() {
+        let body = r#"{"model":"toy","token_ids":[1,2],"max_tokens":7,"temperature":0.5,"top_p":0.9,"seed":3,
+            "stop":"x","stream":true,"tenant":"t","priority":"high","deadline_ms":1500}"#;
+        let asked = Asked::parse(body.as_bytes()).unwrap();
+        assert_eq!(asked.model, Some(ModelRef::Name("toy".into())));
+        assert_eq!((asked.prompt, asked.max_tokens), (Prompt::TokenIds(vec![1, 2]), 7));
+        assert_eq!((asked.sampling.temperature, asked.sampling.seed, asked.draw_seed), (0.5, 3, false));
+        assert_eq!((asked.stop, asked.stream), (vec!["x".to_owned()], true));
+        assert_eq!((asked.priority, asked.deadline), (Priority::High, Some(Duration::from_millis(1500))));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (body, word) in [
+            ("", "EOF"),
+            ("[1]", "expected struct"),
+            ("{", "EOF"),
+            (r#"{"prompt":"a","tempreature":1}"#, "tempreature"),
+            (r#"{"prompt":"a","temperature":NaN}"#, "expected value"),
+            (r#"{"prompt":"a","temperature":"hot"}"#, "invalid type"),
+            (r#"{"prompt":"a","max_tokens":0}"#, "max_tokens"),
+            (r#"{"prompt":"a","max_tokens":-1}"#, "invalid value"),
+            (r#"{"prompt":"a","max_tokens":1e99}"#, "invalid type"),
+            (r#"{"prompt":""}"#, "empty"),
+            (r#"{"messages":[]}"#, "messages"),
+            (r#"{"token_ids":[]}"#, "empty"),
+            (r#"{"token_ids":[-1]}"#, "invalid value"),
+            (r#"{"prompt":"a","token_ids":[1]}"#, "exactly one"),
+            ("{}", "exactly one"),
+            (r#"{"prompt":"a","deadline_ms":0}"#, "deadline_ms"),
+            (r#"{"prompt":"a","priority":"urgent"}"#, "urgent"),
+            (r#"{"prompt":"a","model":""}"#, "model"),
+            (r#"{"prompt":"a","numerics":"f64"}"#, "numerics"),
+            (r#"{"prompt":"a","tenant":"a\nb"}"#, "tenant"),
+            (r#"{"prompt":"\ud800"}"#, "surrogate"),
+        ] {
+            let error = error(body);
+            assert!(error.contains(word), "{body}: {error}");
+        }
+        assert!(Asked::parse(b"{\"prompt\":\"\xff\"}").is_err());
+        // Deep nesting ends at the parser's limit, not at the stack's.
+        assert!(Asked::parse("[".repeat(100_000).as_bytes()).is_err());
+    }
+}

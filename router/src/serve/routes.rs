@@ -1,0 +1,135 @@
+//! The paths of the API. Thin: what a request means is decided by [`super::request`] and [`super::desk`].
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, Request, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::body::BodyReader;
+use super::desk::Desk;
+use super::{Asked, Problem, ProblemCode};
+
+#[derive(Clone, Debug)]
+struct Shared {
+    desk: Arc<Desk>,
+    bodies: Arc<BodyReader>,
+}
+
+/// The API over a desk.
+pub(super) fn routes(desk: Arc<Desk>, bodies: BodyReader) -> Router {
+    Router::new()
+        .route("/v1/generate", post(generate))
+        .route("/v1/models", get(models))
+        .route("/health", get(health))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(Shared { desk, bodies: Arc::new(bodies) })
+}
+
+async fn generate(State(shared): State<Shared>, request: Request<Body>) -> Response {
+    let arrived = Instant::now();
+    let id = match request_id() {
+        Ok(id) => id,
+        Err(problem) => return problem.into_response(),
+    };
+    let mut response = match answer(&shared, request, &id, arrived).await {
+        Ok(response) => response,
+        Err(problem) => {
+            shared.desk.router().metrics().request(problem.code().name());
+            problem.into_response()
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
+    }
+    response
+}
+
+async fn answer(
+    shared: &Shared,
+    request: Request<Body>,
+    id: &str,
+    arrived: Instant,
+) -> Result<Response, Problem> {
+    // Before the body: a router on its way out reads no more of it than it must.
+    if shared.desk.is_draining() {
+        return Err(Problem::draining());
+    }
+    let (head, body) = request.into_parts();
+    let bytes = shared.bodies.read(&head.headers, body).await?;
+    let asked = Asked::parse(&bytes)?;
+    drop(bytes);
+    let stream = asked.stream;
+    let answer = shared.desk.answer(asked, id.to_owned(), arrived).await?;
+    if !stream {
+        return Ok(object(&answer.collected().await?));
+    }
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((headers, Body::new(answer.streamed())).into_response())
+}
+
+async fn models(State(shared): State<Shared>) -> Response {
+    let models: Vec<Value> = shared
+        .desk
+        .catalogue()
+        .list()
+        .iter()
+        .map(|served| {
+            let (waiting, running) = served.gate.counts();
+            json!({
+                "model": served.model.name(),
+                "model_id": served.model.id(),
+                "context": served.model.context(),
+                "waiting": waiting,
+                "running": running,
+            })
+        })
+        .collect();
+    object(&json!({"models": models}))
+}
+
+async fn health(State(shared): State<Shared>) -> Response {
+    if shared.desk.is_draining() {
+        return Problem::draining().into_response();
+    }
+    object(&json!({"status": "ok"}))
+}
+
+async fn not_found(request: Request<Body>) -> Problem {
+    Problem::new(
+        ProblemCode::NotFound,
+        format!("there is no {}", request.uri().path()),
+        "POST /v1/generate, GET /v1/models or GET /health",
+    )
+}
+
+async fn method_not_allowed(request: Request<Body>) -> Problem {
+    Problem::new(
+        ProblemCode::MethodNotAllowed,
+        format!("{} does not take {}", request.uri().path(), request.method()),
+        "POST /v1/generate, GET /v1/models or GET /health",
+    )
+}
+
+fn object(value: &Value) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], format!("{value}\n"))
+        .into_response()
+}
+
+/// Unguessable, so that ids of one client tell nothing about those of another.
+fn request_id() -> Result<String, Problem> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Problem::new(ProblemCode::Internal, format!("draw a request id: {error}"), "report it")
+    })?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
