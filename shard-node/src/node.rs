@@ -32,10 +32,10 @@ use crate::session::table::TableLimits;
 use shell::Shell;
 
 pub use bootstrap::BootstrapNode;
-use config::kv_offered;
 pub use config::{
     AdminConfig, BootstrapConfig, DEFAULT_KV_POSITIONS, NodeConfig, NodeLimits, PortChoice, ServedModel,
 };
+use config::{kv_offered, prefix_offered};
 pub use ready::Ready;
 pub use shell::ShellError;
 
@@ -93,12 +93,15 @@ impl Node {
             BuildLabels { program: "shard-node", version: env!("CARGO_PKG_VERSION"), protocol: PROTOCOL };
         register_build(&shell.registry, labels).map_err(ShellError::from)?;
         let asked = kv_positions;
-        let table = move |shape: StageShape| TableLimits {
-            kv_positions: kv_offered(asked, shape.kv_positions),
-            prefix_positions: kv_offered(asked, shape.kv_positions) / limits.prefix_share,
-            sessions: limits.sessions.min(proto::activation::MAX_GROUPS),
-            budget: limits.budget,
-            chunk_bytes: limits.chunk_bytes,
+        let table = move |shape: StageShape| {
+            let kv_positions = kv_offered(asked, shape.kv_positions);
+            TableLimits {
+                kv_positions,
+                prefix_positions: prefix_offered(limits.prefix_positions, kv_positions),
+                sessions: limits.sessions.min(proto::activation::MAX_GROUPS),
+                budget: limits.budget,
+                chunk_bytes: limits.chunk_bytes,
+            }
         };
         let compute =
             ComputeThread::start(loader, key.node_id(), model.id(), table, shell.metrics.clone()).await?;

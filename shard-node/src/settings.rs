@@ -52,6 +52,10 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_KV_POSITIONS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_positions: Option<u64>,
+    /// Positions of KV that may hold rows of earlier prompts for reuse while no session needs them; a quarter by default, 0 = none
+    #[arg(long, env = "LAYERLANE_PREFIX_POSITIONS", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix_positions: Option<u64>,
     /// UDP address to listen on; `0.0.0.0:7401` or the next free port by default
     #[arg(long, env = "LAYERLANE_LISTEN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +109,8 @@ pub struct Checked {
     pub threads: Option<NonZeroUsize>,
     /// KV offered, if the user says.
     pub kv_positions: Option<u64>,
+    /// KV for rows of earlier prompts, if the user says.
+    pub prefix_positions: Option<u64>,
     /// An explicit listening address.
     pub listen: Option<SocketAddr>,
     /// An explicit address for others.
@@ -175,6 +181,7 @@ impl Settings {
             numerics: self.numerics.or(other.numerics),
             threads: self.threads.or(other.threads),
             kv_positions: self.kv_positions.or(other.kv_positions),
+            prefix_positions: self.prefix_positions.or(other.prefix_positions),
             listen: self.listen.or(other.listen),
             advertise: self.advertise.or(other.advertise),
             bootstrap: if self.bootstrap.is_empty() { other.bootstrap } else { self.bootstrap },
@@ -212,6 +219,7 @@ impl Settings {
             class: parse("numerics", self.numerics.as_deref())?.unwrap_or(NumericsClass::Bf16),
             threads: self.threads,
             kv_positions: self.kv_positions,
+            prefix_positions: self.prefix_positions,
             listen: self.listen,
             advertise: self.advertise,
             bootstrap: self

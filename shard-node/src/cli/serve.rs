@@ -50,6 +50,7 @@ pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
     config.port = port;
     config.admin = Some(admin(checked));
     config.kv_positions = checked.kv_positions;
+    config.limits.prefix_positions = checked.prefix_positions;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         config.advertise = checked.advertise.or_else(|| guess_advertised(listen, &bootstrap));

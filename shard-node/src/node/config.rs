@@ -92,8 +92,9 @@ pub struct NodeLimits {
     /// Most bytes of activations of a prefill chunk: decode frames of other connections wait behind at most this
     /// much on a shared line, 160 ms at 100 Mbit/s.
     pub chunk_bytes: usize,
-    /// One in so many positions of KV may hold beginnings of prompts for reuse, while no session needs it.
-    pub prefix_share: u64,
+    /// Positions of KV that may hold beginnings of prompts for reuse, while no session needs them; a quarter of all if
+    /// nothing is said.
+    pub prefix_positions: Option<u64>,
 }
 
 impl NodeConfig {
@@ -136,6 +137,12 @@ pub(crate) fn kv_offered(asked: Option<u64>, room: Option<u64>) -> u64 {
     }
 }
 
+/// Positions of these for beginnings of prompts. A quarter: on a CPU the memory is taken as it fills, and what is kept
+/// others on the machine miss.
+pub(crate) fn prefix_offered(asked: Option<u64>, kv_positions: u64) -> u64 {
+    asked.unwrap_or(kv_positions / 4).min(kv_positions)
+}
+
 /// 32 sessions of 2,048 positions: 1.4 GiB of bf16 KV over all layers of the 135M demo model.
 pub const DEFAULT_KV_POSITIONS: u64 = 65_536;
 
@@ -155,8 +162,7 @@ impl Default for NodeLimits {
             // wait for a prefill; larger chunks are hardly more efficient, as 128 rows reuse each weight enough.
             budget: RowBudget::new(128),
             chunk_bytes: 2 << 20,
-            // On a CPU the memory is taken as it fills: what is kept is memory that others on the machine miss.
-            prefix_share: 4,
+            prefix_positions: None,
         }
     }
 }
@@ -172,5 +178,6 @@ mod tests {
         assert_eq!(kv_offered(None, Some(7_000_000)), 7_000_000);
         assert_eq!(kv_offered(Some(8_000_000), Some(7_000_000)), 7_000_000);
         assert_eq!(kv_offered(Some(100), Some(7_000_000)), 100);
+        assert_eq!([None, Some(0), Some(500)].map(|asked| prefix_offered(asked, 400)), [100, 0, 400]);
     }
 }
