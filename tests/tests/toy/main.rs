@@ -9,4 +9,6 @@
 mod answers;
 mod bad_input;
 mod failures;
+mod serve;
+mod serve_soak;
 mod swarm;
