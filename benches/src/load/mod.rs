@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// How long requests are sent, seconds
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// Lengths of prompts and answers: JSON lines with prompt_tokens, max_tokens, weight
+    /// Lengths of prompts and answers: JSON lines as in benches/load-mix.jsonl
     #[arg(long, value_name = "FILE")]
     mix: Option<PathBuf>,
     /// Answers of scenarios have so many tokens

@@ -169,7 +169,7 @@ impl Desk {
         {
             return Ok(Begun::Failed(error));
         }
-        Ok(Begun::Answering { session, stream, first })
+        Ok(Begun::Answering { session, stream: Box::new(stream), first })
     }
 
     async fn encode(&self, served: &Arc<Served>, prompt: &Prompt) -> Result<Vec<u32>, Problem> {
@@ -183,7 +183,7 @@ impl Desk {
 
 /// How an attempt began.
 enum Begun {
-    Answering { session: String, stream: AnswerStream, first: Option<Piece> },
+    Answering { session: String, stream: Box<AnswerStream>, first: Option<Piece> },
     Failed(SessionError),
 }
 

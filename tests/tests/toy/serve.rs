@@ -262,7 +262,8 @@ async fn draining_finishes_open_answers_and_refuses_new_ones() {
     let (addr, admin) = (server.addr, server.server.ready().admin);
     let mut open = begin(addr, &asked(&PROMPT, LONG)).await;
     let TestServer { server, router, .. } = server;
-    let drained = tokio::spawn(server.shutdown());
+    let mut drained = JoinSet::new();
+    drained.spawn(server.shutdown());
     let until_draining = async {
         while http::get(admin, "/readyz").await.unwrap().status != 503 {
             tokio::task::yield_now().await;
@@ -272,10 +273,10 @@ async fn draining_finishes_open_answers_and_refuses_new_ones() {
     let answer = http::post(addr, "/v1/generate", &asked(&PROMPT, 1)).await.unwrap();
     let (status, code, hint) = refusal(answer).await;
     assert_eq!((status, &code[..], hint.is_some()), (503, "draining", true));
-    assert!(!drained.is_finished());
+    assert!(drained.try_join_next().is_none(), "an answer is open");
     let (ids, _) = read(&mut open, PROMPT.len()).await;
     assert_eq!((ids.len(), &ids[..200]), (LONG as usize, &swarm.model.answer(&PROMPT, 200)[..]));
-    timeout(PATIENCE, drained).await.unwrap().unwrap();
+    timeout(PATIENCE, drained.join_next()).await.unwrap().unwrap().unwrap();
     assert!(TcpStream::connect(addr).await.is_err(), "the port is closed");
     router.shutdown().await;
     swarm.wait_until_idle().await;
@@ -363,10 +364,8 @@ async fn bad_requests_are_told_what_is_wrong() {
         let head = format!("POST /v1/generate HTTP/1.1\r\nhost: x\r\n{extra}\r\n");
         [head.as_bytes(), body].concat()
     };
-    let mut many = String::from("content-length: 2\r\n");
-    for header in 0..200 {
-        many.push_str(&format!("x-{header}: 1\r\n"));
-    }
+    let headers: Vec<String> = (0..200).map(|header| format!("x-{header}: 1\r\n")).collect();
+    let many = format!("content-length: 2\r\n{}", headers.concat());
     for (bytes, status) in [
         (head("content-length: 3\r\n", b"\xff\xfe{"), 400),
         (head("content-length: 5\r\n", b"{nan}"), 400),
@@ -382,7 +381,7 @@ async fn bad_requests_are_told_what_is_wrong() {
         assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
     }
     // A stream of chunks without an end is cut at the bound.
-    let chunk = [format!("{:x}\r\n", 60_000).as_bytes(), &[b' '; 60_000][..], b"\r\n"].concat();
+    let chunk = [format!("{:x}\r\n", 60_000).as_bytes(), &vec![b' '; 60_000][..], b"\r\n"].concat();
     let endless = head("transfer-encoding: chunked\r\n", &[&chunk[..], &chunk[..]].concat());
     assert_eq!(http::send(server.addr, &endless).await.unwrap().status, 413);
     // It still works.
