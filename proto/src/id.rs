@@ -97,6 +97,12 @@ id32!(
     "a content hash"
 );
 
+id32!(
+    /// Names a beginning of a prompt, see [`prefix`](crate::prefix).
+    BlockHash,
+    "a block hash"
+);
+
 impl ContentHash {
     /// Hashes `bytes`.
     pub fn of(bytes: &[u8]) -> Self {

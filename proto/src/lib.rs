@@ -5,6 +5,7 @@
 //! length before they allocate. `docs/PROTOCOL.md` is the prose of this crate.
 
 pub mod activation;
+mod added;
 mod codec;
 pub mod discovery;
 pub mod frame;
@@ -13,14 +14,16 @@ pub mod id;
 pub mod key;
 pub mod manifest;
 pub mod message;
+pub mod prefix;
 pub mod record;
 pub mod session;
 pub mod span;
 pub mod status;
 pub mod tensor;
 
+pub use added::Added;
 pub use frame::{FrameHeader, FrameKind};
-pub use id::{ContentHash, Generation, LayerIndex, ModelId, NodeId, Position, SessionId};
+pub use id::{BlockHash, ContentHash, Generation, LayerIndex, ModelId, NodeId, Position, SessionId};
 pub use key::NodeKey;
 pub use message::{DecodeError, Message};
 pub use span::LayerSpan;

@@ -8,9 +8,12 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 
 use crate::message::{control_message, encode_control};
+use crate::prefix::{BLOCK_TOKENS, TenantId};
 use crate::status::{CloseCode, Refusal, check_detail};
 use crate::tensor::NumericsClass;
-use crate::{ContentHash, DecodeError, Generation, LayerSpan, ModelId, NodeId, Position, SessionId};
+use crate::{
+    Added, BlockHash, ContentHash, DecodeError, Generation, LayerSpan, ModelId, NodeId, Position, SessionId,
+};
 
 /// Longest route.
 pub const MAX_STAGES: usize = 128;
@@ -117,6 +120,32 @@ pub struct TailTerms {
     pub max_tokens: u32,
 }
 
+/// Which of the sessions that wait a stage serves first. Shares, not ranks: nobody is starved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Encode, Decode)]
+pub enum Priority {
+    /// The usual share.
+    #[default]
+    Normal,
+    /// A quarter of it, for work that nobody waits for.
+    Low,
+    /// Four times as much.
+    High,
+}
+
+/// How a session is served beside others; `Default` asks for nothing special.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Service {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its share.
+    pub priority: Priority,
+    /// From the arrival of this frame on, the session may take so long, milliseconds; then the stage ends it. 0 = as
+    /// long as it takes.
+    pub deadline_ms: u32,
+    /// Hashes of the prompt's first blocks, see [`prefix`](crate::prefix): the stage may know rows of them.
+    pub prefix: Vec<BlockHash>,
+}
+
 /// Asks a stage to take part in a session.
 #[derive(Clone, PartialEq, Debug, Encode, Decode)]
 pub struct Open {
@@ -134,6 +163,8 @@ pub struct Open {
     pub lease_ms: u32,
     /// For the tail only.
     pub tail: Option<TailTerms>,
+    /// How it is served beside others.
+    pub service: Added<Service>,
 }
 control_message!(Open, Open, |open: &Open| {
     open.plan.check()?;
@@ -155,6 +186,10 @@ control_message!(Open, Open, |open: &Open| {
     {
         return Err(DecodeError::field("tail", "a list is too long"));
     }
+    // At least one position is left to be computed.
+    if open.service.prefix.len() as u64 * u64::from(BLOCK_TOKENS) >= u64::from(open.max_positions) {
+        return Err(DecodeError::field("prefix", format!("{} blocks", open.service.prefix.len())));
+    }
     Ok(())
 });
 
@@ -167,6 +202,9 @@ pub struct Opened {
     pub generation: Generation,
     /// Digest of the plan as the stage understood it.
     pub digest: ContentHash,
+    /// Positions from 0 on whose rows the stage holds already: whole blocks of those that were offered. The prompt may
+    /// start at any block up to it.
+    pub reusable: Added<u32>,
 }
 control_message!(Opened, Opened);
 
@@ -307,6 +345,8 @@ pub struct Ended {
     pub decode_bytes: u64,
     /// Rows computed that the router did not want in the end.
     pub waste_rows: u32,
+    /// Prompt rows that were not computed because the stage held them already.
+    pub skipped_rows: Added<u32>,
 }
 control_message!(Ended, Ended);
 
@@ -322,7 +362,8 @@ mod tests {
         let told = refused(Refusal::new(RefusalCode::Other, "a\u{1b}[2J\r\nb\u{9b}"));
         assert_eq!(told.refusal.detail, "a [2J  b ");
         assert_eq!(<Refused as Message>::decode(&Message::encode(&told)), Ok(told));
-        let hostile = Refusal { code: RefusalCode::Other, detail: "a\u{1b}[2J".into() };
+        let hostile =
+            Refusal { code: RefusalCode::Other, detail: "a\u{1b}[2J".into(), retry_after_ms: Added(0) };
         assert!(matches!(
             <Refused as Message>::decode(&Message::encode(&refused(hostile))),
             Err(DecodeError::Field { field: "detail", .. })

@@ -1,9 +1,11 @@
 //! Refusals, close codes, blobs by hash and a node's load.
 
+use std::time::Duration;
+
 use bincode::{Decode, Encode};
 
 use crate::message::control_message;
-use crate::{ContentHash, DecodeError};
+use crate::{Added, ContentHash, DecodeError};
 
 /// Longest explanation that travels.
 pub const MAX_DETAIL: usize = 512;
@@ -121,6 +123,8 @@ codes!(
         Superseded = 9, "a newer generation took over";
         /// Too many connections, streams or sessions.
         Overload = 10, "overloaded";
+        /// The time that the router gave it is over.
+        Deadline = 11, "the deadline passed";
     }
 );
 
@@ -132,12 +136,21 @@ pub struct Refusal {
     pub code: RefusalCode,
     /// For people; at most [`MAX_DETAIL`] bytes.
     pub detail: String,
+    /// When it may be worth asking again, milliseconds; 0 where the node does not know or it is of no use.
+    pub retry_after_ms: Added<u32>,
 }
 
 impl Refusal {
     /// A refusal; the detail is cut to [`MAX_DETAIL`] bytes.
     pub fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: cut(detail.into()) }
+        Self { code, detail: cut(detail.into()), retry_after_ms: Added(0) }
+    }
+
+    /// With a hint when to ask again.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after_ms = Added(u32::try_from(after.as_millis()).unwrap_or(u32::MAX));
+        self
     }
 }
 

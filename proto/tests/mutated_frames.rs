@@ -60,10 +60,9 @@ fn a_million_mutated_frames_do_no_harm() {
     let mut rng = Rng(seed);
     let frames: Vec<Vec<u8>> = FrameKind::ALL
         .iter()
-        .map(|&kind| {
-            let body = examples::body(kind);
-            [&FrameHeader::new(kind, body.len()).unwrap().to_bytes()[..], &body[..]].concat()
-        })
+        .map(|&kind| (kind, examples::body(kind)))
+        .chain(examples::extended().into_iter().map(|(_, kind, body)| (kind, body)))
+        .map(|(kind, body)| [&FrameHeader::new(kind, body.len()).unwrap().to_bytes()[..], &body[..]].concat())
         .collect();
     let (mut accepted, mut refused, mut before) = (0u32, 0u32, 0);
     for round in 0..1_000_000u32 {

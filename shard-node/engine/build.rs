@@ -51,8 +51,16 @@ fn main() {
             .compile(name);
     };
     // See the head of rows.cc for why it must not fuse products and sums.
-    kernels(&["-ffp-contract=off"], &["shim/rows.cc", "shim/panels.cc"], "layerlane_rows");
-    let fused = ["shim/attention.cc", "shim/head.cc", "shim/pairs.cc", "shim/team.cc"];
+    let unfused = ["shim/rows.cc", "shim/panels.cc", "shim/panels_pack.cc"];
+    kernels(&["-ffp-contract=off"], &unfused, "layerlane_rows");
+    let fused = [
+        "shim/amx.cc",
+        "shim/attention.cc",
+        "shim/head.cc",
+        "shim/pairs.cc",
+        "shim/pairs_amx.cc",
+        "shim/team.cc",
+    ];
     kernels(&["-ffp-contract=fast"], &fused, "layerlane_attention");
     // Whole files for one level of vectors, called only where the CPU has it.
     let level = |instructions: &[&str], file: &str, name: &str| {
@@ -64,12 +72,16 @@ fn main() {
         "shim/panels_avx512.cc",
         "layerlane_panels_avx512",
     );
+    // A compiler that does not know these makes a file without kernels of it.
+    let tiles = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mf16c", "-mfma", "-mamx-tile", "-mamx-int8"];
+    let known = cc::Build::new().cpp(true).is_flag_supported("-mamx-int8").unwrap_or(false);
+    level(if known { &tiles } else { &[] }, "shim/panels_amx.cc", "layerlane_panels_amx");
     println!("cargo:rustc-link-search=native={lib}");
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
 }
 
 /// What the kernels include.
-const HEADERS: [&str; 3] = ["shim/panels.h", "shim/team.h", "shim/values.h"];
+const HEADERS: [&str; 5] = ["shim/amx.h", "shim/pairs.h", "shim/panels.h", "shim/team.h", "shim/values.h"];
 
 /// The archive of an earlier run is newer than everything it was made of; if so, links it.
 fn up_to_date(archive: &str, sources: &[&str]) -> bool {

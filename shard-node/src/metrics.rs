@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use proto::status::{CloseCode, RefusalCode};
 use proto_telemetry::{RegisterMetricError, Registry, buckets};
+use shard_node_stage::{PrefixCounts, PrefixStore};
 
 use crate::session::Step;
 
@@ -18,6 +19,13 @@ pub struct NodeMetrics {
     step_mixed: Histogram,
     /// `shard_node_step_rows`: rows of a step, all sessions together.
     step_rows: Histogram,
+    /// `shard_node_prefill_chunk_rows`: most rows of a prefill chunk while other sessions decode, as chosen from measured
+    /// step times. Moves when the choice changes.
+    pub(crate) chunk_rows: IntGauge,
+    /// `shard_node_decode_batches`: how many batches of decode rows stage 0 has under way at most, as chosen from
+    /// measured rounds; without meaning on other stages. Moves when another number is tried or kept, and with the
+    /// number of sessions.
+    pub(crate) batches: IntGauge,
     /// `shard_node_hop_seconds`: from the end of the upstream stage's compute to the beginning of the step, for each
     /// decode row that came over the network. Clock offset removed; does not move on rows that waited for credit.
     hop: Histogram,
@@ -37,6 +45,18 @@ pub struct NodeMetrics {
     pub(crate) kv_used: IntGauge,
     /// `shard_node_kv_capacity_positions`: positions that can be promised. Constant.
     pub(crate) kv_capacity: IntGauge,
+    /// `shard_node_kv_cached_positions`: positions that hold rows of sessions that are over, for reuse. Free for whoever
+    /// opens a session.
+    kv_cached: IntGauge,
+    /// `shard_node_prefix_lookups_total`: sessions that offered blocks of their prompt for reuse.
+    prefix_lookups: IntCounter,
+    /// `shard_node_prefix_hits_total`: those of them for which rows were found here.
+    prefix_hits: IntCounter,
+    /// `shard_node_prefix_evictions_total`: kept beginnings given up to make room; not those that expired.
+    prefix_evictions: IntCounter,
+    /// `shard_node_prefix_skipped_rows_total`: prompt rows that were not computed because they were held already: what
+    /// the whole route could reuse, which may be less than what was found here.
+    prefix_skipped_rows: IntCounter,
     /// `shard_node_kv_bytes`: bytes of KV in use in the stage. Updated like `kv_used`.
     pub(crate) kv_bytes: IntGauge,
     /// `shard_node_waste_rows_total`: rows that came for a session already closed: upstream's work for nothing.
@@ -65,6 +85,10 @@ impl NodeMetrics {
             step_prefill: step.with_label_values(&["prefill"]),
             step_mixed: step.with_label_values(&["mixed"]),
             step_rows: registry.histogram("shard_node_step_rows", "Rows of a step", buckets::ROWS)?,
+            chunk_rows: registry
+                .gauge("shard_node_prefill_chunk_rows", "Most rows of a chunk while others decode")?,
+            batches: registry
+                .gauge("shard_node_decode_batches", "Batches that follow each other through the stages")?,
             hop: registry.histogram(
                 "shard_node_hop_seconds",
                 "From the end of upstream's compute to the beginning of this stage's",
@@ -86,6 +110,15 @@ impl NodeMetrics {
             kv_reserved: registry.gauge("shard_node_kv_reserved_positions", "KV positions promised")?,
             kv_used: registry.gauge("shard_node_kv_used_positions", "KV positions that hold rows")?,
             kv_capacity: registry.gauge("shard_node_kv_capacity_positions", "KV positions in all")?,
+            kv_cached: registry.gauge("shard_node_kv_cached_positions", "KV positions kept for reuse")?,
+            prefix_lookups: registry
+                .counter("shard_node_prefix_lookups_total", "Sessions that offered blocks for reuse")?,
+            prefix_hits: registry
+                .counter("shard_node_prefix_hits_total", "Sessions for which rows were found")?,
+            prefix_evictions: registry
+                .counter("shard_node_prefix_evictions_total", "Kept beginnings given up for room")?,
+            prefix_skipped_rows: registry
+                .counter("shard_node_prefix_skipped_rows_total", "Prompt rows not computed again")?,
             kv_bytes: registry.gauge("shard_node_kv_bytes", "Bytes of KV in use")?,
             waste_rows: registry
                 .counter("shard_node_waste_rows_total", "Rows for sessions already closed")?,
@@ -115,6 +148,20 @@ impl NodeMetrics {
             if let Some(waited) = member.waited {
                 self.queue.observe(waited.as_secs_f64());
             }
+        }
+    }
+
+    /// Takes over what is kept and what came of it so far.
+    pub(crate) fn reuse(&self, prefixes: &PrefixStore, skipped_rows: u64) {
+        let PrefixCounts { lookups, hits, evictions } = prefixes.counts();
+        self.kv_cached.set(prefixes.positions() as i64);
+        for (counter, total) in [
+            (&self.prefix_lookups, lookups),
+            (&self.prefix_hits, hits),
+            (&self.prefix_evictions, evictions),
+            (&self.prefix_skipped_rows, skipped_rows),
+        ] {
+            counter.inc_by(total.saturating_sub(counter.get()));
         }
     }
 
@@ -157,5 +204,6 @@ const fn close_label(code: CloseCode) -> &'static str {
         CloseCode::ShuttingDown => "shutting_down",
         CloseCode::Superseded => "superseded",
         CloseCode::Overload => "overload",
+        CloseCode::Deadline => "deadline",
     }
 }

@@ -95,6 +95,7 @@ impl Node {
         let asked = kv_positions;
         let table = move |shape: StageShape| TableLimits {
             kv_positions: kv_offered(asked, shape.kv_positions),
+            prefix_positions: kv_offered(asked, shape.kv_positions) / limits.prefix_share,
             sessions: limits.sessions.min(proto::activation::MAX_GROUPS),
             budget: limits.budget,
             chunk_bytes: limits.chunk_bytes,

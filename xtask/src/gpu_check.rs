@@ -48,7 +48,9 @@ pub(crate) fn run(workspace: &Workspace, args: &GpuCheckArgs) -> Result<()> {
     println!("{} bytes in {}", bytes, bundle.display());
     ensure!(bytes <= MOST_BYTES, "the bundle has {bytes} bytes, more than {MOST_BYTES}");
     if args.on_cpu {
-        process::run(Command::new(&program).args(["--device", "cpu"]))?;
+        // As run.sh: threads that spin would keep what else runs here from its cores.
+        let waiting = [("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "6000")];
+        process::run(Command::new(&program).args(["--device", "cpu"]).envs(waiting))?;
     }
     println!(
         "gpu-check: carry the folder to the machine and start run.sh there (needs torch 2.11 and a driver, no compiler)"
@@ -115,8 +117,17 @@ fn size(folder: &Path) -> Result<u64> {
 const PROGRAM: &str = "gpu-check";
 
 /// The small models: one of each family and variant that has a golden.
-const MODELS: [&str; 7] =
-    ["llama-linear", "llama-llama3", "llama-yarn", "mistral-window", "qwen2", "qwen3", "gemma3"];
+const MODELS: [&str; 9] = [
+    "llama-linear",
+    "llama-llama3",
+    "llama-yarn",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+    "gemma3",
+    "qwen3-moe",
+    "mixtral",
+];
 
 /// What of each goes along.
 const FILES: [&str; 3] = ["model.gguf", "logits", "bf16.json"];

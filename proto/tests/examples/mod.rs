@@ -5,16 +5,17 @@ use proto::activation::{Activations, RowGroup};
 use proto::discovery::{
     Contact, Contacts, FindNode, FindValue, Ping, Pong, Store, StoreOutcome, Stored, Values,
 };
+use proto::prefix::{TenantId, block_hashes};
 use proto::record::{DhtKey, NodeRecord, ShardOffer, SignedRecord};
 use proto::session::{
-    Close, Credit, Ended, Failed, Finish, Open, Opened, Plan, PlanStage, Progress, Refused, Sampled,
-    SamplingParams, TailTerms, Tokens,
+    Close, Credit, Ended, Failed, Finish, Open, Opened, Plan, PlanStage, Priority, Progress, Refused,
+    Sampled, SamplingParams, Service, TailTerms, Tokens,
 };
 use proto::status::{BlobStart, CloseCode, Fetch, NodeStatus, NotFound, Refusal, RefusalCode, StatusRequest};
 use proto::tensor::{NumericsClass, WireDtype};
 use proto::{
-    ContentHash, DecodeError, FrameKind, Generation, LayerSpan, Message, ModelId, NodeId, NodeKey, Position,
-    SessionId,
+    Added, ContentHash, DecodeError, FrameKind, Generation, LayerSpan, Message, ModelId, NodeId, NodeKey,
+    Position, SessionId,
 };
 
 const SESSION: SessionId = SessionId::new(0x1122_3344_5566_7788);
@@ -75,6 +76,31 @@ pub(crate) fn group(start: u32, rows: u32, sample: bool) -> RowGroup {
     }
 }
 
+/// Bodies with all the fields that a kind gained later, by the name of their golden file.
+pub(crate) fn extended() -> Vec<(&'static str, FrameKind, Bytes)> {
+    fn of<M: Message>(kind: FrameKind, change: impl FnOnce(&mut M)) -> (FrameKind, Bytes) {
+        let mut message = M::decode(&body(kind)).unwrap();
+        change(&mut message);
+        (kind, message.encode())
+    }
+    let service = Service {
+        tenant: TenantId::from_bytes([8; 16]),
+        priority: Priority::High,
+        deadline_ms: 60_000,
+        prefix: block_hashes(&TenantId::from_bytes([8; 16]), &[7; 130]),
+    };
+    let named = |name, (kind, body)| (name, kind, body);
+    vec![
+        named("Open.service", of(FrameKind::Open, |open: &mut Open| open.service = Added(service))),
+        named("Opened.reusable", of(FrameKind::Opened, |opened: &mut Opened| opened.reusable = Added(128))),
+        named(
+            "Refused.retry",
+            of(FrameKind::Refused, |refused: &mut Refused| refused.refusal.retry_after_ms = Added(750)),
+        ),
+        named("Ended.skipped", of(FrameKind::Ended, |ended: &mut Ended| ended.skipped_rows = Added(128))),
+    ]
+}
+
 /// The body of the example of `kind`.
 pub(crate) fn body(kind: FrameKind) -> Bytes {
     let (session, generation) = (SESSION, GENERATION);
@@ -99,9 +125,12 @@ pub(crate) fn body(kind: FrameKind) -> Bytes {
                 eos: vec![2],
                 max_tokens: 64,
             }),
+            service: Added::default(),
         }
         .encode(),
-        FrameKind::Opened => Opened { session, generation, digest: plan().digest() }.encode(),
+        FrameKind::Opened => {
+            Opened { session, generation, digest: plan().digest(), reusable: Added(0) }.encode()
+        }
         FrameKind::Refused => {
             Refused { session, refusal: Refusal::new(RefusalCode::NoCapacity, "0 of 4096 positions free") }
                 .encode()
@@ -140,6 +169,7 @@ pub(crate) fn body(kind: FrameKind) -> Bytes {
             hop_us: 120,
             decode_bytes: 11_520,
             waste_rows: 1,
+            skipped_rows: Added(0),
         }
         .encode(),
         FrameKind::Activations => Activations {

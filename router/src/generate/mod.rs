@@ -24,7 +24,7 @@ use crate::discovery::measure;
 use crate::driver::{SessionEnd, TimedToken};
 use crate::model::{Model, ModelError, Prompt};
 use crate::router::Router;
-use crate::session::{FinishReason, Outcome, SessionError, SessionLimits, SessionTerms};
+use crate::session::{FinishReason, Outcome, SessionError, SessionLimits, SessionShare, SessionTerms};
 
 pub use error::GenerateError;
 pub use reply::{Finish, Hop, Reply};
@@ -181,7 +181,8 @@ impl Router {
                 (Err(source), None) => return Err(GenerateError::route(source, view, &wanted)),
             };
             watch(Step::Route(&route));
-            let terms = terms(model, &route, prompt.clone(), max_tokens, request)?;
+            let share = SessionShare::default();
+            let terms = terms(model, &route, prompt.clone(), max_tokens, request, share)?;
             let run = self.run(model, terms, &request.stop, watch, cancel).await?;
             match &run.end.outcome {
                 Outcome::Failed(error) if run.ids.is_empty() && attempt < ATTEMPTS => {
@@ -240,6 +241,7 @@ pub(crate) fn terms(
     prompt: Vec<u32>,
     max_tokens: u32,
     request: &GenerateRequest,
+    share: SessionShare,
 ) -> Result<SessionTerms, GenerateError> {
     Ok(SessionTerms {
         session: new_session_id()?,
@@ -253,6 +255,7 @@ pub(crate) fn terms(
         sampling: request.sampling.clone(),
         credit: request.credit.max(1),
         limits: SessionLimits { total: request.timeout, ..SessionLimits::default() },
+        share,
     })
 }
 

@@ -34,6 +34,8 @@ pub struct Hop {
     pub network_ms: Option<f64>,
     /// Bytes sent downstream for each generated token.
     pub bytes_per_token: Option<u64>,
+    /// Prompt rows that it held already and did not compute.
+    pub skipped_rows: Option<u32>,
 }
 
 /// An answer.
@@ -106,6 +108,7 @@ pub(super) fn hops(route: &Route, accounts: &[Option<Ended>]) -> Vec<Hop> {
                 network_ms: decoded.map(|account| millis(account.hop_us)),
                 bytes_per_token: decoded
                     .map(|account| account.decode_bytes / u64::from(account.decode_steps)),
+                skipped_rows: account.map(|account| *account.skipped_rows),
             }
         })
         .collect()

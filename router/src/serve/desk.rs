@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use proto::prefix::TenantId;
 use proto::status::RefusalCode;
 use proto_sampling::Sampler;
 use proto_text::StopMatcher;
 use router_plan::Route;
-use router_plan::admission::{TurnedAway, Wanted};
+use router_plan::admission::{Priority, Tenant, TurnedAway, Wanted};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,7 @@ use crate::clock::unix_seconds;
 use crate::generate::{AnswerStream, GenerateRequest, Piece, terms};
 use crate::model::Prompt;
 use crate::router::Router;
-use crate::session::{Outcome, SessionError};
+use crate::session::{Outcome, SessionError, SessionShare};
 
 /// Takes requests. One for the whole server.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(super) struct Desk {
     router: Router,
     catalogue: Catalogue,
     config: ServeConfig,
+    /// Nodes see tenants through it: they tell them apart and can't guess their names.
+    salt: [u8; 32],
     draining: AtomicBool,
     /// Answers under way.
     open: TaskTracker,
@@ -38,12 +41,13 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(router: Router, catalogue: Catalogue, config: ServeConfig) -> Self {
+    pub(super) fn new(router: Router, catalogue: Catalogue, config: ServeConfig, salt: [u8; 32]) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             router,
             catalogue,
             config,
+            salt,
             draining: AtomicBool::new(false),
             open: TaskTracker::new(),
             encoders: Semaphore::new(cores),
@@ -105,6 +109,7 @@ impl Desk {
             class: asked.class,
             until,
         };
+        let share = self.share(&asked.tenant, asked.priority);
         let (place, mut route) = served.gate.enter(wanted, until).await?;
         let queued = arrived.elapsed();
         let mut generate = GenerateRequest {
@@ -123,7 +128,7 @@ impl Desk {
                 generate.timeout = Some(left);
             }
             let started = arrived.elapsed();
-            let begun = self.begin(&served, &route, prompt.clone(), &generate, &place).await?;
+            let begun = self.begin(&served, &route, prompt.clone(), &generate, share, &place).await?;
             let node = match begun {
                 Begun::Answering { session, stream, first } => {
                     let about = About {
@@ -156,9 +161,10 @@ impl Desk {
         route: &Route,
         prompt: Vec<u32>,
         request: &GenerateRequest,
+        share: SessionShare,
         place: &Place,
     ) -> Result<Begun, Problem> {
-        let terms = terms(&served.model, route, prompt, request.max_tokens, request)?;
+        let terms = terms(&served.model, route, prompt, request.max_tokens, request, share)?;
         let session = terms.session.to_string();
         let running = self.router.driver().start_holding(terms, place.clone())?;
         let metrics = self.router.metrics().clone();
@@ -170,6 +176,21 @@ impl Desk {
             return Ok(Begun::Failed(error));
         }
         Ok(Begun::Answering { session, stream: Box::new(stream), first })
+    }
+
+    /// How nodes serve it beside others.
+    fn share(&self, tenant: &Tenant, priority: Priority) -> SessionShare {
+        let name = tenant.to_string();
+        let tenant = match &name[..] {
+            "" => TenantId::default(),
+            name => TenantId::of_key(&self.salt, name.as_bytes()),
+        };
+        let priority = match priority {
+            Priority::Low => proto::session::Priority::Low,
+            Priority::Normal => proto::session::Priority::Normal,
+            Priority::High => proto::session::Priority::High,
+        };
+        SessionShare { tenant, priority, ..SessionShare::default() }
     }
 
     async fn encode(&self, served: &Arc<Served>, prompt: &Prompt) -> Result<Vec<u32>, Problem> {

@@ -70,6 +70,9 @@ pub enum BindError {
     /// The admin endpoint's address.
     #[error(transparent)]
     Admin(#[from] BindAdminError),
+    /// The system gives no random numbers.
+    #[error("draw a salt: {0}")]
+    Random(String),
 }
 
 impl Server {
@@ -83,7 +86,9 @@ impl Server {
         let catalogue = Catalogue::new(router.clone(), config.models.clone(), config.admission);
         let (http, drain, every) = (config.http, config.drain, config.measure_every);
         let listen = config.listen;
-        let desk = Arc::new(Desk::new(router, catalogue.clone(), config));
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|error| BindError::Random(error.to_string()))?;
+        let desk = Arc::new(Desk::new(router, catalogue.clone(), config, salt));
         let app = routes::routes(Arc::clone(&desk), body::BodyReader::new(http));
         catalogue.begin().await;
         let listener = Listener::bind(listen, app, http).await?;

@@ -19,6 +19,8 @@ pub struct SessionMachine {
     health: Vec<StageHealth>,
     /// Tokens received.
     received: u32,
+    /// Positions of the prompt that every stage that has opened can reuse.
+    reusable: u32,
     accounts: Vec<Option<Ended>>,
     /// Stages that no account can be had of.
     gone: Vec<bool>,
@@ -49,6 +51,7 @@ impl SessionMachine {
             accounts: vec![None; stages],
             gone: vec![false; stages],
             received: 0,
+            reusable: u32::MAX,
             renewed: Duration::ZERO,
             state: State::Waiting,
             terms,
@@ -148,8 +151,19 @@ impl SessionMachine {
             Ok(opened) if opened.digest != self.terms.plan.digest() => {
                 self.fail(now, SessionError::WrongDigest { stage: label }, actions);
             }
-            Ok(_) if stage > 0 => self.ask(now, stage - 1, actions),
-            Ok(_) => self.run(now, actions),
+            Ok(opened) if !self.terms.may_begin_at(*opened.reusable) => {
+                let what =
+                    format!("it holds {} positions, which is more than it was offered", *opened.reusable);
+                self.fail(now, SessionError::Violation { stage: label, what }, actions);
+            }
+            Ok(opened) => {
+                self.reusable = self.reusable.min(*opened.reusable);
+                if stage > 0 {
+                    self.ask(now, stage - 1, actions);
+                } else {
+                    self.run(now, actions);
+                }
+            }
         }
     }
 
@@ -161,8 +175,10 @@ impl SessionMachine {
             health.heard(now);
         }
         let (session, generation) = (self.terms.session, self.terms.generation);
-        let tokens =
-            Tokens { session, generation, start: Position::new(0), tokens: self.terms.prompt.clone() };
+        // Where the stage with the fewest rows goes on; the others forget what they hold beyond.
+        let start = self.reusable;
+        let tokens = self.terms.prompt[start as usize..].to_vec();
+        let tokens = Tokens { session, generation, start: Position::new(start), tokens };
         actions.push(Action::Send { stage: 0, frame: Control::Tokens(tokens) });
         let run_until = self.credit.consumed(0).unwrap_or_else(|| self.credit.granted());
         actions.push(self.send_credit(0, run_until));
@@ -342,7 +358,9 @@ impl SessionMachine {
     fn fail(&mut self, now: Duration, error: SessionError, actions: &mut Vec<Action>) {
         let code = match &error {
             SessionError::Lost { .. } | SessionError::Stalled { .. } => CloseCode::HopLost,
-            SessionError::Violation { .. } | SessionError::WrongDigest { .. } => CloseCode::Protocol,
+            SessionError::Violation { .. }
+            | SessionError::WrongDigest { .. }
+            | SessionError::GaveUp { code: CloseCode::Protocol, .. } => CloseCode::Protocol,
             SessionError::ShuttingDown => CloseCode::ShuttingDown,
             SessionError::Refused { .. }
             | SessionError::Unreachable { .. }

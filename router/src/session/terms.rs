@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use proto::session::{Open, Plan, PlanStage, SamplingParams, TailTerms};
-use proto::{Generation, Position, SessionId};
+use proto::prefix::{BLOCK_TOKENS, TenantId, reusable_blocks};
+use proto::session::{Open, Plan, PlanStage, Priority, SamplingParams, Service, TailTerms};
+use proto::{Added, BlockHash, Generation, Position, SessionId};
 
 /// Everything that decides how a session runs.
 #[derive(Clone, PartialEq, Debug)]
@@ -31,6 +32,25 @@ pub struct SessionTerms {
     pub credit: u32,
     /// Times.
     pub limits: SessionLimits,
+    /// How the stages serve it beside others.
+    pub share: SessionShare,
+}
+
+/// Whose a session is, and how stages serve it beside others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionShare {
+    /// Whose it is: shares of the stages' time are counted by it, and rows are reused within it only.
+    pub tenant: TenantId,
+    /// Its share of the steps.
+    pub priority: Priority,
+    /// Stages reuse rows that they hold of the same tenant's prompts, and keep those of this one.
+    pub reuse: bool,
+}
+
+impl Default for SessionShare {
+    fn default() -> Self {
+        Self { tenant: TenantId::default(), priority: Priority::Normal, reuse: true }
+    }
 }
 
 /// How long a session waits for what.
@@ -99,7 +119,27 @@ impl SessionTerms {
             max_positions: self.max_positions,
             lease_ms: u32::try_from(self.limits.lease.as_millis()).unwrap_or(u32::MAX),
             tail,
+            service: Added(Service {
+                tenant: self.share.tenant,
+                priority: self.share.priority,
+                deadline_ms: self
+                    .limits
+                    .total
+                    .map_or(0, |total| u32::try_from(total.as_millis()).unwrap_or(u32::MAX).max(1)),
+                prefix: self.prefix_blocks(),
+            }),
         }
+    }
+
+    /// Whether the prompt may begin at this position: after a whole block of those that were offered.
+    pub(crate) fn may_begin_at(&self, position: u32) -> bool {
+        let offered = if self.share.reuse { self.prompt.len().saturating_sub(1) as u32 } else { 0 };
+        position <= offered && position.is_multiple_of(BLOCK_TOKENS)
+    }
+
+    /// The blocks of the prompt that are offered to the stages.
+    pub(crate) fn prefix_blocks(&self) -> Vec<BlockHash> {
+        if self.share.reuse { reusable_blocks(&self.share.tenant, &self.prompt) } else { Vec::new() }
     }
 
     /// A stage as errors name it.

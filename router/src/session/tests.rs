@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proto::session::{Finish, Plan, PlanStage, SamplingParams};
 use proto::status::{CloseCode, Refusal, RefusalCode};
 use proto::tensor::NumericsClass;
-use proto::{Generation, LayerSpan, ModelId, NodeId, Position, SessionId};
+use proto::{Added, Generation, LayerSpan, ModelId, NodeId, Position, SessionId};
 
 use super::*;
 use std::time::Duration;
@@ -36,6 +36,7 @@ fn terms(stages: u32) -> SessionTerms {
         sampling: SamplingParams::default(),
         credit: 4,
         limits: SessionLimits::default(),
+        share: SessionShare::default(),
     }
 }
 
@@ -84,12 +85,18 @@ fn ended(stage: usize) -> Event {
         hop_us: 7,
         decode_bytes: 8,
         waste_rows: 0,
+        skipped_rows: Added(0),
     });
     Event::Reported { stage, report }
 }
 
 fn opened(terms: &SessionTerms) -> Opened {
-    Opened { session: terms.session, generation: terms.generation, digest: terms.plan.digest() }
+    Opened {
+        session: terms.session,
+        generation: terms.generation,
+        digest: terms.plan.digest(),
+        reusable: Added(0),
+    }
 }
 
 /// A machine whose stages have all opened at time zero.
@@ -143,6 +150,40 @@ fn stages_are_opened_downstream_first_and_only_the_tail_is_told_its_terms() {
     assert!(
         matches!(&actions[1], Action::Send { stage: 0, frame: Control::Credit(c) } if c.run_until.get() == 7)
     );
+}
+
+/// Opens three stages for a prompt of 200 tokens that hold so many positions; what follows from the last answer.
+fn opened_with(reuse: bool, reusable: [u32; 3]) -> Vec<Action> {
+    let prompt: Vec<u32> = (0..200).map(|token| token % 100).collect();
+    let share = SessionShare { reuse, ..SessionShare::default() };
+    let mut machine = SessionMachine::new(SessionTerms { prompt, max_positions: 208, share, ..terms(3) });
+    let mut actions = machine.on_event(ms(0), Event::Start);
+    while let Some(Action::Open { stage, open }) = actions.first() {
+        assert_eq!(open.service.prefix.len(), if reuse { 3 } else { 0 });
+        let answer = Ok(Opened { reusable: Added(reusable[*stage]), ..opened(machine.terms()) });
+        actions = machine.on_event(ms(1), Event::OpenAnswered { stage: *stage, answer });
+    }
+    actions
+}
+
+#[test]
+fn the_prompt_begins_where_the_stage_with_the_fewest_rows_ends() {
+    for (reusable, start) in [([192, 64, 128], 64), ([192, 192, 192], 192), ([128, 0, 192], 0)] {
+        let actions = opened_with(true, reusable);
+        let Action::Send { stage: 0, frame: Control::Tokens(tokens) } = &actions[0] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!((tokens.start.get(), tokens.tokens.len()), (start, 200 - start as usize));
+        assert_eq!(tokens.tokens[0], start % 100);
+    }
+}
+
+#[test]
+fn rows_that_were_not_offered_or_are_no_whole_blocks_break_the_protocol() {
+    for (reuse, reusable) in [(true, [0, 256, 0]), (true, [0, 0, 63]), (false, [0, 0, 64])] {
+        let said = error(&opened_with(reuse, reusable));
+        assert!(said.contains("more than it was offered"), "{said}");
+    }
 }
 
 #[test]

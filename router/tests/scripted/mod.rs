@@ -16,14 +16,15 @@ use proto::session::{
 use proto::status::{BlobStart, Fetch, NodeStatus, NotFound, Refusal};
 use proto::tensor::NumericsClass;
 use proto::{
-    ContentHash, FrameKind, Generation, LayerSpan, Message, ModelId, NodeId, NodeKey, Position, SessionId,
+    Added, ContentHash, FrameKind, Generation, LayerSpan, Message, ModelId, NodeId, NodeKey, Position,
+    SessionId,
 };
 use proto_telemetry::Registry;
 use proto_transport::testing::Faults;
 use proto_transport::{Connection, Endpoint, EndpointConfig, FrameReceiver, FrameSender};
 use router::driver::Driver;
 use router::metrics::RouterMetrics;
-use router::session::{SessionLimits, SessionTerms};
+use router::session::{SessionLimits, SessionShare, SessionTerms};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -188,7 +189,8 @@ impl Serve {
                     }
                     OnOpen::Ignore => return std::future::pending().await,
                 };
-                let opened = Opened { session: open.session, generation: open.generation, digest };
+                let opened =
+                    Opened { session: open.session, generation: open.generation, digest, reusable: Added(0) };
                 sender.send_message(&opened).await.unwrap();
             }
             FrameKind::StatusRequest => {
@@ -267,6 +269,7 @@ pub(crate) fn terms(session: u64, plan: Plan) -> SessionTerms {
         sampling: SamplingParams::default(),
         credit: 4,
         limits: SessionLimits::default(),
+        share: SessionShare::default(),
     }
 }
 
@@ -302,5 +305,6 @@ pub(crate) fn ended(session: u64) -> Ended {
         hop_us: 50,
         decode_bytes: 200,
         waste_rows: 0,
+        skipped_rows: Added(0),
     }
 }

@@ -1,6 +1,6 @@
 // The output head: rows times the bf16 embedding table, logits in f32.
 //
-// oneDNN would round the logits to bf16's 8 bits, which makes ties of the best candidates common;
+// For CPUs that do not multiply pairs of bf16 (pairs.cc is the head of those that do). oneDNN would round the logits to bf16's 8 bits, which makes ties of the best candidates common;
 // and the table can be the very one that embeds. A logit's bits depend on its two rows alone.
 //
 // 32 bf16 values are read as 16 words: shifted left they are the even values, masked the odd ones.

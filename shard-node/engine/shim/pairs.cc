@@ -1,35 +1,22 @@
-// bf16 linears for CPUs with AVX512-BF16 but no AMX, for any number of rows.
+// bf16 linears for CPUs with AVX512-BF16, for any number of rows; those with AMX multiply in pairs_amx.cc.
 //
 // Layout of a packed weight [out, in]: blocks of 16 outputs, and in a block, for each pair of inputs, that pair of all
 // 16 outputs: 64 bytes that one vdpbf16ps multiplies by one pair of x. A step reads a weight as a few sequential
 // streams. Every output is one chain of sums over the inputs in order, whatever the number of rows and wherever the
 // work is split, so that a row's bits depend on that row alone.
-#include <immintrin.h>
+#include "pairs.h"
 
-#include <cstdint>
 #include <cstring>
 #include <vector>
 
+#include "amx.h"
 #include "team.h"
-#include "values.h"
-
-#define BF16_CPU __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 
 namespace {
 
-constexpr int64_t kBlock = 16;
 // Inputs that go through all rows before the next ones: 64 outputs of them are 128 KiB, which stays in the second
 // level cache.
 constexpr int64_t kPart = 1024;
-
-struct Job {
-  const uint16_t* x;  // [rows, width]
-  const uint16_t* weight;
-  const uint16_t* residual;  // [rows, outputs] or null
-  void* out;                 // [rows, outputs], bf16 or f32
-  int64_t rows, width, outputs;
-  bool wide;  // f32 out
-};
 
 // kRows rows times kBlocks blocks over `pairs` pairs of inputs, added to `sum`.
 template <int kRows, int kBlocks>
@@ -51,23 +38,9 @@ BF16_CPU INLINE void multiply(const uint16_t* x, int64_t width, const uint16_t* 
   }
 }
 
-BF16_CPU INLINE void finish(const Job& job, int64_t row, int64_t output, __m512 sum) {
-  const int64_t left = job.outputs - output;
-  const __mmask16 mask = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-  const int64_t at = row * job.outputs + output;
-  if (job.residual) {
-    const __m256i narrow = _mm256_maskz_loadu_epi16(mask, job.residual + at);
-    sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16)));
-  }
-  if (job.wide)
-    _mm512_mask_storeu_ps(static_cast<float*>(job.out) + at, mask, sum);
-  else
-    _mm256_mask_storeu_epi16(static_cast<uint16_t*>(job.out) + at, mask, (__m256i)_mm512_cvtneps_pbh(sum));
-}
-
 // A few rows: all inputs at once.
 template <int kRows, int kBlocks>
-BF16_CPU INLINE void few(const Job& job, int64_t row, int64_t block) {
+BF16_CPU INLINE void few(const PairsJob& job, int64_t row, int64_t block) {
   __m512 sum[kRows][kBlocks];
   for (auto& r : sum)
     for (auto& b : r) b = _mm512_setzero_ps();
@@ -78,7 +51,7 @@ BF16_CPU INLINE void few(const Job& job, int64_t row, int64_t block) {
 }
 
 template <int kBlocks>
-BF16_CPU INLINE void few_rows(const Job& job, int64_t block) {
+BF16_CPU INLINE void few_rows(const PairsJob& job, int64_t block) {
   switch (job.rows) {
     case 1: return few<1, kBlocks>(job, 0, block);
     case 2: return few<2, kBlocks>(job, 0, block);
@@ -92,7 +65,7 @@ BF16_CPU INLINE void few_rows(const Job& job, int64_t block) {
 // Rows begin..begin + kRows of a tile with one part of the inputs; `kept` [rows of the tile][kBlocks * 16] holds the
 // sums between parts.
 template <int kRows, int kBlocks>
-BF16_CPU INLINE void part(const Job& job, int64_t row, int64_t block, int64_t from, int64_t to, float* kept) {
+BF16_CPU INLINE void part(const PairsJob& job, int64_t row, int64_t block, int64_t from, int64_t to, float* kept) {
   __m512 sum[kRows][kBlocks];
   for (int r = 0; r < kRows; ++r)
     for (int b = 0; b < kBlocks; ++b)
@@ -109,7 +82,7 @@ BF16_CPU INLINE void part(const Job& job, int64_t row, int64_t block, int64_t fr
 }
 
 template <int kBlocks>
-BF16_CPU INLINE void tile(const Job& job, int64_t begin, int64_t end, int64_t block, std::vector<float>& kept) {
+BF16_CPU INLINE void tile(const PairsJob& job, int64_t begin, int64_t end, int64_t block, std::vector<float>& kept) {
   kept.resize((end - begin) * kBlocks * 16);
   for (int64_t from = 0; from < job.width; from += kPart) {
     const int64_t to = from + kPart < job.width ? from + kPart : job.width;
@@ -129,7 +102,7 @@ BF16_CPU INLINE void tile(const Job& job, int64_t begin, int64_t end, int64_t bl
 
 constexpr int64_t kFewRows = 6;
 
-BF16_CPU void few_chunk(const Job& job, int64_t begin, int64_t end) {
+BF16_CPU void few_chunk(const PairsJob& job, int64_t begin, int64_t end) {
   // One row has one chain of sums per block: eight of them hide how long a product takes.
   if (job.rows == 1)
     for (; begin + 8 <= end; begin += 8) few<1, 8>(job, 0, begin);
@@ -137,7 +110,7 @@ BF16_CPU void few_chunk(const Job& job, int64_t begin, int64_t end) {
   for (; begin < end; ++begin) few_rows<1>(job, begin);
 }
 
-BF16_CPU void many_chunk(const Job& job, int64_t first_row, int64_t last_row, int64_t block, int64_t blocks) {
+BF16_CPU void many_chunk(const PairsJob& job, int64_t first_row, int64_t last_row, int64_t block, int64_t blocks) {
   thread_local std::vector<float> kept;  // bounded by kTileRows * 64 floats
   if (block + 4 <= blocks) return tile<4>(job, first_row, last_row, block, kept);
   for (; block < blocks; ++block) tile<1>(job, first_row, last_row, block, kept);
@@ -146,42 +119,36 @@ BF16_CPU void many_chunk(const Job& job, int64_t first_row, int64_t last_row, in
 // Rows of a tile: their sums, 256 bytes a row, stay in the second level cache beside the weights.
 constexpr int64_t kTileRows = 192;
 
+// A gather takes one pair of all rows; a stride that is no multiple of 4 KiB keeps them all in the first level cache.
+BF16_CPU void pack_block(const uint16_t* rows, int64_t stride, int64_t width, uint16_t* packed) {
+  const __m512i lanes = _mm512_mullo_epi32(
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(stride));
+  for (int64_t i = 0; i < width; i += 2)
+    _mm512_storeu_si512(packed + i * kBlock, _mm512_i32gather_epi32(lanes, rows + i, 2));
+}
+
 }  // namespace
 
 extern "C" {
 
-// Whether this CPU has the instructions; `amx` is set if it has AMX for bf16, which oneDNN drives better.
-int ll_pairs_supported(int* amx) {
+// Whether this CPU has the instructions.
+int ll_pairs_supported() {
   __builtin_cpu_init();
-  unsigned a, b, c, d;
-  __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
-  *amx = (d >> 22) & 1;
   return ll_cpu_level() >= kLevel4 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-// weight bf16 [outputs, width] to packed [ceil(outputs / 16) * 16 * width].
-void ll_pairs_pack(const uint16_t* weight, uint16_t* packed, int64_t outputs, int64_t width) {
-  const int64_t blocks = (outputs + kBlock - 1) / kBlock;
-  in_team(blocks, [=](int64_t block) {
-    uint16_t* to = packed + block * kBlock * width;
-    for (int64_t i = 0; i < width; i += 2)
-      for (int64_t o = 0; o < kBlock; ++o) {
-        const int64_t output = block * kBlock + o;
-        uint16_t* pair = to + i * kBlock + 2 * o;
-        if (output < outputs)
-          std::memcpy(pair, weight + output * width + i, 4);
-        else
-          std::memset(pair, 0, 4);
-      }
-  });
+// Packs one block: 16 rows of `width` values, an even number, that lie `stride` values apart.
+void ll_pairs_pack_block(const uint16_t* rows, int64_t stride, int64_t width, uint16_t* packed) {
+  pack_block(rows, stride, width, packed);
 }
 
 // out [rows, outputs] = x [rows, width] times the packed weight, plus residual [rows, outputs] if there is one; bf16,
 // or f32 out if `wide`.
 void ll_pairs(const uint16_t* x, const uint16_t* packed, const uint16_t* residual, void* out, int64_t rows,
               int64_t width, int64_t outputs, int wide) {
-  const Job job{x, packed, residual, out, rows, width, outputs, wide != 0};
+  const PairsJob job{x, packed, residual, out, rows, width, outputs, wide != 0};
+  if (amx_usable()) return pairs_by_tiles(job);
   const int64_t blocks = (outputs + kBlock - 1) / kBlock;
   if (rows <= kFewRows) {
     // Chunks of about 64 KiB: some microseconds, so that no thread waits long for another.

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "amx.h"
 #include "team.h"
 
 namespace {
@@ -46,6 +47,28 @@ struct RoundedRows {
   std::vector<int8_t> x;
   std::vector<float> scale, total;
   std::vector<int32_t> sum;
+  int64_t pieces = 0, stride = 0;
+  int64_t block = 0;  // as in Product
+
+  // Room for so many rows of so many groups.
+  void resize(int64_t rows, int64_t groups, int64_t rows_of_block) {
+    pieces = groups;
+    block = rows_of_block;
+    stride = x_stride(pieces * kGroup);
+    if (block != 0) rows = (rows + block - 1) / block * block;
+    const size_t all = rows * pieces, bytes = block != 0 ? all * kGroup : rows * stride;
+    if (x.size() < bytes) x.resize(bytes);
+    if (scale.size() < all) {
+      scale.resize(all);
+      total.resize(all);
+      sum.resize(all);
+    }
+  }
+
+  // Where a row's first group is, and how far it is from one to the next.
+  int64_t first(int64_t row) const { return block != 0 ? row / block * block * pieces + row % block : row * pieces; }
+  int64_t step() const { return block != 0 ? block : 1; }
+  int8_t* bytes(int64_t row) { return x.data() + (block != 0 ? first(row) * kGroup : row * stride); }
 };
 
 struct Rows {
@@ -57,55 +80,56 @@ struct Rows {
 };
 
 template <class T>
-INLINE void round_row(const T* x, int64_t width, int64_t padded, int64_t row, RoundedRows& to) {
-  int8_t* q = to.x.data() + row * x_stride(padded);
-  const int64_t pieces = padded / kGroup;
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    const int64_t at = piece * kGroup, left = width - at, n = left < kGroup ? (left < 0 ? 0 : left) : kGroup;
-    float* scale = &to.scale[row * pieces + piece];
-    int32_t* sum = &to.sum[row * pieces + piece];
-    if (n == kGroup)
-      round_to_int8(x + at, kGroup, q + at, scale, sum);  // a known length is unrolled
-    else
-      round_to_int8(x + at, n, q + at, scale, sum);
-    to.total[row * pieces + piece] = *scale * static_cast<float>(*sum);
+INLINE void round_row(const T* x, int64_t width, int64_t row, RoundedRows& to) {
+  const int64_t step = to.step();
+  int8_t* q = to.bytes(row);
+  float *scale = &to.scale[to.first(row)], *total = &to.total[to.first(row)];
+  int32_t* sum = &to.sum[to.first(row)];
+  for (int64_t at = 0; at < width; at += kGroup) {
+    if (at + kGroup <= width) {
+      round_to_int8(x + at, kGroup, q, scale, sum);  // a known length is unrolled
+    } else {
+      round_to_int8(x + at, width - at, q, scale, sum);
+      for (int64_t i = width - at; i < kGroup; ++i) q[i] = 0;
+    }
+    *total = *scale * static_cast<float>(*sum);
+    q += step * kGroup;
+    scale += step;
+    total += step;
+    sum += step;
   }
-  for (int64_t i = width; i < padded; ++i) q[i] = 0;
 }
 
 // Rounds what the rounding of a row left over: row `row + rows` of `to`.
 template <class T>
-INLINE void round_rest(const T* x, int64_t width, int64_t padded, int64_t row, int64_t rows,
-                       RoundedRows& to) {
+INLINE void round_rest(const T* x, int64_t width, int64_t row, int64_t rows, RoundedRows& to) {
   thread_local std::vector<float> rest;
   if (static_cast<int64_t>(rest.size()) < width) rest.resize(width);
   float* left = rest.data();
-  const int64_t pieces = padded / kGroup;
-  const int8_t* q = to.x.data() + row * x_stride(padded);
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    const float scale = to.scale[row * pieces + piece];
-    const int64_t end = (piece + 1) * kGroup < width ? (piece + 1) * kGroup : width;
-    for (int64_t i = piece * kGroup; i < end; ++i) left[i] = load(x + i) - scale * static_cast<float>(q[i]);
+  const int8_t* q = to.bytes(row);
+  const float* scale = &to.scale[to.first(row)];
+  for (int64_t at = 0; at < width; at += kGroup, q += to.step() * kGroup, scale += to.step()) {
+    const int64_t n = width - at < kGroup ? width - at : kGroup;
+    for (int64_t i = 0; i < n; ++i) left[at + i] = load(x + at + i) - *scale * static_cast<float>(q[i]);
   }
-  round_row(static_cast<const float*>(left), width, padded, row + rows, to);
+  round_row(static_cast<const float*>(left), width, row + rows, to);
 }
 
 template <class T>
-INLINE void round_terms(const void* values, const Rows& from, int64_t padded, int64_t row,
-                        RoundedRows& to) {
+INLINE void round_terms(const void* values, const Rows& from, int64_t row, RoundedRows& to) {
   const T* x = static_cast<const T*>(values) + row * from.width;
-  round_row(x, from.width, padded, row, to);
-  if (from.terms == 2) round_rest(x, from.width, padded, row, from.rows, to);
+  round_row(x, from.width, row, to);
+  if (from.terms == 2) round_rest(x, from.width, row, from.rows, to);
 }
 
-INLINE void round_each_any(const Rows& from, int64_t padded, int64_t row, RoundedRows& to) {
+INLINE void round_each_any(const Rows& from, int64_t row, RoundedRows& to) {
   if (from.bf16)
-    round_terms<Bf16>(from.x, from, padded, row, to);
+    round_terms<Bf16>(from.x, from, row, to);
   else
-    round_terms<float>(from.x, from, padded, row, to);
+    round_terms<float>(from.x, from, row, to);
 }
 
-EVERY_CPU(round_each, (const Rows& from, int64_t padded, int64_t row, RoundedRows& to), (from, padded, row, to))
+EVERY_CPU(round_each, (const Rows& from, int64_t row, RoundedRows& to), (from, row, to))
 
 float half_to_float(const uint8_t* h) {
   uint16_t bits;
@@ -144,29 +168,47 @@ void int4_any(const Product& p, int64_t first, int64_t last, bool has_min) {
   }
 }
 
-PanelKernel* const kKernels[3][3] = {
+constexpr int kTiles = 3;
+
+PanelKernel* const kKernels[4][3] = {
     {int8_plain, int4_plain, int4_min_plain},
     {int8_avx2, int4_avx2, int4_min_avx2},
     {int8_avx512, int4_avx512, int4_min_avx512},
+    {int8_amx, int4_amx, int4_min_amx},
 };
 
-// Of many rows, so many at a time: they stay in the second-level cache while panels pass by.
-constexpr int64_t kRowsAtOnce = 64;
+// From so many rows on tiles win.
+constexpr int64_t kWorthTiles = 8;
 
-// What one thread takes at a time: some microseconds, so that no thread waits long for another; of a product of
-// many rows no more than stays in the cache as well.
-int64_t panels_at_once(int64_t panels, int64_t rows, int64_t panel_bytes) {
-  const int64_t share = (rows > kRowsAtOnce ? 256 << 10 : 64 << 10) / panel_bytes;
-  return share < 1 ? 1 : (share > panels ? panels : share);
+// Rows of a block for tiles. Twelve share most loads, and eight may leave less of the last block empty.
+int64_t rows_of_block(int64_t rows) {
+  const auto filled = [rows](int64_t block) { return (rows + block - 1) / block * block; };
+  return rows <= 4 ? 4 : 8 * filled(12) <= 9 * filled(8) ? 12 : 8;
 }
 
-// The part of a product that is `rows` rows from `first` on.
-Product some_rows(Product p, int64_t first, int64_t rows, int64_t pieces) {
-  const int64_t at = first * p.out * (p.bf16 ? 2 : 4);
-  p.x += first * p.stride;
-  p.x_scale += first * pieces;
-  p.x_total += first * pieces;
-  p.x_sum += first * pieces;
+// Of many rows, so many at a time, whole blocks: they stay in the second-level cache while panels pass by.
+int64_t rows_at_once(int64_t rows, int64_t padded, int64_t block) {
+  if (block == 0) return 64;
+  const int64_t in_cache = (5 << 18) / padded, least = in_cache < 64 ? 64 : in_cache;
+  const int64_t most = least > kTileRowsAtOnce - block ? kTileRowsAtOnce - block : least;
+  const int64_t times = (rows + most - 1) / most, some = (rows + times - 1) / times;
+  return (some + block - 1) / block * block;
+}
+
+// What one thread takes at a time: some microseconds, so that no thread waits long for another; of a product of
+// many rows no more than stays in the cache as well. An even number: tiles take two panels at once.
+int64_t panels_at_once(int64_t panels, int64_t rows, int64_t panel_bytes) {
+  const int64_t share = (rows > 64 ? 256 << 10 : 64 << 10) / panel_bytes;
+  return share < 2 ? 2 : (share > panels ? panels : share / 2 * 2);
+}
+
+// The part of a product that is `rows` rows from `first` on, which begins a block.
+Product some_rows(Product p, int64_t first, int64_t rows) {
+  const int64_t at = first * p.out * (p.bf16 ? 2 : 4), group = first * (p.width / kGroup);
+  p.x += p.block != 0 ? group * kGroup : first * p.stride;
+  p.x_scale += group;
+  p.x_total += group;
+  p.x_sum += group;
   if (p.residual != nullptr) p.residual = static_cast<const char*>(p.residual) + at;
   p.y = static_cast<char*>(p.y) + at;
   p.rows = rows;
@@ -224,8 +266,10 @@ int ll_panel_level() {
   __builtin_cpu_init();
   const int level = ll_cpu_level();
   if (level >= kLevel4 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma"))
-    return 2;
+      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma")) {
+    static const bool tiles = amx_was_compiled() && amx_usable();
+    return tiles ? kTiles : kTiles - 1;
+  }
   // Every CPU with AVX2 and FMA has the f16 conversions.
   return level >= kLevel3 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
 }
@@ -233,17 +277,12 @@ int ll_panel_level() {
 // y [rows * terms, out]; the results of rests follow the others.
 void ll_panels(const PanelCall* call) {
   const PanelCall& c = *call;
-  const int64_t pieces = c.padded / kGroup;
   // Kept between calls: a decode step makes a hundred of them.
   thread_local RoundedRows rounded;
   RoundedRows& to = rounded;
   const int64_t rows = c.rows * c.terms;
-  if (static_cast<int64_t>(to.x.size()) < rows * x_stride(c.padded)) to.x.resize(rows * x_stride(c.padded));
-  if (static_cast<int64_t>(to.scale.size()) < rows * pieces) {
-    to.scale.resize(rows * pieces);
-    to.total.resize(rows * pieces);
-    to.sum.resize(rows * pieces);
-  }
+  const int level = c.level == kTiles && rows < kWorthTiles ? kTiles - 1 : c.level;
+  to.resize(rows, c.padded / kGroup, level == kTiles ? rows_of_block(rows) : 0);
   const Rows from = {c.x, c.x_bf16, c.rows, c.width, c.terms};
   const Product p = {c.panels,
                      c.panel_bytes,
@@ -251,23 +290,24 @@ void ll_panels(const PanelCall* call) {
                      c.out,
                      to.x.data(),
                      rows,
-                     x_stride(c.padded),
+                     to.stride,
                      c.padded,
                      to.scale.data(),
                      to.total.data(),
                      to.sum.data(),
+                     to.block,
                      c.residual,
                      c.y,
                      c.y_bf16};
   const int64_t panels = (c.out + kPanelRows - 1) / kPanelRows, share = panels_at_once(panels, rows, c.panel_bytes);
-  const int64_t shares = (panels + share - 1) / share;
-  PanelKernel* const kernel = kKernels[c.level][c.format];
+  const int64_t shares = (panels + share - 1) / share, most_rows = rows_at_once(rows, c.padded, to.block);
+  PanelKernel* const kernel = kKernels[level][c.format];
   auto* const round_one = round_each();
-  const auto round = [&](int64_t row) { round_one(from, c.padded, row, to); };
+  const auto round = [&](int64_t row) { round_one(from, row, to); };
   const auto multiply = [&](int64_t s) {
-    for (int64_t row = 0; row < rows; row += kRowsAtOnce) {
-      const int64_t some = rows - row < kRowsAtOnce ? rows - row : kRowsAtOnce;
-      kernel(some_rows(p, row, some, pieces), s * share, s + 1 == shares ? panels : (s + 1) * share);
+    for (int64_t row = 0; row < rows; row += most_rows) {
+      const int64_t some = rows - row < most_rows ? rows - row : most_rows;
+      kernel(some_rows(p, row, some), s * share, s + 1 == shares ? panels : (s + 1) * share);
     }
   };
   if (c.together && c.rows > 4)

@@ -21,6 +21,8 @@ constexpr int64_t kGroup = 32;
 // Bytes between the rows of rounded x: a line more than the width, or the rows of many a model would all
 // lie in the same few sets of the first-level cache.
 constexpr int64_t x_stride(int64_t padded) { return padded + 64; }
+// Most rows of a product that the kernels of tiles take at once.
+constexpr int64_t kTileRowsAtOnce = 528;
 constexpr int64_t kNibbleBytes = kPanelRows * kGroup / 2;
 constexpr int64_t kScaleBytes = kPanelRows * 2;
 constexpr int64_t group_bytes(bool has_min) { return kNibbleBytes + kScaleBytes * (has_min ? 2 : 1); }
@@ -40,6 +42,9 @@ struct Product {
   const float* x_scale;  // [rows, width / 32]
   const float* x_total;  // [rows, width / 32], the sum of a group's values times its scale
   const int32_t* x_sum;  // [rows, width / 32], the sum of its values
+  // Rows of a block, where tiles multiply; else 0. Then x is [rows / block, width / 32, block, 32] and what
+  // belongs to its groups [rows / block, width / 32, block], with whole blocks in memory.
+  int64_t block;
   const void* residual;  // of y's type
   void* y;
   int bf16;  // y's type, else f32
@@ -50,6 +55,9 @@ typedef void PanelKernel(const Product& p, int64_t first, int64_t last);
 PanelKernel int8_plain, int4_plain, int4_min_plain;
 PanelKernel int8_avx2, int4_avx2, int4_min_avx2;
 PanelKernel int8_avx512, int4_avx512, int4_min_avx512;
+// Of blocks of 4, 8 or 12 rows, kTileRowsAtOnce at most; see panels_amx.cc.
+PanelKernel int8_amx, int4_amx, int4_min_amx;
+bool amx_was_compiled();
 
 static INLINE void store16(float* p, F32x16 v) { std::memcpy(p, &v, 64); }
 // As store() of one value.

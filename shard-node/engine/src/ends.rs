@@ -10,6 +10,7 @@ use crate::error::EngineError;
 use crate::ffi::{self, PanelLevel, TorchError};
 use crate::kernels::by_shim;
 use crate::kernels::linear::{Linear, LinearKind};
+use crate::kernels::pairs::Pairs;
 use crate::kernels::panels::Panels;
 use crate::numerics::Numerics;
 use crate::span_weights::SpanWeights;
@@ -26,23 +27,29 @@ pub(crate) struct Embedding {
 pub(crate) enum Lookup {
     /// Rows of the activations' type.
     Table(Tensor),
+    /// The packed matrix of a tied head of the same stage.
+    Pairs(Rc<Pairs>),
     /// Quantised rows; a tied head shares them.
     Panels(Rc<Panels>),
 }
 
 impl Embedding {
-    /// Reads it as the numerics class has it. A factor is rounded to the activations' type before it multiplies,
+    /// Reads it as the numerics class has it; `with_head` if the stage has the model's head too. A factor is rounded to the activations' type before it multiplies,
     /// as the reference does (HF `Gemma3TextScaledWordEmbedding`).
     pub(crate) fn load(
         weights: &SpanWeights<'_>,
         numerics: Numerics,
         architecture: &Architecture,
         scale: Option<f64>,
+        with_head: bool,
     ) -> Result<Self, EngineError> {
         let [hidden, vocab] = [architecture.hidden, architecture.vocab].map(u64::from);
         let table = match numerics.linear {
             LinearKind::Panels(..) => {
                 Lookup::Panels(Rc::new(weights.panels_at_the_ends(EMBEDDING, vocab, hidden)?))
+            }
+            _ if with_head && architecture.tied_head && numerics.takes_pairs(hidden) => {
+                Lookup::Pairs(Rc::new(weights.pairs(&[(EMBEDDING, vocab)], hidden)?))
             }
             _ => Lookup::Table(weights.table(EMBEDDING, vocab, hidden)?),
         };
@@ -60,6 +67,7 @@ impl Embedding {
                 let ids = ffi::to_device(&Tensor::f_from_slice(tokens)?, device)?;
                 table.f_index_select(0, &ids)?
             }
+            Lookup::Pairs(pairs) => pairs.rows(tokens)?.f_to_kind(kind)?,
             Lookup::Panels(panels) => {
                 let shape = [tokens.len() as i64, panels.width() as i64];
                 let rows = ffi::filled(&shape, |values: &mut [f32]| {
@@ -74,6 +82,15 @@ impl Embedding {
             None => rows,
         })
     }
+
+    /// Bytes of the matrix.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.table {
+            Lookup::Table(table) => table_bytes(table),
+            Lookup::Pairs(pairs) => pairs.bytes(),
+            Lookup::Panels(panels) => panels.bytes(),
+        }
+    }
 }
 
 /// The output matrix.
@@ -83,6 +100,8 @@ pub(crate) enum Output {
     Linear(Linear),
     /// bf16 rows for the shim's kernel; a tied head shares them with the embedding.
     Table(Tensor),
+    /// Packed pairs that the embedding looks its rows up in.
+    Pairs(Rc<Pairs>),
     /// Quantised rows for the shim; a tied head shares them with the embedding.
     Panels(Rc<Panels>, PanelLevel),
 }
@@ -106,15 +125,18 @@ impl Output {
             (LinearKind::Panels(_, level), _) => {
                 Self::Panels(Rc::new(weights.panels_at_the_ends(name, vocab, hidden)?), level)
             }
-            (kind @ LinearKind::WidenedPanels(_), _) => {
+            (LinearKind::Device(_), _) => {
                 let panels = weights.panels_at_the_ends(name, vocab, hidden)?;
-                Self::Linear(Linear::of_panels(panels, kind, device)?)
+                Self::Linear(Linear::head_of_panels(&panels, device)?)
             }
-            // On a GPU a tied table is held once; both kinds of matrix there are plain rows.
-            (kind, Some(Lookup::Table(table))) if !by_shim(device) => {
+            (_, Some(Lookup::Pairs(pairs))) => Self::Pairs(Rc::clone(pairs)),
+            // Plain rows to multiply too, on a GPU in every class: a tied table is held once.
+            (kind, Some(Lookup::Table(table))) if !by_shim(device) || kind == LinearKind::Exact => {
                 Self::Linear(Linear::new(table.shallow_clone(), kind)?)
             }
-            _ if !numerics.head_is_table(device) => Self::Linear(weights.linear(&[(name, vocab)], hidden)?),
+            _ if !numerics.head_is_table(device) || numerics.takes_pairs(hidden) => {
+                Self::Linear(weights.linear(&[(name, vocab)], hidden)?)
+            }
             (_, Some(Lookup::Table(table))) => Self::Table(table.shallow_clone()),
             _ => Self::Table(weights.table(name, vocab, hidden)?),
         })
@@ -124,6 +146,7 @@ impl Output {
         match self {
             Self::Linear(linear) => linear.forward_f32(x),
             Self::Table(table) => ffi::head(&x.f_to_kind(Kind::Float)?, table),
+            Self::Pairs(pairs) => pairs.multiply(x, None, true),
             Self::Panels(panels, level) => panels.multiply_fine(x, *level),
         }
     }
@@ -131,10 +154,28 @@ impl Output {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Linear(linear) => linear.bytes(),
-            Self::Table(table) => table.numel() * table.kind().elt_size_in_bytes(),
+            Self::Table(table) => table_bytes(table),
+            Self::Pairs(pairs) => pairs.bytes(),
             Self::Panels(panels, _) => panels.bytes(),
         }
     }
+
+    /// Its matrix is the embedding's.
+    pub(crate) fn shares(&self, embedding: &Embedding) -> bool {
+        match (self, &embedding.table) {
+            (
+                Self::Table(a) | Self::Linear(Linear::Exact(a) | Linear::Plain(a) | Linear::Widened(a)),
+                Lookup::Table(b),
+            ) => a.data_ptr() == b.data_ptr(),
+            (Self::Pairs(a), Lookup::Pairs(b)) => Rc::ptr_eq(a, b),
+            (Self::Panels(a, _), Lookup::Panels(b)) => Rc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+fn table_bytes(table: &Tensor) -> usize {
+    table.numel() * table.kind().elt_size_in_bytes()
 }
 
 const EMBEDDING: &str = "model.embed_tokens.weight";

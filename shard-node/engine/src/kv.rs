@@ -102,6 +102,50 @@ impl KvStore {
         Ok(())
     }
 
+    /// Copies the first `length` positions of `from` into `to`, which holds none.
+    pub(crate) fn copy(&mut self, from: KvSlot, to: KvSlot, length: u32) -> Result<(), StageError> {
+        let (held, target) = (self.session(from)?.length, self.session(to)?);
+        if length > held {
+            return Err(StageError::Position { expected: Position::new(held), got: Position::new(length) });
+        }
+        if target.length > 0 || from == to {
+            return Err(StageError::Input("a copy into a slot that holds rows".into()));
+        }
+        if length > target.reserved {
+            let reserved = target.reserved;
+            return Err(StageError::Reservation { position: Position::new(reserved), reserved });
+        }
+        self.grow(to, length)?;
+        let (source, target) = (self.session(from)?, self.session(to)?);
+        for (old, new) in source.layers.iter().zip(&target.layers) {
+            copy_layer(old, new, length)
+                .map_err(|error| StageError::Memory { positions: length, why: error.to_string() })?;
+        }
+        self.session_mut(to)?.advance(length);
+        Ok(())
+    }
+
+    /// Cuts a session to its first `length` positions and to the memory that these need, in whole pieces of
+    /// [`FIRST_POSITIONS`] on the CPU: most sessions then keep the memory that they have.
+    pub(crate) fn retain(&mut self, slot: KvSlot, length: u32) -> Result<(), StageError> {
+        let piece = if by_shim(self.device) { FIRST_POSITIONS } else { 1 };
+        let session = self.session_mut(slot)?;
+        session.length = session.length.min(length);
+        session.reserved = session.length;
+        let (used, held) = (session.length, session.capacity);
+        let capacity = used.div_ceil(piece) * piece;
+        if capacity >= held {
+            return Ok(());
+        }
+        let smaller: Result<Vec<_>, _> =
+            (0..self.layers).map(|layer| self.moved(slot, layer, capacity, used)).collect();
+        let session = self.session_mut(slot)?;
+        session.layers =
+            smaller.map_err(|error| StageError::Memory { positions: capacity, why: error.to_string() })?;
+        session.capacity = capacity;
+        Ok(())
+    }
+
     /// Bytes held by all sessions.
     pub(crate) fn bytes(&self) -> u64 {
         let sessions = self.sessions.values();
@@ -118,9 +162,7 @@ impl KvStore {
         let new = self.cache(capacity)?;
         let old =
             self.sessions.get(&slot).and_then(|session| session.layers.get(layer)).ok_or(GrowError::Gone)?;
-        for (new, old) in [(&new.keys, &old.keys), (&new.values, &old.values)] {
-            new.f_narrow(1, 0, i64::from(used))?.f_copy_(&old.f_narrow(1, 0, i64::from(used))?)?;
-        }
+        copy_layer(old, &new, used)?;
         Ok(new)
     }
 
@@ -170,6 +212,14 @@ impl SessionKv {
     pub(crate) fn layer_mut(&mut self, index: usize) -> Result<&mut LayerCache, TorchError> {
         self.layers.get_mut(index).ok_or_else(no_cache)
     }
+}
+
+/// The first `length` positions, which both hold memory for.
+fn copy_layer(from: &LayerCache, to: &LayerCache, length: u32) -> Result<(), tch::TchError> {
+    for (to, from) in [(&to.keys, &from.keys), (&to.values, &from.values)] {
+        to.f_narrow(1, 0, i64::from(length))?.f_copy_(&from.f_narrow(1, 0, i64::from(length))?)?;
+    }
+    Ok(())
 }
 
 fn no_cache() -> TorchError {

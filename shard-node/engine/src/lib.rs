@@ -25,6 +25,6 @@ pub use device::{DeviceError, device_memory};
 pub use engine::LibtorchEngine;
 pub use error::EngineError;
 pub use ffi::{DeviceMemory, TorchError};
-pub use loader::{EngineOptions, LoadProgress, decode_bytes, load, loader, weight_bytes};
-pub use memory::{Bytes, MemoryError};
+pub use loader::{EngineOptions, LoadProgress, decode_bytes, load, loader};
+pub use memory::{Bytes, MemoryError, weight_bytes};
 pub use shard_node::engine::DeviceChoice;

@@ -22,7 +22,7 @@ use crate::families::Family;
 use crate::ffi::{self, InferenceMode};
 use crate::kernels::rotary::Rotary;
 use crate::kv::KvStore;
-use crate::memory::{Placement, step_bytes};
+use crate::memory::{Placement, step_bytes, weight_bytes};
 use crate::numerics::Numerics;
 use crate::span_weights::{Checking, SpanWeights, stored_bytes};
 use crate::stage::{Head, TorchStage, heads_of};
@@ -104,7 +104,7 @@ pub(crate) fn load_stage(
     progress(LoadProgress { read: 0, total });
     let scale = family.embedding_scale(&architecture);
     let embedding =
-        if first { Some(Embedding::load(&weights, numerics, &architecture, scale)?) } else { None };
+        if first { Some(Embedding::load(&weights, numerics, &architecture, scale, last)?) } else { None };
     let mut layers = Vec::with_capacity(span.len() as usize);
     for layer in span.layers() {
         layers.push(family.load(&weights, &architecture, layer)?);
@@ -154,10 +154,13 @@ pub(crate) fn load_stage(
         kv,
         _mode: mode,
     };
-    if options.threads.is_none() && device == Device::Cpu {
+    if device != Device::Cpu {
+        // All of them were for packing. Later ones would spin beside the one that feeds the device.
+        stage.threads = Threads::fixed(1)?;
+    } else if options.threads.is_none() {
         stage.threads = threads::measured(&mut stage).map_err(EngineError::Threads)?;
     }
-    tracing::info!(%span, threads = stage.threads.most(), matrix_bytes = stage.weight_bytes(), "shard loaded");
+    tracing::info!(%span, threads = stage.threads.most(), matrix_bytes = stage.held_bytes(), "shard loaded");
     Ok(stage)
 }
 
@@ -167,14 +170,6 @@ fn placement(options: &EngineOptions, device: Device) -> Result<Option<Placement
     let free = device::memory(index)?.free;
     let (span, class) = (options.span, options.class);
     Ok(Some(Placement { device: format!("cuda:{index}"), span, class, free }))
-}
-
-/// Bytes that the weights of a span take on a device in a numerics class: all of its tensors, whether one step
-/// reads them or not. Vectors, which stay in f32, are too small to count.
-pub fn weight_bytes(architecture: &Architecture, span: LayerSpan, class: NumericsClass) -> u64 {
-    let tensors = span_tensors(architecture, span);
-    let elements: u64 = tensors.iter().map(|(_, shape)| shape.iter().product::<u64>()).sum();
-    elements * class.wire_dtype().bytes() as u64
 }
 
 /// Bytes of the matrices that one decode step of one row reads in a numerics class, without the scales of int8's
@@ -201,3 +196,6 @@ pub fn decode_bytes(architecture: &Architecture, span: LayerSpan, class: Numeric
             NumericsClass::Int4 => layers * 5 / 8 + head,
         }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use std::fmt;
 use proto::LayerSpan;
 use proto::manifest::Architecture;
 use proto::tensor::NumericsClass;
+use shard_node_weights::span_tensors;
 
 /// Why a shard does not fit a device. Says by how much and what would.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +119,45 @@ pub(crate) fn step_bytes(architecture: &Architecture, last: bool) -> u64 {
     let attention = u64::from(2 * a.heads + 2 * a.kv_heads) * u64::from(a.head_dim);
     let row = 4 * hidden + attention + 3 * ffn + if last { vocab } else { 0 };
     4 * MOST_ROWS * row
+}
+
+/// Bytes that the weights of a span take on a GPU in a numerics class: all of its tensors, whether one step reads them
+/// or not; what `shard_node_weights::footprint` says of a CPU differs at the ends, whose embedding is a table of the
+/// activations' type here.
+pub fn weight_bytes(architecture: &Architecture, span: LayerSpan, class: NumericsClass) -> u64 {
+    let (first, last) = (span.start() == 0, span.end() == architecture.n_layers);
+    let table = class.wire_dtype().bytes() as u64;
+    let quantised = matches!(class, NumericsClass::Int8 | NumericsClass::Int4);
+    let bytes = |name: &str, shape: &[u64]| {
+        let values = shape.iter().product::<u64>();
+        match (name, shape) {
+            ("model.embed_tokens.weight", _) => {
+                let head = last && architecture.tied_head && (quantised || !first);
+                let head = if head { head_bytes(class, shape) } else { 0 };
+                head + if first { values * table } else { 0 }
+            }
+            ("lm_head.weight", _) => head_bytes(class, shape),
+            (_, [_]) => values * size_of::<f32>() as u64,
+            _ => matrix_bytes(class, shape),
+        }
+    };
+    span_tensors(architecture, span).iter().map(|(name, shape)| bytes(name, shape)).sum()
+}
+
+/// A matrix of a layer.
+fn matrix_bytes(class: NumericsClass, shape: &[u64]) -> u64 {
+    let values = shape.iter().product::<u64>();
+    match class {
+        NumericsClass::Int8 => values + values / shape.last().map_or(1, |&width| width.max(1)) * 4,
+        // A nibble, and 4 bytes for each 32.
+        NumericsClass::Int4 => values * 5 / 8,
+        _ => values * class.wire_dtype().bytes() as u64,
+    }
+}
+
+/// Logits keep 8 bits in a class of 4, as `ends` says.
+fn head_bytes(class: NumericsClass, shape: &[u64]) -> u64 {
+    matrix_bytes(if class == NumericsClass::Int4 { NumericsClass::Int8 } else { class }, shape)
 }
 
 /// A number of bytes for people.

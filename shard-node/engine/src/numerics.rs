@@ -7,6 +7,7 @@ use tch::Device;
 use crate::ffi::{self, PanelLevel, TorchError};
 use crate::kernels::by_shim;
 use crate::kernels::linear::LinearKind;
+use crate::kernels::pairs::Pairs;
 use crate::kernels::panels::Bits;
 
 /// The kernels of a stage.
@@ -20,7 +21,8 @@ impl Numerics {
     /// Chooses and says so in the log.
     pub(crate) fn choose(class: NumericsClass, device: Device) -> Result<Self, TorchError> {
         let linear = linear_kind(class, device, ffi::onednn_has_bf16()?);
-        tracing::info!(%class, ?linear, ?device, vectors = ffi::cpu_capability(), shim_level = ffi::cpu_level(), "numerics");
+        let tiles = linear == LinearKind::Pairs && ffi::tiles_usable();
+        tracing::info!(%class, ?linear, tiles, ?device, vectors = ffi::cpu_capability(), shim_level = ffi::cpu_level(), "numerics");
         Ok(Self { class, linear })
     }
 
@@ -29,9 +31,15 @@ impl Numerics {
         self.class == NumericsClass::Exact
     }
 
-    /// The head multiplies by plain bf16 rows and gives f32.
+    /// The head multiplies by plain bf16 rows and gives f32: where the CPU's own product of bf16 would round the
+    /// logits.
     pub(crate) fn head_is_table(self, device: Device) -> bool {
         self.class == NumericsClass::Bf16 && by_shim(device)
+    }
+
+    /// Matrices of that width are packed as pairs, an embedding and its tied head as one.
+    pub(crate) fn takes_pairs(self, width: u64) -> bool {
+        self.linear == LinearKind::Pairs && Pairs::take(width as usize)
     }
 
     /// Compute threads: the exact class has one, because sums split over threads round otherwise.
@@ -55,7 +63,7 @@ fn linear_kind(class: NumericsClass, device: Device, onednn_bf16: bool) -> Linea
         (NumericsClass::Bf16, _) => LinearKind::Plain,
         (NumericsClass::Int8, true) => LinearKind::Panels(Bits::Eight, PanelLevel::best()),
         (NumericsClass::Int4, true) => LinearKind::Panels(Bits::Four, PanelLevel::best()),
-        (NumericsClass::Int8, _) => LinearKind::WidenedPanels(Bits::Eight),
-        (NumericsClass::Int4, _) => LinearKind::WidenedPanels(Bits::Four),
+        (NumericsClass::Int8, _) => LinearKind::Device(Bits::Eight),
+        (NumericsClass::Int4, _) => LinearKind::Device(Bits::Four),
     }
 }

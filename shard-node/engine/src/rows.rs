@@ -6,8 +6,9 @@ use shard_node_stage::{KvSlot, StageError, StepGroup};
 use tch::Tensor;
 
 use crate::ffi::TorchError;
-use crate::kernels::attention::{Heads, LayerAttention, Masks, Run, append, attend};
-use crate::kernels::rotary::Rotary;
+use crate::kernels::attention::{Angles, Heads, LayerAttention, Masks, Run, append, attend, store, turn};
+use crate::kernels::by_shim;
+use crate::kernels::rotary::{Rotary, RotaryBase};
 use crate::kv::KvStore;
 
 /// One step's rows, and the layer it has come to.
@@ -20,6 +21,8 @@ pub(crate) struct StepRows<'a> {
     row_by_row: bool,
     /// Those of each run, made by the first layer that needs them.
     masks: Vec<Masks>,
+    /// For the library's operators: those of the whole base and of the local one, made when first needed.
+    angles: [Option<Angles>; 2],
     layer: usize,
 }
 
@@ -39,7 +42,7 @@ impl<'a> StepRows<'a> {
         });
         let runs: Vec<_> = runs.collect();
         let masks = runs.iter().map(|_| Masks::default()).collect();
-        Self { runs, kv, rotary, heads, row_by_row, masks, layer: 0 }
+        Self { runs, kv, rotary, heads, row_by_row, masks, angles: [None, None], layer: 0 }
     }
 
     /// Goes on to the span's next layer.
@@ -49,9 +52,18 @@ impl<'a> StepRows<'a> {
 
     /// Attention of fused `qkv [rows, width]`; gives `[rows, heads * dim]`. Writes the layer's cache.
     pub(crate) fn attend(&mut self, qkv: &mut Tensor, how: &LayerAttention) -> Result<Tensor, TorchError> {
+        let by_library = !by_shim(qkv.device());
+        if by_library {
+            self.turn(qkv, how)?;
+        }
         for &(slot, run) in &self.runs {
             let session = self.kv.session_mut(slot).map_err(|error| gone(&error))?;
-            append(qkv, run, session.layer_mut(self.layer)?, self.rotary, self.heads, how)?;
+            let cache = session.layer_mut(self.layer)?;
+            if by_library {
+                store(qkv, run, cache, self.heads)?;
+            } else {
+                append(qkv, run, cache, self.rotary, self.heads, how)?;
+            }
         }
         let caches = self.runs.iter().map(|&(slot, run)| {
             let session = self.kv.session(slot).map_err(|error| gone(&error))?;
@@ -59,6 +71,20 @@ impl<'a> StepRows<'a> {
         });
         let caches = caches.collect::<Result<Vec<_>, TorchError>>()?;
         attend(qkv, &caches, self.heads, how, self.row_by_row, &mut self.masks)
+    }
+
+    fn turn(&mut self, qkv: &Tensor, how: &LayerAttention) -> Result<(), TorchError> {
+        let place = match how.rotary {
+            RotaryBase::Whole => &mut self.angles[0],
+            RotaryBase::Local => &mut self.angles[1],
+        };
+        let angles = if let Some(angles) = place {
+            angles
+        } else {
+            let runs: Vec<Run> = self.runs.iter().map(|&(_, run)| run).collect();
+            place.insert(Angles::of(self.rotary, how.rotary, &runs)?)
+        };
+        turn(qkv, angles, self.heads, how)
     }
 }
 

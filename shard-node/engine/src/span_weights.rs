@@ -7,6 +7,8 @@
 mod checking;
 mod fill;
 
+use std::ops::Range;
+
 use proto::LayerSpan;
 use proto::manifest::{Architecture, Manifest};
 use proto::tensor::Dtype;
@@ -16,6 +18,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::EngineError;
 use crate::ffi::{self, Value};
 use crate::kernels::linear::{Linear, LinearKind};
+use crate::kernels::pairs::Pairs;
 use crate::kernels::panels::{Bits, Panels};
 use crate::quantise::{FourBits, MatrixRows};
 pub(crate) use checking::Checking;
@@ -93,6 +96,9 @@ impl<'a> SpanWeights<'a> {
             let panels = self.panels(parts, columns, bits)?;
             return Ok(Linear::of_panels(panels, self.kind, self.device)?);
         }
+        if self.kind == LinearKind::Pairs && Pairs::take(columns as usize) {
+            return Ok(Linear::Pairs(self.pairs(parts, columns)?));
+        }
         let stacked = match self.kind.weight_kind() {
             Kind::Float => self.stacked::<f32>(parts, columns)?,
             _ => self.stacked::<Bf16>(parts, columns)?,
@@ -122,13 +128,31 @@ impl<'a> SpanWeights<'a> {
         Ok(table.f_to_device(self.device)?)
     }
 
-    /// The same, quantised.
-    fn panels(&self, parts: &[(&str, u64)], columns: u64, bits: Bits) -> Result<Panels, EngineError> {
+    /// Stacked matrices packed as pairs, straight from the file: a band's pages go back as soon as it is packed, so
+    /// that only what lies between two threads' hands is in memory twice.
+    pub(crate) fn pairs(&self, parts: &[(&str, u64)], columns: u64) -> Result<Pairs, EngineError> {
+        let source = self.rows_of(parts, columns)?;
+        let size = (source.rows(), source.columns());
+        let row = |index: usize, out: &mut [Bf16]| source.converted(index, out);
+        let pairs = Pairs::pack(size, row, |packed| source.release(packed))??;
+        for (name, _) in parts {
+            self.checkpoint.release(name)?;
+        }
+        Ok(pairs)
+    }
+
+    /// The rows of stacked matrices.
+    fn rows_of(&self, parts: &[(&str, u64)], columns: u64) -> Result<StackedRows<'a>, EngineError> {
         let tensors = parts
             .iter()
             .map(|&(name, rows)| self.checked(name, &[rows, columns]))
             .collect::<Result<Vec<_>, EngineError>>()?;
-        let source = StackedRows { checkpoint: self.checkpoint, tensors, columns: columns as usize };
+        Ok(StackedRows { checkpoint: self.checkpoint, tensors, columns: columns as usize })
+    }
+
+    /// The same, quantised.
+    fn panels(&self, parts: &[(&str, u64)], columns: u64, bits: Bits) -> Result<Panels, EngineError> {
+        let source = self.rows_of(parts, columns)?;
         let threads = tch::get_num_threads().max(1) as usize;
         let panels = Panels::pack(&source, bits, threads)?;
         for (name, _) in parts {
@@ -173,6 +197,27 @@ struct StackedRows<'a> {
 }
 
 impl StackedRows<'_> {
+    /// One row's values as they are computed with.
+    fn converted<T: Value>(&self, row: usize, out: &mut [T]) -> Result<(), TensorError> {
+        match self.place(row) {
+            Some((tensor, row)) => self.checkpoint.rows_into(tensor, row..row + 1, out),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the pages of these rows back to the system.
+    fn release(&self, rows: Range<usize>) {
+        let mut begin = 0;
+        for tensor in &self.tensors {
+            let end = begin + tensor.rows();
+            let (from, to) = (begin.max(rows.start as u64), end.min(rows.end as u64));
+            if from < to {
+                self.checkpoint.release_rows(tensor, from - begin..to - begin);
+            }
+            begin = end;
+        }
+    }
+
     /// The tensor that has this row, and its number there.
     fn place(&self, row: usize) -> Option<(&StoredTensor, u64)> {
         let mut row = row as u64;
@@ -196,10 +241,7 @@ impl MatrixRows for StackedRows<'_> {
     }
 
     fn values(&self, row: usize, out: &mut [f32]) -> Result<(), TensorError> {
-        match self.place(row) {
-            Some((tensor, row)) => self.checkpoint.rows_into(tensor, row..row + 1, out),
-            None => Ok(()),
-        }
+        self.converted(row, out)
     }
 
     fn blocks(&self, row: usize) -> Option<FourBits<'_>> {

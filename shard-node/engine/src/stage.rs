@@ -82,6 +82,14 @@ impl Stage for TorchStage {
         self.kv.trim(slot, length)
     }
 
+    fn copy(&mut self, from: KvSlot, to: KvSlot, length: Position) -> Result<(), StageError> {
+        self.kv.copy(from, to, length.get())
+    }
+
+    fn retain(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError> {
+        self.kv.retain(slot, length.get())
+    }
+
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError> {
         let rows = self.check_groups(groups)?;
         let start = self.start(rows, &input)?;
@@ -118,6 +126,13 @@ impl TorchStage {
     pub(crate) fn weight_bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(|layer| layer.bytes()).sum();
         layers + self.head.as_ref().map_or(0, |head| head.output.bytes())
+    }
+
+    /// Bytes of all matrices it holds, the embedding among them; one that is tied counts once.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let shared =
+            |embedding: &&Embedding| self.head.as_ref().is_some_and(|head| head.output.shares(embedding));
+        self.weight_bytes() + self.embedding.as_ref().filter(|e| !shared(e)).map_or(0, Embedding::bytes)
     }
 
     /// Every group continues an open session within its reservation; gives the number of rows.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proto::activation::Activations;
 use proto::session::Open;
 use proto::status::{CloseCode, Refusal, RefusalCode};
-use proto::{FrameKind, NodeId};
+use proto::{FrameKind, NodeId, Position};
 use proto_sampling::Scratch;
 use shard_node_stage::{Stage, StageError, StageShape, StepOutput};
 use tokio::sync::{mpsc, watch};
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Command, Load};
 use crate::links::{Frame, Link, ReportLink};
 use crate::metrics::NodeMetrics;
-use crate::session::table::{Effect, LinkId, SessionTable};
+use crate::session::table::{Admitted, Effect, LinkId, SessionTable};
 use crate::session::{Report, SessionKey, Step, Terms};
 
 /// The thread's state.
@@ -164,7 +164,19 @@ impl Worker {
         let (effects, admitted) = self.table.admit(now, router, open);
         // First, as they may free the KV of the generation before.
         self.carry_out(effects);
-        admitted.and_then(|terms| match self.stage.open(terms.max_positions) {
+        let Admitted { mut terms, rows, freed_after } = admitted?;
+        let opened = self.stage.open(terms.max_positions);
+        if let (Ok(slot), Some(rows)) = (&opened, rows) {
+            match self.stage.copy(rows.slot, *slot, Position::new(rows.positions)) {
+                Ok(()) => terms.reusable = rows.positions,
+                // The session is none the worse for it but for the time.
+                Err(error) => tracing::warn!(%error, "rows not reused"),
+            }
+        }
+        if let Some(slot) = freed_after {
+            self.stage.close(slot);
+        }
+        match opened {
             Ok(slot) => {
                 self.table.insert(now, terms.clone(), slot);
                 self.metrics.opened.inc();
@@ -174,7 +186,7 @@ impl Worker {
                 self.table.abandon(terms.key);
                 Err(Refusal::new(RefusalCode::NoCapacity, error.to_string()))
             }
-        })
+        }
     }
 
     fn peer_down(&mut self, now: Instant, peer: NodeId, link: LinkId, broken: bool) -> Vec<Effect> {
@@ -201,6 +213,11 @@ impl Worker {
     /// Computes one step; `false` if nothing is ready.
     fn step(&mut self) -> bool {
         let begun = now();
+        let overdue = self.table.overdue(begun);
+        if !overdue.is_empty() {
+            self.carry_out(overdue);
+            self.publish();
+        }
         let links = &self.links;
         let has_room = |link| links.get(&link).is_none_or(|link| link.has_room());
         let Some(mut step) = self.table.next_step(begun, has_room) else { return false };
@@ -246,6 +263,8 @@ impl Worker {
             self.publish();
         }
         self.metrics.step(step, took);
+        self.metrics.batches.set(i64::from(self.table.batches()));
+        self.metrics.chunk_rows.set(i64::from(self.table.chunk_rows()));
         if step.prefill_rows() == 0 {
             self.load.step_us.store(took.as_micros() as u32, Ordering::Relaxed);
         }
@@ -293,6 +312,15 @@ impl Worker {
                 }
                 Effect::Report(router, report) => self.report(router, &report),
                 Effect::Free(slot) => self.stage.close(slot),
+                // An unknown slot, the only error, shows itself in the next step.
+                Effect::Trim(slot, length) => drop(self.stage.trim(slot, length)),
+                Effect::Retain(slot, length) => {
+                    if let Err(error) = self.stage.retain(slot, length) {
+                        tracing::warn!(%error, "rows not kept");
+                        self.table.prefix_lost(slot);
+                        self.stage.close(slot);
+                    }
+                }
                 Effect::Ended(key, code) => self.ended(key, code),
             }
         }
@@ -326,6 +354,7 @@ impl Worker {
     /// Shows the load to whoever asks.
     fn publish(&self) {
         let ledger = self.table.ledger();
+        self.metrics.reuse(self.table.prefixes(), self.table.skipped_rows());
         self.load.sessions.store(self.table.len() as u32, Ordering::Relaxed);
         self.load.kv_reserved.store(ledger.reserved(), Ordering::Relaxed);
         self.metrics.sessions.set(self.table.len() as i64);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::session::{Open, Opened, Refused};
 use proto::status::{CloseCode, Fetch, Refusal, RefusalCode, StatusRequest};
-use proto::{FrameKind, NodeId};
+use proto::{Added, FrameKind, NodeId};
 use proto_transport::{FrameReceiver, FrameSender};
 use tokio::sync::oneshot;
 
@@ -28,7 +28,10 @@ impl Inbound {
                 let open: Open = frame.decode()?;
                 let (session, generation, digest) = (open.session, open.generation, open.plan.digest());
                 match serving.open(peer.connection.peer(), open).await {
-                    Ok(()) => send.send_message(&Opened { session, generation, digest }).await?,
+                    Ok(reusable) => {
+                        let reusable = Added(reusable);
+                        send.send_message(&Opened { session, generation, digest, reusable }).await?;
+                    }
                     Err(refusal) => {
                         tracing::info!(%session, router = %peer.connection.peer().short(), %refusal, "session refused");
                         send.send_message(&Refused { session, refusal }).await?;
@@ -62,13 +65,14 @@ impl Inbound {
 }
 
 impl Serving {
-    /// Reserves, dials the neighbour, attaches: after `Ok` the stage is ready for the session's first row.
-    async fn open(&self, router: NodeId, open: Open) -> Result<(), Refusal> {
+    /// Reserves, dials the neighbour, attaches: after `Ok` the stage is ready for the session's first row, and holds so
+    /// many of the prompt's rows.
+    async fn open(&self, router: NodeId, open: Open) -> Result<u32, Refusal> {
         let gone = || Refusal::new(RefusalCode::Draining, "the compute thread has ended");
         let (reply, admitted) = oneshot::channel();
         self.compute.send(Command::Open { router, open: Box::new(open), reply }).await;
         let terms = admitted.await.map_err(|_| gone())??;
-        let Err(refusal) = self.connect(&terms).await else { return Ok(()) };
+        let Err(refusal) = self.connect(&terms).await else { return Ok(terms.reusable) };
         let Terms { key, generation, .. } = terms;
         self.compute.send(Command::Withdraw { key, generation }).await;
         Err(refusal)

@@ -92,6 +92,8 @@ pub struct NodeLimits {
     /// Most bytes of activations of a prefill chunk: decode frames of other connections wait behind at most this
     /// much on a shared line, 160 ms at 100 Mbit/s.
     pub chunk_bytes: usize,
+    /// One in so many positions of KV may hold beginnings of prompts for reuse, while no session needs it.
+    pub prefix_share: u64,
 }
 
 impl NodeConfig {
@@ -153,6 +155,8 @@ impl Default for NodeLimits {
             // wait for a prefill; larger chunks are hardly more efficient, as 128 rows reuse each weight enough.
             budget: RowBudget::new(128),
             chunk_bytes: 2 << 20,
+            // On a CPU the memory is taken as it fills: what is kept is memory that others on the machine miss.
+            prefix_share: 4,
         }
     }
 }

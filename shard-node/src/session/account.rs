@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::Added;
 use proto::session::Ended;
 
 use super::micros;
@@ -12,6 +13,7 @@ use super::terms::Terms;
 pub struct Account {
     decode_steps: u32,
     prefill_rows: u32,
+    skipped_rows: u32,
     prefill: Duration,
     decode_us: Recent,
     hop_us: Recent,
@@ -23,6 +25,11 @@ impl Account {
     pub(super) fn prefill(&mut self, rows: u32, took: Duration) {
         self.prefill_rows = self.prefill_rows.saturating_add(rows);
         self.prefill += took;
+    }
+
+    /// The prompt began so far into it.
+    pub(super) const fn skipped(&mut self, rows: u32) {
+        self.skipped_rows = rows;
     }
 
     pub(super) fn decode(&mut self, took: Duration, hop: Option<Duration>, bytes: u64) {
@@ -55,6 +62,7 @@ impl Account {
             hop_us: self.hop_us.median(),
             decode_bytes: self.decode_bytes,
             waste_rows,
+            skipped_rows: Added(self.skipped_rows),
         }
     }
 }

@@ -138,6 +138,11 @@ impl Inbox {
         Self { reserved, end: Position::new(0), waiting: VecDeque::new(), waiting_rows: 0 }
     }
 
+    /// The first row will be that of `start`; only before any row came.
+    pub(super) const fn begin_at(&mut self, start: Position) {
+        self.end = start;
+    }
+
     /// Position after the last row accepted.
     pub(super) const fn end(&self) -> Position {
         self.end

@@ -16,6 +16,7 @@ mod admission;
 mod head;
 mod inbox;
 mod lease;
+mod reuse;
 mod step;
 pub mod table;
 mod tail;
@@ -108,6 +109,12 @@ pub enum Action {
     DecodeReady,
     /// So many more prefill rows are ready to be computed.
     PrefillReady(u32),
+    /// Forget the KV's rows from this position on, before the next step.
+    Trim(Position),
+    /// So long after its last decode row the next one was computed; stage 0 only.
+    Round(Duration),
+    /// So many rows of the prompt need not be computed.
+    Skipped(u32),
     /// Send the token to stage 0, before anything else.
     Return(Sampled),
     /// Tell the router.
@@ -160,11 +167,19 @@ pub struct Session {
     inbox: Inbox,
     computing: Option<Computing>,
     applied: Position,
+    /// Rows that the KV holds, until it is known from the first rows how many of them are of use.
+    reusable: Option<u32>,
     head: Option<Head>,
     tail: Option<Tail>,
     lease: Lease,
+    deadline: Option<Instant>,
     account: Account,
     last_step: Duration,
+    /// The row that the first token is sampled from was applied.
+    decoding: bool,
+    /// When its last decode row was applied, and from one to the next on the average.
+    last_row: Option<Instant>,
+    pace: Option<Duration>,
 }
 
 impl Session {
@@ -174,11 +189,16 @@ impl Session {
             inbox: Inbox::new(terms.max_positions),
             computing: None,
             applied: Position::new(0),
+            reusable: Some(terms.reusable),
             head: terms.is_first().then(Head::default),
             tail: terms.tail.clone().map(Tail::new),
             lease: Lease::new(now, terms.lease),
+            deadline: terms.deadline.and_then(|given| now.checked_add(given)),
             account: Account::default(),
             last_step: Duration::ZERO,
+            decoding: false,
+            last_row: None,
+            pace: None,
             slot,
             terms,
         }
@@ -197,6 +217,31 @@ impl Session {
     /// Rows in its KV.
     pub const fn applied(&self) -> Position {
         self.applied
+    }
+
+    /// When it has to be done.
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether its prompt is computed, so that each step it waits is seen by its reader.
+    pub const fn is_decoding(&self) -> bool {
+        self.decoding
+    }
+
+    /// From one of its rows to the next, if it has had two.
+    pub const fn pace(&self) -> Option<Duration> {
+        self.pace
+    }
+
+    /// How long it lasts if it uses all its positions, a row each `pace`.
+    pub fn ends_in(&self, now: Instant, pace: Duration) -> Duration {
+        let left = self.terms.max_positions - self.applied.get().min(self.terms.max_positions);
+        let rows = self.pace.unwrap_or(pace).saturating_mul(left);
+        match self.deadline {
+            Some(deadline) => rows.min(deadline.saturating_duration_since(now)),
+            None => rows,
+        }
     }
 
     /// Rows that the next piece of its inbox holds, 0 if it is empty.
@@ -218,7 +263,7 @@ impl Session {
                 self.on_credit(run_until)
             }
             Event::StepDone { took, bytes, logits, scratch } => {
-                self.on_step_done(took, bytes, logits, scratch)
+                self.on_step_done(now, took, bytes, logits, scratch)
             }
             Event::StepFailed { detail } => self.fail(CloseCode::Compute, None, detail),
             Event::Close(code) => {
@@ -237,6 +282,10 @@ impl Session {
             Event::Tick => match self.lease.expired(now) {
                 Some(code) => {
                     self.fail(code, None, format!("silent for {} ms", self.terms.lease.as_millis()))
+                }
+                None if self.deadline.is_some_and(|deadline| deadline <= now) => {
+                    let given = self.terms.deadline.unwrap_or_default().as_millis();
+                    self.fail(CloseCode::Deadline, None, format!("not done within {given} ms"))
                 }
                 None => vec![Action::Report(Report::Progress(self.progress()))],
             },
@@ -279,14 +328,35 @@ impl Session {
             arrival: None,
             hold: None,
         };
-        self.offer(start, chunk)
+        self.on_given(start, chunk)
     }
 
     fn on_rows(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {
         if self.head.is_some() {
             return self.violation(&Violation::NotForThisStage { what: "activations" });
         }
-        self.offer(start, chunk)
+        self.on_given(start, chunk)
+    }
+
+    /// Rows from the router or the stage before. The first of a session say how many of the rows that its KV holds are
+    /// of use.
+    fn on_given(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {
+        let Some(held) = self.reusable.take() else { return self.offer(start, chunk) };
+        if start.get() > held {
+            return self.violation(&Violation::Gap { expected: Position::new(held), got: start });
+        }
+        self.inbox.begin_at(start);
+        self.applied = start;
+        self.account.skipped(start.get());
+        let mut actions = Vec::new();
+        if start.get() < held {
+            actions.push(Action::Trim(start));
+        }
+        if start.get() > 0 {
+            actions.push(Action::Skipped(start.get()));
+        }
+        actions.extend(self.offer(start, chunk));
+        actions
     }
 
     fn on_sampled(&mut self, sampled: &Sampled, arrival: Option<Arrival>) -> Vec<Action> {
@@ -315,31 +385,44 @@ impl Session {
 
     fn on_step_done(
         &mut self,
+        now: Instant,
         took: Duration,
         bytes: u64,
         logits: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) -> Vec<Action> {
         let Some(done) = self.computing.take() else { return Vec::new() };
+        let mut actions = Vec::new();
         self.applied = done.start.plus(done.rows);
         self.last_step = took;
+        self.decoding |= done.sample;
         if done.prefill {
             self.account.prefill(done.rows, took);
         } else {
             self.account.decode(took, done.hop, bytes);
+            if let Some(last) = self.last_row {
+                let since = now.saturating_duration_since(last);
+                self.pace = Some(self.pace.map_or(since, |pace| (pace * 7 + since) / 8));
+                if self.head.is_some() {
+                    actions.push(Action::Round(since));
+                }
+            }
+            self.last_row = Some(now);
         }
         let (Some(tail), Some(logits), true) = (&mut self.tail, logits, done.sample) else {
-            return Vec::new();
+            return actions;
         };
         match tail.sample(&self.terms, self.applied, logits, scratch) {
             Ok(sampled) if self.head.is_some() => {
-                let mut actions = vec![Action::Report(Report::Sampled(sampled))];
+                actions.push(Action::Report(Report::Sampled(sampled)));
                 actions.extend(self.on_sampled(&sampled, None));
-                actions
             }
-            Ok(sampled) => vec![Action::Return(sampled), Action::Report(Report::Sampled(sampled))],
-            Err(error) => self.fail(CloseCode::Compute, None, error.to_string()),
+            Ok(sampled) => {
+                actions.extend([Action::Return(sampled), Action::Report(Report::Sampled(sampled))]);
+            }
+            Err(error) => actions.extend(self.fail(CloseCode::Compute, None, error.to_string())),
         }
+        actions
     }
 
     fn offer(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {

@@ -2,17 +2,23 @@
 //!
 //! Pure like [`Session`]: the shell opens and frees KV slots, runs steps and sends what [`Effect`]s say.
 
+mod capacity;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use proto::activation::Activations;
+use proto::prefix::TenantId;
 use proto::session::{Open, Sampled};
 use proto::status::{CloseCode, Refusal, RefusalCode};
-use proto::{Generation, NodeId, SessionId};
+use proto::{Generation, NodeId, Position, SessionId};
 use proto_sampling::Scratch;
-use shard_node_stage::{KvLedger, KvSlot, RowBudget, Scheduler};
+use shard_node_stage::{
+    Batches, ChunkPacer, KvLedger, KvSlot, PrefixMatch, PrefixStore, RowBudget, Scheduler, StepCaps,
+};
 
 use super::inbox::{Arrival, Chunk, ChunkRows, Hold};
+use super::reuse::{self, PREFIX_LEASE};
 use super::step::{Step, StepBuilder};
 use super::tombstones::Tombstones;
 use super::{Action, Admission, Event, Report, Session, SessionKey, Terms};
@@ -30,6 +36,10 @@ pub enum Effect {
     Report(NodeId, Report),
     /// Free the KV.
     Free(KvSlot),
+    /// Forget the KV's rows from the position on, before the next step.
+    Trim(KvSlot, Position),
+    /// Keep the KV's first rows, and only these; if that fails, [`SessionTable::prefix_lost`].
+    Retain(KvSlot, Position),
     /// The session is over for this reason; let go of its link.
     Ended(SessionKey, CloseCode),
 }
@@ -39,6 +49,8 @@ pub enum Effect {
 pub struct TableLimits {
     /// Positions of KV.
     pub kv_positions: u64,
+    /// Those of them that may hold rows of sessions that are over, as long as nobody else needs them.
+    pub prefix_positions: u64,
     /// Sessions open at once.
     pub sessions: usize,
     /// Rows of a step.
@@ -58,9 +70,30 @@ pub struct SessionTable {
     by_feeder: HashMap<(NodeId, SessionId), SessionKey>,
     tombstones: Tombstones,
     ledger: KvLedger<SessionKey>,
-    scheduler: Scheduler<SessionKey>,
+    prefixes: PrefixStore,
+    scheduler: Scheduler<SessionKey, (NodeId, TenantId)>,
+    pacer: ChunkPacer,
+    batches: Batches<SessionKey>,
+    /// Sessions whose prompt is computed, when the last step was chosen.
+    decoding: u32,
+    /// Of the longest pipeline then.
+    stages: u32,
     draining: bool,
+    /// No session has to be done before.
+    earliest_deadline: Option<Instant>,
     late_rows: u64,
+    skipped_rows: u64,
+}
+
+/// A session that may start: its positions are reserved.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Its terms; [`Terms::reusable`] is for the shell to set once rows are copied.
+    pub terms: Terms,
+    /// Rows to copy into its KV.
+    pub rows: Option<PrefixMatch>,
+    /// What to free when they are copied.
+    pub freed_after: Option<KvSlot>,
 }
 
 #[derive(Debug)]
@@ -81,9 +114,16 @@ impl SessionTable {
             by_feeder: HashMap::new(),
             tombstones: Tombstones::default(),
             ledger: KvLedger::new(limits.kv_positions),
+            prefixes: PrefixStore::new(limits.prefix_positions.min(limits.kv_positions)),
             scheduler: Scheduler::new(limits.budget),
+            pacer: ChunkPacer::new(limits.budget.rows),
+            batches: Batches::default(),
+            stages: 1,
+            decoding: 0,
             draining: false,
+            earliest_deadline: None,
             late_rows: 0,
+            skipped_rows: 0,
         }
     }
 
@@ -122,6 +162,31 @@ impl SessionTable {
         self.late_rows
     }
 
+    /// Prompt rows that were reused, so far.
+    pub const fn skipped_rows(&self) -> u64 {
+        self.skipped_rows
+    }
+
+    /// Rows of sessions that are over.
+    pub const fn prefixes(&self) -> &PrefixStore {
+        &self.prefixes
+    }
+
+    /// The rows that were to be kept in this slot could not be.
+    pub fn prefix_lost(&mut self, slot: KvSlot) {
+        self.prefixes.forget(slot);
+    }
+
+    /// Batches of decode rows that may be under way in the pipeline.
+    pub fn batches(&self) -> u32 {
+        self.batches.most(self.decoding, self.stages)
+    }
+
+    /// Most rows of a prefill chunk while others decode.
+    pub const fn chunk_rows(&self) -> u32 {
+        self.pacer.chunk()
+    }
+
     /// Rows that wait for a step.
     pub fn waiting_rows(&self) -> u64 {
         self.scheduler.waiting_rows()
@@ -134,7 +199,7 @@ impl SessionTable {
         now: Instant,
         router: NodeId,
         open: &Open,
-    ) -> (Vec<Effect>, Result<Terms, Refusal>) {
+    ) -> (Vec<Effect>, Result<Admitted, Refusal>) {
         let key = SessionKey { router, session: open.session };
         let mut effects = Vec::new();
         let known = self.sessions.get(&key).map(|entry| entry.session.terms().generation);
@@ -146,7 +211,12 @@ impl SessionTable {
         if known.is_some() {
             effects = self.end(now, key, CloseCode::Superseded);
         }
-        let admitted = self.admit_new(router, open);
+        let admitted = self.admit_new(now, router, open).map(|terms| {
+            let free = self.ledger.capacity() - self.ledger.reserved();
+            let found = reuse::admit(&mut self.prefixes, now, &terms, free);
+            effects.extend(found.freed.into_iter().map(Effect::Free));
+            Admitted { terms, rows: found.rows, freed_after: found.freed_after }
+        });
         (effects, admitted)
     }
 
@@ -157,6 +227,7 @@ impl SessionTable {
             self.by_feeder.insert((feeder, key.session), key);
         }
         let session = Session::new(now, terms, slot);
+        self.earliest_deadline = self.earliest_deadline.into_iter().chain(session.deadline()).min();
         self.sessions.insert(key, Entry { session, link: None, fed_by: [None; 2] });
     }
 
@@ -180,7 +251,7 @@ impl SessionTable {
     /// told by a refusal and may try again.
     pub fn withdraw(&mut self, key: SessionKey, generation: Generation) -> Vec<Effect> {
         match self.entry(key, generation) {
-            Some(_) => self.remove(key, CloseCode::HopLost),
+            Some(_) => self.remove(key, CloseCode::HopLost, None),
             None => Vec::new(),
         }
     }
@@ -248,7 +319,10 @@ impl SessionTable {
         arrival: Arrival,
     ) -> Vec<Effect> {
         match self.fed(feeder, sampled.session, sampled.generation, link) {
-            Some(key) => self.apply(now, key, Event::Sampled { sampled, arrival }),
+            Some(key) => {
+                self.batches.back(key);
+                self.apply(now, key, Event::Sampled { sampled, arrival })
+            }
             None => Vec::new(),
         }
     }
@@ -275,13 +349,34 @@ impl SessionTable {
     /// Time passes.
     pub fn tick(&mut self, now: Instant) -> Vec<Effect> {
         self.tombstones.sweep(now);
-        self.apply_where(now, |_| true, |_| Event::Tick)
+        let mut effects = self.apply_where(now, |_| true, |_| Event::Tick);
+        effects.extend(self.prefixes.expire(now, PREFIX_LEASE).into_iter().map(Effect::Free));
+        effects
+    }
+
+    /// Ends the sessions whose deadline has passed: none of their rows goes into a step any more.
+    pub fn overdue(&mut self, now: Instant) -> Vec<Effect> {
+        let late = |deadline: Instant| deadline <= now;
+        if !self.earliest_deadline.is_some_and(late) {
+            return Vec::new();
+        }
+        let hit = |entry: &Entry| entry.session.deadline().is_some_and(late);
+        let effects = self.apply_where(now, hit, |_| Event::Tick);
+        self.earliest_deadline = self.sessions.values().filter_map(|entry| entry.session.deadline()).min();
+        effects
     }
 
     /// Ends all sessions.
     pub fn shut_down(&mut self, now: Instant) -> Vec<Effect> {
         self.draining = true;
-        self.apply_where(now, |_| true, |_| Event::ShutDown)
+        let mut effects = self.apply_where(now, |_| true, |_| Event::ShutDown);
+        effects.extend(self.give_up_prefixes());
+        effects
+    }
+
+    /// Frees all that is kept of sessions that are over.
+    pub fn give_up_prefixes(&mut self) -> Vec<Effect> {
+        self.prefixes.evict(u64::MAX, None).into_iter().map(Effect::Free).collect()
     }
 
     /// Takes the rows of the next step. `has_room` says whether a link takes another bulk frame; a session whose
@@ -289,7 +384,15 @@ impl SessionTable {
     pub fn next_step(&mut self, now: Instant, has_room: impl Fn(LinkId) -> bool) -> Option<Step> {
         let sessions = &self.sessions;
         let chunk_rows = (self.limits.chunk_bytes / self.admission.shape.row_bytes().max(1)).max(1) as u32;
-        let plan = self.scheduler.next(|key, offered| match sessions.get(&key) {
+        self.decoding = sessions.values().filter(|entry| entry.session.is_decoding()).count() as u32;
+        self.stages = sessions.values().map(|entry| entry.session.terms().stages).max().unwrap_or(1);
+        // Only a first stage that waits for another one's tokens decides what is under way.
+        let leads = self.admission.shape.is_first() && !self.admission.shape.is_last();
+        let caps = StepCaps {
+            decode: if leads { self.batches.room(now, self.decoding, self.stages) } else { u32::MAX },
+            prefill: if self.decoding > 0 { self.pacer.chunk() } else { u32::MAX },
+        };
+        let plan = self.scheduler.next(caps, |key, offered| match sessions.get(&key) {
             Some(entry) if entry.link.is_none_or(&has_room) => {
                 offered.min(chunk_rows).min(entry.session.ready_rows()).max(1)
             }
@@ -298,6 +401,9 @@ impl SessionTable {
             None => 1,
         })?;
         let mut decode = plan.decode;
+        if leads {
+            self.batches.sent(now, &decode);
+        }
         // Side by side by link, so that the rows for one neighbour are one slice of the output.
         decode.sort_by_key(|key| sessions.get(key).and_then(|entry| entry.link));
         let mut builder = StepBuilder::default();
@@ -320,6 +426,8 @@ impl SessionTable {
         logits: &mut [f32],
         scratch: &mut Scratch,
     ) -> Vec<Effect> {
+        let prefill = step.prefill_rows();
+        self.pacer.observe(step.rows() - prefill, prefill, took);
         let vocab = self.admission.shape.vocab as usize;
         let row_bytes = self.admission.shape.row_bytes() as u64;
         let mut rows_of_logits = logits.chunks_exact_mut(vocab.max(1));
@@ -348,26 +456,6 @@ impl SessionTable {
     /// The neighbour that a session sends to.
     pub fn receiver(&self, key: SessionKey) -> Option<NodeId> {
         self.sessions.get(&key)?.session.terms().receiver().map(|stage| stage.node)
-    }
-
-    fn admit_new(&mut self, router: NodeId, open: &Open) -> Result<Terms, Refusal> {
-        if self.draining {
-            return Err(Refusal::new(RefusalCode::Draining, "choose another node"));
-        }
-        let terms = self.admission.check(router, open)?;
-        if self.sessions.len() >= self.limits.sessions {
-            let detail = format!("{} sessions are open, the limit", self.sessions.len());
-            return Err(Refusal::new(RefusalCode::NoCapacity, detail));
-        }
-        let taken = terms.feeder().is_some_and(|feeder| self.by_feeder.contains_key(&(feeder, open.session)));
-        if taken {
-            // Two routers drew one number out of 2^64, or one guesses the other's.
-            return Err(Refusal::new(RefusalCode::BadPlan, "the session id is taken: draw another one"));
-        }
-        self.ledger
-            .reserve(terms.key, open.max_positions)
-            .map_err(|error| Refusal::new(RefusalCode::NoCapacity, error.to_string()))?;
-        Ok(terms)
     }
 
     fn entry(&mut self, key: SessionKey, generation: Generation) -> Option<&mut Entry> {
@@ -405,12 +493,16 @@ impl SessionTable {
 
     fn apply(&mut self, now: Instant, key: SessionKey, event: Event<'_>) -> Vec<Effect> {
         let Some(entry) = self.sessions.get_mut(&key) else { return Vec::new() };
-        let link = entry.link;
+        let (link, slot) = (entry.link, entry.session.slot());
+        let flow = entry.session.terms().flow();
         let mut effects = Vec::new();
         for action in entry.session.on_event(now, event) {
             match action {
-                Action::DecodeReady => self.scheduler.push_decode(key),
-                Action::PrefillReady(rows) => self.scheduler.push_prefill(key, rows),
+                Action::DecodeReady => self.scheduler.push_decode(key, flow),
+                Action::PrefillReady(rows) => self.scheduler.push_prefill(key, flow, rows),
+                Action::Trim(length) => effects.push(Effect::Trim(slot, length)),
+                Action::Round(round) => self.batches.round(round, self.decoding, self.stages),
+                Action::Skipped(rows) => self.skipped_rows += u64::from(rows),
                 Action::Report(report) => effects.push(Effect::Report(key.router, report)),
                 Action::Return(sampled) => effects.extend(link.map(|link| Effect::Return(link, sampled))),
                 Action::End(code) => effects.extend(self.end(now, key, code)),
@@ -420,21 +512,29 @@ impl SessionTable {
     }
 
     fn end(&mut self, now: Instant, key: SessionKey, code: CloseCode) -> Vec<Effect> {
-        if let Some(entry) = self.sessions.get(&key) {
-            let terms = entry.session.terms();
-            self.tombstones.bury(now, key, terms.generation, terms.lease);
-        }
-        self.remove(key, code)
+        let Some(entry) = self.sessions.get(&key) else { return Vec::new() };
+        let terms = entry.session.terms();
+        self.tombstones.bury(now, key, terms.generation, terms.lease);
+        let kept =
+            if self.draining { None } else { reuse::keep(&mut self.prefixes, now, &entry.session, code) };
+        let Some((length, freed)) = kept else { return self.remove(key, code, None) };
+        let mut effects: Vec<_> = freed.into_iter().map(Effect::Free).collect();
+        effects.extend(self.remove(key, code, Some(length)));
+        effects
     }
 
-    fn remove(&mut self, key: SessionKey, code: CloseCode) -> Vec<Effect> {
+    /// Its KV is freed but for the rows to `keep`.
+    fn remove(&mut self, key: SessionKey, code: CloseCode, keep: Option<Position>) -> Vec<Effect> {
         let Some(entry) = self.sessions.remove(&key) else { return Vec::new() };
         if let Some(feeder) = entry.session.terms().feeder() {
             self.by_feeder.remove(&(feeder, key.session));
         }
         self.scheduler.cancel(key);
+        self.batches.back(key);
         self.ledger.release(key);
-        vec![Effect::Free(entry.session.slot()), Effect::Ended(key, code)]
+        let slot = entry.session.slot();
+        let kv = keep.map_or(Effect::Free(slot), |length| Effect::Retain(slot, length));
+        vec![kv, Effect::Ended(key, code)]
     }
 }
 

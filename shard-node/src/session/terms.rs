@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use proto::session::{Open, PlanStage, TailTerms};
-use proto::{Generation, NodeId, SessionId};
+use proto::prefix::TenantId;
+use proto::session::{Open, PlanStage, Priority, TailTerms};
+use proto::{BlockHash, Generation, NodeId, SessionId};
 use proto_sampling::{ParameterError, Sampler};
+use shard_node_stage::{Flow, PrefixScope};
+
+use super::reuse;
 
 /// Names a session: ids are drawn by routers, so only both together are unique, and no router can touch another's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -36,10 +40,24 @@ pub struct Terms {
     pub return_to: Option<PlanStage>,
     /// The tail, as seen from a stage 0 that is another node.
     pub returned_by: Option<NodeId>,
+    /// Stages of the plan.
+    pub stages: u32,
     /// Entries of the vocabulary.
     pub vocab: u32,
     /// For the tail only.
     pub tail: Option<TailPart>,
+    /// Whose it is, within its router.
+    pub tenant: TenantId,
+    /// Its share of the steps.
+    pub priority: Priority,
+    /// How long it may take in all.
+    pub deadline: Option<Duration>,
+    /// Whose rows it may reuse.
+    pub scope: PrefixScope,
+    /// The first blocks of its prompt.
+    pub blocks: Vec<BlockHash>,
+    /// Rows of them that its KV holds from the beginning.
+    pub reusable: u32,
 }
 
 /// What the tail samples with.
@@ -74,9 +92,27 @@ impl Terms {
             downstream: stages.get(stage + 1).copied(),
             return_to: (stage == last && last > 0).then(|| stages[0]),
             returned_by: (stage == 0 && last > 0).then(|| stages[last].node),
+            stages: stages.len() as u32,
             vocab,
             tail,
+            tenant: open.service.tenant,
+            priority: open.service.priority,
+            deadline: (open.service.deadline_ms > 0)
+                .then(|| Duration::from_millis(u64::from(open.service.deadline_ms))),
+            scope: reuse::scope(router, open),
+            blocks: open.service.prefix.clone(),
+            reusable: 0,
         })
+    }
+
+    /// Whose share of a stage's time it takes, and how large that is.
+    pub const fn flow(&self) -> Flow<(NodeId, TenantId)> {
+        let weight = match self.priority {
+            Priority::Low => 1,
+            Priority::Normal => 4,
+            Priority::High => 16,
+        };
+        Flow { tenant: (self.key.router, self.tenant), weight }
     }
 
     /// Embeds tokens.

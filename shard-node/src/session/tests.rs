@@ -6,14 +6,19 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use proptest::prelude::*;
 use proto::activation::{Activations, RowGroup};
+use proto::prefix::{TenantId, reusable_blocks};
 use proto::session::{Finish, Open, Plan, PlanStage, SamplingParams, TailTerms};
 use proto::status::{Refusal, RefusalCode};
 use proto::tensor::{NumericsClass, WireDtype};
-use proto::{Generation, LayerSpan, ModelId, SessionId};
+use proto::{Added, Generation, LayerSpan, ModelId, SessionId};
 use shard_node_stage::{RowBudget, Stage, StageShape, StepOutput, ToyModel, ToyStage};
 
-use super::table::{Effect, LinkId, SessionTable, TableLimits};
+use super::table::{Admitted, Effect, LinkId, SessionTable, TableLimits};
 use super::*;
+
+mod ends;
+mod pipelining;
+mod reuse;
 
 const MODEL: ToyModel = ToyModel { n_layers: 6, vocab: 64, context: 512 };
 const LEASE_MS: u32 = 1000;
@@ -68,6 +73,7 @@ fn open(parts: u32, stage: u32, session: u64, generation: u32, prompt: &[u32], m
         max_positions: prompt.len() as u32 + max_tokens,
         lease_ms: LEASE_MS,
         tail: (stage + 1 == parts).then_some(tail),
+        service: Added::default(),
     }
 }
 
@@ -76,7 +82,7 @@ fn table(stage: usize, shape: StageShape, budget: u32) -> SessionTable {
     let budget = RowBudget::new(budget);
     SessionTable::new(
         admission,
-        TableLimits { kv_positions: 4096, sessions: 64, budget, chunk_bytes: 32 * 7 },
+        TableLimits { kv_positions: 4096, prefix_positions: 1024, sessions: 64, budget, chunk_bytes: 32 * 7 },
     )
 }
 
@@ -89,6 +95,12 @@ struct Ring {
     returns: VecDeque<Sampled>,
     reports: HashMap<SessionId, Vec<Report>>,
     scratch: Scratch,
+    /// Sessions offer the blocks of their prompts.
+    reuse: bool,
+    /// Sessions are never split into batches.
+    whole_batches: bool,
+    /// Where the prompts of open sessions begin.
+    starts: HashMap<u64, u32>,
 }
 
 impl Ring {
@@ -110,6 +122,9 @@ impl Ring {
             returns: VecDeque::new(),
             reports: HashMap::new(),
             scratch: Scratch::default(),
+            reuse: false,
+            whole_batches: false,
+            starts: HashMap::new(),
         }
     }
 
@@ -124,17 +139,33 @@ impl Ring {
         prompt: &[u32],
         max_tokens: u32,
     ) -> Result<(), Refusal> {
+        let mut start = u32::MAX;
         for stage in (0..self.stages.len()).rev() {
-            let open = open(self.parts(), stage as u32, session, generation, prompt, max_tokens);
+            let mut open = open(self.parts(), stage as u32, session, generation, prompt, max_tokens);
+            if self.reuse {
+                open.service.0.prefix = reusable_blocks(&TenantId::default(), prompt);
+            }
             let (effects, admitted) = self.stages[stage].0.admit(self.now, router(), &open);
             self.carry_out(stage, effects);
-            let terms = admitted?;
+            let Admitted { mut terms, rows, freed_after } = admitted?;
             let (table, toy) = &mut self.stages[stage];
             let slot = toy.open(terms.max_positions).unwrap();
+            if let Some(rows) = rows {
+                toy.copy(rows.slot, slot, Position::new(rows.positions)).unwrap();
+                terms.reusable = rows.positions;
+            }
+            if let Some(slot) = freed_after {
+                toy.close(slot);
+            }
+            start = start.min(terms.reusable);
+            if self.whole_batches {
+                terms.stages = 1;
+            }
             table.insert(self.now, terms, slot);
             let key = SessionKey { router: router(), session: id(session) };
             assert!(table.attach(key, Generation::new(generation), LinkId(stage as u64)));
         }
+        self.starts.insert(session, start);
         Ok(())
     }
 
@@ -145,7 +176,8 @@ impl Ring {
     }
 
     fn prompt(&mut self, session: u64, generation: u32, tokens: &[u32]) {
-        let event = Event::Tokens { start: Position::new(0), tokens: tokens.to_vec() };
+        let start = self.starts.get(&session).copied().unwrap_or(0);
+        let event = Event::Tokens { start: Position::new(start), tokens: tokens[start as usize..].to_vec() };
         self.control(0, session, generation, event);
     }
 
@@ -178,10 +210,18 @@ impl Ring {
     }
 
     fn step(&mut self, stage: usize) -> bool {
+        let Some(step) = self.begin(stage) else { return false };
+        self.finish(stage, &step, Duration::from_millis(1));
+        true
+    }
+
+    fn begin(&mut self, stage: usize) -> Option<Step> {
+        self.stages[stage].0.next_step(self.now, |_| true)
+    }
+
+    fn finish(&mut self, stage: usize, step: &Step, took: Duration) {
         let (table, toy) = &mut self.stages[stage];
-        let Some(step) = table.next_step(self.now, |_| true) else { return false };
         let output = toy.step(&step.groups, step.input.clone()).unwrap();
-        let took = Duration::from_millis(1);
         let mut logits = match output {
             StepOutput::Logits(logits) => logits,
             StepOutput::Activations(rows) => {
@@ -199,9 +239,8 @@ impl Ring {
                 Vec::new()
             }
         };
-        let effects = table.step_done(self.now, &step, took, &mut logits, &mut self.scratch);
+        let effects = table.step_done(self.now, step, took, &mut logits, &mut self.scratch);
         self.carry_out(stage, effects);
-        true
     }
 
     fn carry_out(&mut self, stage: usize, effects: Vec<Effect>) {
@@ -219,6 +258,8 @@ impl Ring {
                     self.reports.entry(session).or_default().push(report);
                 }
                 Effect::Free(slot) => self.stages[stage].1.close(slot),
+                Effect::Trim(slot, length) => self.stages[stage].1.trim(slot, length).unwrap(),
+                Effect::Retain(slot, length) => self.stages[stage].1.retain(slot, length).unwrap(),
                 Effect::Ended(..) => {}
             }
         }
@@ -244,6 +285,37 @@ impl Ring {
         reports.iter().filter_map(|r| if let Report::Sampled(s) = r { Some(s.token) } else { None }).collect()
     }
 
+    fn tokens_of(&self, session: u64, generation: u32) -> Vec<u32> {
+        let reports = self.reports.get(&id(session)).map_or(&[][..], Vec::as_slice);
+        let of = |r: &Report| match r {
+            Report::Sampled(s) if s.generation.get() == generation => Some(s.token),
+            _ => None,
+        };
+        reports.iter().filter_map(of).collect()
+    }
+
+    /// A stage's process dies and another one takes its place, with nothing of what it knew; its neighbours notice.
+    fn replace(&mut self, stage: usize, budget: u32) {
+        let toy = ToyStage::new(MODEL, spans(self.parts())[stage]);
+        self.stages[stage] = (table(stage, toy.shape(), budget), toy);
+        for other in (0..self.stages.len()).filter(|&other| other != stage) {
+            let mut effects =
+                self.stages[other].0.feeder_lost(self.now, node(stage as u8), LinkId(100), true);
+            if (other + 1) % self.stages.len() == stage {
+                let link = LinkId(other as u64);
+                effects.extend(self.stages[other].0.link_lost(self.now, node(stage as u8), link));
+            }
+            self.carry_out(other, effects);
+        }
+        // What was under way from and to it is lost.
+        for hop in [stage.checked_sub(1), Some(stage)].into_iter().flatten() {
+            self.hops[hop] = <[VecDeque<Activations>; 2]>::default();
+        }
+        if stage == 0 || stage + 1 == self.stages.len() {
+            self.returns.clear();
+        }
+    }
+
     fn failures(&self, session: u64) -> Vec<(CloseCode, Option<NodeId>)> {
         let reports = self.reports.get(&id(session)).map_or(&[][..], Vec::as_slice);
         reports
@@ -252,10 +324,16 @@ impl Ring {
             .collect()
     }
 
+    fn ended(&self, session: u64) -> Vec<Ended> {
+        let reports = self.reports.get(&id(session)).map_or(&[][..], Vec::as_slice);
+        reports.iter().filter_map(|r| if let Report::Ended(e) = r { Some(*e) } else { None }).collect()
+    }
+
     fn assert_empty(&self) {
         for (table, toy) in &self.stages {
             assert!(table.is_empty() && table.ledger().is_empty() && table.waiting_rows() == 0);
-            assert_eq!(toy.kv_bytes(), 0);
+            let bytes = toy.shape().kv_bytes_per_position;
+            assert_eq!(toy.kv_bytes(), table.prefixes().positions() * bytes, "nothing but what is kept");
         }
     }
 }
@@ -350,7 +428,7 @@ fn eos_and_length_end_the_answer() {
         if let Some(tail) = &mut open.tail {
             tail.eos = vec![eos];
         }
-        let terms = ring.stages[stage as usize].0.admit(ring.now, router(), &open).1.unwrap();
+        let terms = ring.stages[stage as usize].0.admit(ring.now, router(), &open).1.unwrap().terms;
         let key = terms.key;
         let slot = ring.stages[stage as usize].1.open(16).unwrap();
         ring.stages[stage as usize].0.insert(ring.now, terms, slot);
@@ -470,112 +548,4 @@ fn another_router_and_another_feeder_touch_nothing() {
     ring.credit(1, 0, 100);
     ring.run();
     assert_eq!(ring.tokens(1), MODEL.answer(&[1, 2], 4));
-}
-
-#[test]
-fn refusals_name_the_reason() {
-    type Spoil = fn(&mut Open);
-    let mut ring = Ring::new(2, 8);
-    let cases: [(RefusalCode, Spoil); 9] = [
-        (RefusalCode::WrongModel, |o| o.plan.model = ModelId::from_bytes([1; 32])),
-        (RefusalCode::WrongClass, |o| o.plan.class = NumericsClass::Bf16),
-        (RefusalCode::WrongSpan, |o| {
-            o.plan.stages[0].span = LayerSpan::new(0, 2).unwrap();
-            o.plan.stages[1].span = LayerSpan::new(2, 6).unwrap();
-        }),
-        (RefusalCode::BadPlan, |o| o.plan.stages[1].node = node(9)),
-        (RefusalCode::BadPlan, |o| o.plan.stages[0].node = node(1)),
-        (RefusalCode::BadPlan, |o| o.plan.n_layers = 7),
-        (RefusalCode::TooLong, |o| o.max_positions = 513),
-        (RefusalCode::TooLong, |o| o.max_positions = 1),
-        (RefusalCode::BadSampling, |o| {
-            if let Some(tail) = &mut o.tail {
-                tail.sampling.temperature = -1.0;
-            }
-        }),
-    ];
-    for (code, spoil) in cases {
-        let mut open = open(2, 1, 1, 0, &[1, 2], 4);
-        spoil(&mut open);
-        let refusal = ring.stages[1].0.admit(ring.now, router(), &open).1.unwrap_err();
-        assert_eq!(refusal.code, code, "{refusal}");
-        assert!(ring.stages[1].0.ledger().is_empty());
-    }
-    for number in 0..9 {
-        let result = ring.stages[1].0.admit(
-            ring.now,
-            router(),
-            &Open { max_positions: 512, ..open(2, 1, number, 0, &[1], 4) },
-        );
-        assert_eq!(result.1.is_ok(), number < 8, "4,096 positions hold eight sessions of 512");
-    }
-    ring.stages[0].0.drain();
-    let refusal = ring.stages[0].0.admit(ring.now, router(), &open(2, 0, 50, 0, &[1], 4)).1.unwrap_err();
-    assert_eq!(refusal.code, RefusalCode::Draining);
-}
-
-#[test]
-fn leases_end_sessions_and_credit_renews_them() {
-    let mut ring = Ring::new(1, 8);
-    let tick = |ring: &mut Ring, millis| {
-        ring.now += Duration::from_millis(millis);
-        let effects = ring.stages[0].0.tick(ring.now);
-        ring.carry_out(0, effects);
-    };
-    ring.open(1, 0, &[1], 4).unwrap();
-    ring.open(2, 0, &[1], 4).unwrap();
-    tick(&mut ring, 900);
-    ring.credit(1, 0, 4);
-    tick(&mut ring, 100);
-    assert_eq!(ring.failures(2), [(CloseCode::LeaseExpired, None)]);
-    assert_eq!(ring.failures(1), []);
-    let effects = ring.stages[0].0.router_lost(ring.now, router());
-    ring.carry_out(0, effects);
-    tick(&mut ring, 999);
-    assert_eq!(ring.stages[0].0.len(), 1);
-    tick(&mut ring, 1);
-    assert_eq!(ring.failures(1), [(CloseCode::RouterLost, None)]);
-    ring.assert_empty();
-}
-
-#[test]
-fn a_lost_neighbour_fails_its_sessions_and_names_it() {
-    let mut ring = Ring::new(3, 8);
-    ring.open(1, 0, &[1], 4).unwrap();
-    let effects = ring.stages[1].0.link_lost(ring.now, node(2), LinkId(7));
-    assert_eq!(effects, vec![], "another link");
-    let effects = ring.stages[1].0.link_lost(ring.now, node(2), LinkId(1));
-    ring.carry_out(1, effects);
-    assert_eq!(ring.failures(1), [(CloseCode::HopLost, Some(node(2)))]);
-    let effects = ring.stages[2].0.feeder_lost(ring.now, node(1), LinkId(100), false);
-    assert_eq!(effects, vec![], "closed in good order before it carried anything");
-    let effects = ring.stages[2].0.feeder_lost(ring.now, node(1), LinkId(100), true);
-    ring.carry_out(2, effects);
-    let effects = ring.stages[0].0.shut_down(ring.now);
-    ring.carry_out(0, effects);
-    let lost = [(CloseCode::HopLost, Some(node(2))), (CloseCode::HopLost, Some(node(1)))];
-    assert_eq!(ring.failures(1), [&lost[..], &[(CloseCode::ShuttingDown, Some(node(0)))]].concat());
-    ring.assert_empty();
-}
-
-#[test]
-fn close_is_answered_by_the_account() {
-    let mut ring = Ring::new(2, 4);
-    ring.open(1, 0, &[1, 2, 3, 4, 5, 6], 4).unwrap();
-    ring.prompt(1, 0, &[1, 2, 3, 4, 5, 6]);
-    ring.credit(1, 0, 100);
-    ring.run();
-    ring.control(1, 1, 0, Event::Close(CloseCode::Finished));
-    let Some(Report::Ended(ended)) = ring.reports[&id(1)].last() else { panic!("an account") };
-    assert_eq!((ended.decode_steps, ended.prefill_rows, ended.waste_rows), (3, 6, 0));
-    assert_eq!((ended.decode_us, ended.prefill_us, ended.hop_us), (1000, 2000, 30));
-    ring.control(0, 1, 0, Event::Close(CloseCode::Cancelled));
-    let Some(Report::Ended(ended)) = ring.reports[&id(1)].last() else { panic!("an account") };
-    assert_eq!(
-        (ended.decode_steps, ended.waste_rows),
-        (3, 3),
-        "nothing was asked for since the first credit"
-    );
-    assert_eq!(ended.decode_bytes, 3 * (8 + 16 + 28 + 32));
-    ring.assert_empty();
 }

@@ -5,7 +5,10 @@
 //! [`ToyStage`] is a stage without a tensor library whose arithmetic shows a lost, doubled, reordered or
 //! crossed row or layer in the answer.
 
+mod batches;
 mod ledger;
+mod pacer;
+mod prefix;
 mod scheduler;
 mod toy;
 
@@ -13,8 +16,11 @@ use bytes::Bytes;
 use proto::tensor::NumericsClass;
 use proto::{LayerSpan, Position};
 
+pub use batches::Batches;
 pub use ledger::{KvLedger, ReserveError};
-pub use scheduler::{RowBudget, Scheduler, StepPlan};
+pub use pacer::ChunkPacer;
+pub use prefix::{PrefixCounts, PrefixMatch, PrefixScope, PrefixStore};
+pub use scheduler::{Flow, RowBudget, Scheduler, StepCaps, StepPlan};
 pub use toy::{StepHook, ToyModel, ToyStage};
 
 /// What a stage is, fixed when it is loaded.
@@ -161,6 +167,14 @@ pub trait Stage {
 
     /// Cuts a session's KV to its first `length` positions.
     fn trim(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError>;
+
+    /// Copies the first `length` positions of `from` into `to`, which holds none: bit for bit what computing them again
+    /// would give in class `exact`. On an error `to` still holds none.
+    fn copy(&mut self, from: KvSlot, to: KvSlot, length: Position) -> Result<(), StageError>;
+
+    /// Cuts a session's KV to its first `length` positions and gives back the memory beyond them: from now on the slot
+    /// is read only.
+    fn retain(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError>;
 
     /// Computes one micro-batch. Each slot occurs in at most one group. On an error no KV has changed.
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError>;

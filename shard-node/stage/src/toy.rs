@@ -134,6 +134,35 @@ impl Stage for ToyStage {
         Ok(())
     }
 
+    fn copy(&mut self, from: KvSlot, to: KvSlot, length: Position) -> Result<(), StageError> {
+        let (from, to, length) = (from.get(), to.get(), length.get());
+        let source = self.sessions.get(&from).ok_or(StageError::UnknownSlot(from))?;
+        let held = Position::new(source.digests.len() as u32);
+        let digests = source.digests.get(..length as usize);
+        let beyond = || StageError::Position { expected: held, got: Position::new(length) };
+        let digests = digests.ok_or_else(beyond)?;
+        let digests = digests.to_vec();
+        let target = self.sessions.get_mut(&to).ok_or(StageError::UnknownSlot(to))?;
+        if !target.digests.is_empty() {
+            return Err(StageError::Input("a copy into a slot that holds rows".into()));
+        }
+        if length > target.reserved {
+            let position = Position::new(target.reserved);
+            return Err(StageError::Reservation { position, reserved: target.reserved });
+        }
+        target.digests = digests;
+        Ok(())
+    }
+
+    fn retain(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError> {
+        self.trim(slot, length)?;
+        if let Some(kv) = self.sessions.get_mut(&slot.get()) {
+            kv.digests.shrink_to_fit();
+            kv.reserved = kv.digests.len() as u32;
+        }
+        Ok(())
+    }
+
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError> {
         let rows = self.check(groups, &input)?;
         if let Some(hook) = &mut self.hook {

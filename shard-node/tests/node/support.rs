@@ -13,7 +13,7 @@ use proto::session::{
 };
 use proto::status::{CloseCode, NodeStatus, Refusal, StatusRequest};
 use proto::tensor::NumericsClass;
-use proto::{FrameKind, Generation, LayerSpan, Message, NodeId, NodeKey, Position, SessionId};
+use proto::{Added, FrameKind, Generation, LayerSpan, Message, NodeId, NodeKey, Position, SessionId};
 use proto_transport::{Connection, Endpoint, EndpointConfig, FrameSender, RawFrame, Target};
 use shard_node::discovery::Discovery;
 use shard_node::node::{Node, NodeConfig, ServedModel};
@@ -156,6 +156,7 @@ impl Asked {
             max_positions: self.prompt.len() as u32 + self.max_tokens,
             lease_ms: self.lease_ms,
             tail: (stage + 1 == plan.stages.len()).then_some(tail),
+            service: Added::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Memory that a stage takes in each numerics class, from the shapes alone: what `inspect` shows and what a plan for
-//! several machines needs. It allocates nothing and knows no library; a test of the engine holds its real matrices
-//! against these numbers.
+//! several machines needs. It allocates nothing and knows no library; a test of the engine (`loader/tests.rs`) holds
+//! the matrices of loaded stages against these numbers.
 //!
 //! A matrix of `rows` x `columns` takes, on a CPU,
 //!
@@ -11,9 +11,10 @@
 //! | int8 | 1 per value, 4 per row for its scale |
 //! | int4 | 1/2 per value, 4 per group of 32 values for scale and minimum (2 where the file has `Q4_0`, not counted on) |
 //!
-//! in int8 and int4 with rows padded to 16 and columns to 32. Embedding and head are matrices like the others, but
+//! with rows padded to 16 but in exact, and in int8 and int4 columns to 32. Matrices that multiply the same rows are
+//! stacked before they are padded. A router of experts is exact in every class. Embedding and head are matrices like the others, but
 //! keep 8 bits in int4 unless the file has them in `Q4_0` or `Q4_1`. A tied pair is held once by a stage that has both
-//! ends, except in exact. Vectors are f32 everywhere; keys and values are 4 bytes in exact, else 2.
+//! ends. Vectors are f32 everywhere; keys and values are 4 bytes in exact, else 2.
 
 use std::collections::BTreeMap;
 
@@ -73,10 +74,10 @@ impl Footprint {
     /// All classes, most exact first. `four_bit_ends`: the file has embedding and head in 4 bits.
     pub fn of_all(architecture: &Architecture, four_bit_ends: bool) -> Vec<Self> {
         let Ok(whole) = LayerSpan::new(0, architecture.n_layers) else { return Vec::new() };
-        let mut layers: BTreeMap<u32, Vec<Vec<u64>>> = BTreeMap::new();
+        let mut layers: BTreeMap<u32, Vec<(String, Vec<u64>)>> = BTreeMap::new();
         for (name, shape) in span_tensors(architecture, whole) {
             if let Some(layer) = layer_of(&name) {
-                layers.entry(layer).or_default().push(shape);
+                layers.entry(layer).or_default().push((name, shape));
             }
         }
         CLASSES.map(|class| Self::of(architecture, class, &layers, four_bit_ends)).to_vec()
@@ -85,10 +86,10 @@ impl Footprint {
     fn of(
         a: &Architecture,
         class: Class,
-        layers: &BTreeMap<u32, Vec<Vec<u64>>>,
+        layers: &BTreeMap<u32, Vec<(String, Vec<u64>)>>,
         four_bit_ends: bool,
     ) -> Self {
-        let layers = layers.values().map(|shapes| shapes.iter().map(|shape| class.tensor(shape)).sum());
+        let layers = layers.values().map(|tensors| class.layer(tensors));
         let (largest, all) =
             layers.fold((0, 0), |(largest, all), bytes: u64| (bytes.max(largest), all + bytes));
         let [vocab, hidden] = [a.vocab, a.hidden].map(u64::from);
@@ -110,10 +111,21 @@ impl Footprint {
 
     /// Bytes of the weights of a stage that holds everything.
     pub fn whole_bytes(&self, architecture: &Architecture) -> u64 {
-        // A tied head that is a table is the embedding itself.
-        let shared =
-            if architecture.tied_head && self.class == Class::Bf16.name() { self.embedding_bytes } else { 0 };
+        // A tied head is the embedding itself.
+        let shared = if architecture.tied_head { self.embedding_bytes } else { 0 };
         self.all_layers_bytes + self.embedding_bytes + self.head_bytes - shared
+    }
+
+    /// Bytes of the weights of a stage with such a span. Layers count as the largest of them, which they all are in
+    /// the families there are.
+    pub fn span_bytes(&self, architecture: &Architecture, span: LayerSpan) -> u64 {
+        let (first, last) = (span.start() == 0, span.end() == architecture.n_layers);
+        if first && last {
+            return self.whole_bytes(architecture);
+        }
+        let embedding = if first { self.embedding_bytes } else { 0 };
+        let head = if last { self.head_bytes } else { 0 };
+        u64::from(span.len()) * self.layer_bytes + embedding + head
     }
 
     /// What a machine holds of the model.
@@ -178,6 +190,23 @@ impl Class {
         if matches!(self, Self::Exact) { 4 } else { 2 }
     }
 
+    /// A layer's tensors as a stage holds them.
+    fn layer(self, tensors: &[(String, Vec<u64>)]) -> u64 {
+        let mut stacked: BTreeMap<String, [u64; 2]> = BTreeMap::new();
+        let mut bytes = 0;
+        for (name, shape) in tensors {
+            match shape[..] {
+                // A router chooses in f32 whatever the class.
+                [rows, columns] if name.ends_with(".gate.weight") => {
+                    bytes += Self::Exact.matrix(rows, columns);
+                }
+                [rows, columns] => stacked.entry(product_of(name)).or_insert([0, columns])[0] += rows,
+                _ => bytes += self.tensor(shape),
+            }
+        }
+        bytes + stacked.values().map(|&[rows, columns]| self.matrix(rows, columns)).sum::<u64>()
+    }
+
     fn tensor(self, shape: &[u64]) -> u64 {
         match shape.split_last() {
             Some((&columns, outer)) if !outer.is_empty() => self.matrix(outer.iter().product(), columns),
@@ -189,11 +218,23 @@ impl Class {
         let (padded_rows, groups) = (rows.next_multiple_of(16), columns.div_ceil(32));
         match self {
             Self::Exact => 4 * rows * columns,
-            Self::Bf16 => 2 * rows * columns,
+            Self::Bf16 => 2 * padded_rows * columns,
             Self::Int8 => padded_rows * (32 * groups + 4),
             Self::Int4 => padded_rows * groups * (16 + 4),
         }
     }
+}
+
+/// What a matrix of that name is multiplied in: those of the same rows are stacked, and padded as one.
+fn product_of(name: &str) -> String {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    let (path, matrix) = name.rsplit_once('.').unwrap_or(("", name));
+    let product = match matrix {
+        "q_proj" | "k_proj" | "v_proj" => "qkv",
+        "gate_proj" | "up_proj" | "w1" | "w3" => "gate_up",
+        other => other,
+    };
+    format!("{path}.{product}")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::session::SamplingParams;
 use proto::{Generation, SessionId};
 use router::generate::Step;
-use router::session::{SessionLimits, SessionTerms};
+use router::session::{SessionLimits, SessionShare, SessionTerms};
 use router_plan::{RouteRequest, choose_route};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -135,6 +135,7 @@ async fn terms(router: &TestRouter, session: u64, max_tokens: u32) -> SessionTer
         sampling: SamplingParams::default(),
         credit: 8,
         limits: SessionLimits { lease: Duration::from_secs(1), ..SessionLimits::default() },
+        share: SessionShare::default(),
     }
 }
 

@@ -9,6 +9,8 @@
 mod answers;
 mod bad_input;
 mod failures;
+mod pipelining;
+mod reuse;
 mod serve;
 mod serve_soak;
 mod swarm;

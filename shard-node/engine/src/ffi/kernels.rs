@@ -253,74 +253,6 @@ pub(crate) fn head(x: &Tensor, table: &Tensor) -> Result<Tensor, TorchError> {
     Ok(out)
 }
 
-/// Whether this CPU multiplies pairs of bf16 values and has no AMX, for which oneDNN is better: `shim/pairs.cc`.
-#[expect(unsafe_code, reason = "calls the shim")]
-pub(crate) fn pairs_supported() -> bool {
-    if super::cpu_level() < 4 {
-        return false; // ATEN_CPU_CAPABILITY rules these kernels too
-    }
-    let mut amx = 0;
-    // SAFETY: a pointer to a local.
-    unsafe { ll_pairs_supported(&raw mut amx) != 0 && amx == 0 }
-}
-
-/// Packs bf16 `weight [outputs, width]`, of an even width, for [`pairs`]; gives `[outputs rounded up to 16, width]`.
-#[expect(unsafe_code, reason = "calls the shim")]
-pub(crate) fn pairs_pack(weight: &Tensor) -> Result<Tensor, TorchError> {
-    let (outputs, width) = weight.size2()?;
-    check(
-        row_format(weight)? == 1 && width % 2 == 0 && outputs > 0,
-        "pairs take bf16 weights of an even width",
-    )?;
-    check(pairs_supported(), "this CPU has no product of bf16 pairs")?;
-    let packed = Tensor::f_empty([(outputs + 15) / 16 * 16, width], (Kind::BFloat16, Device::Cpu))?;
-    // SAFETY: dense tensors of the sizes just read; `packed` is new and holds whole blocks of 16 rows.
-    unsafe { ll_pairs_pack(weight.data_ptr(), packed.data_ptr(), outputs, width) };
-    Ok(packed)
-}
-
-/// `x [rows, width]` times a weight of [`pairs_pack`] with so many outputs, plus `residual [rows, outputs]`; rounded
-/// to bf16 once, or f32 if `wide`.
-#[expect(unsafe_code, reason = "calls the shim")]
-pub(crate) fn pairs(
-    x: &Tensor,
-    packed: &Tensor,
-    outputs: i64,
-    residual: Option<&Tensor>,
-    wide: bool,
-) -> Result<Tensor, TorchError> {
-    let ((rows, width), (blocks, packed_width)) = (x.size2()?, packed.size2()?);
-    check(row_format(x)? == 1 && row_format(packed)? == 1, "pairs take bf16")?;
-    check(
-        width == packed_width && blocks == (outputs + 15) / 16 * 16,
-        "the packed weight has another shape",
-    )?;
-    if let Some(residual) = residual {
-        check(
-            row_format(residual)? == 1 && residual.size() == [rows, outputs],
-            "the residual has another shape",
-        )?;
-    }
-    let kind = if wide { Kind::Float } else { Kind::BFloat16 };
-    let out = Tensor::f_empty([rows, outputs], (kind, Device::Cpu))?;
-    let residual = residual.map_or(std::ptr::null(), |residual| residual.data_ptr().cast_const());
-    // SAFETY: dense tensors of the sizes checked above; `out` is new. Packed tensors exist only where the CPU has
-    // the instructions, as `pairs_pack` checks.
-    unsafe {
-        ll_pairs(
-            x.data_ptr(),
-            packed.data_ptr(),
-            residual,
-            out.data_ptr(),
-            rows,
-            width,
-            outputs,
-            wide.into(),
-        );
-    }
-    Ok(out)
-}
-
 /// Multiplications that take as long as waking a second thread, about 5 us.
 const WORTH_A_THREAD: i64 = 1 << 18;
 
@@ -396,18 +328,6 @@ unsafe extern "C" {
         together: c_int,
     );
     fn ll_head(x: *const f32, table: *const c_void, out: *mut f32, rows: i64, width: i64, vocab: i64);
-    fn ll_pairs_supported(amx: *mut c_int) -> c_int;
-    fn ll_pairs_pack(weight: *const c_void, packed: *mut c_void, outputs: i64, width: i64);
-    fn ll_pairs(
-        x: *const c_void,
-        packed: *const c_void,
-        residual: *const c_void,
-        out: *mut c_void,
-        rows: i64,
-        width: i64,
-        outputs: i64,
-        wide: c_int,
-    );
     fn ll_silu_mul(gate_up: *const c_void, out: *mut c_void, rows: i64, n: i64, bf16: c_int);
     fn ll_gelu_mul(gate_up: *const c_void, out: *mut c_void, rows: i64, n: i64, bf16: c_int);
 }

@@ -6,6 +6,7 @@
 
 mod device;
 mod kernels;
+mod pairs;
 mod panels;
 mod team;
 
@@ -16,11 +17,13 @@ use tch::{Device, Kind, Tensor};
 pub use device::DeviceMemory;
 pub(crate) use device::{device_memory, enter_device, synchronise, to_device, to_host};
 pub(crate) use kernels::{
-    AppendAt, AttendJob, HeadExtras, MAX_HEAD_DIM, attend, gated, head, pairs, pairs_pack, pairs_supported,
-    rms_norm, rms_norm_add, rope_append,
+    AppendAt, AttendJob, HeadExtras, MAX_HEAD_DIM, attend, gated, head, rms_norm, rms_norm_add, rope_append,
 };
+#[cfg(test)]
+pub(crate) use pairs::without_tiles;
+pub(crate) use pairs::{BLOCK, pairs, pairs_packed, pairs_supported, tiles_usable};
 pub(crate) use panels::{
-    GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, panels, panels_fine,
+    GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, pack_panel, panels, panels_fine,
 };
 pub(crate) use team::{team, team_rest, team_rouse};
 
@@ -192,6 +195,18 @@ pub(crate) fn contiguous_f32(tensor: &Tensor) -> Option<&[f32]> {
     let bytes = contiguous_bytes(tensor)?;
     // SAFETY: f32 has no invalid bits.
     let (before, values, after) = unsafe { bytes.align_to::<f32>() };
+    (before.is_empty() && after.is_empty()).then_some(values)
+}
+
+/// The values of a contiguous bf16 CPU tensor, or `None` for any other.
+pub(crate) fn contiguous_bf16(tensor: &Tensor) -> Option<&[shard_node_weights::Bf16]> {
+    if tensor.kind() != Kind::BFloat16 {
+        return None;
+    }
+    let bytes = contiguous_bytes(tensor)?;
+    #[expect(unsafe_code, reason = "reads a tensor's memory")]
+    // SAFETY: the transparent Bf16 has no invalid bits.
+    let (before, values, after) = unsafe { bytes.align_to::<shard_node_weights::Bf16>() };
     (before.is_empty() && after.is_empty()).then_some(values)
 }
 

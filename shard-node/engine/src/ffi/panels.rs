@@ -1,4 +1,4 @@
-//! Products with quantised panels, with their sizes checked: `shim/panels.cc`.
+//! Quantised panels and products with them, sizes checked: `shim/panels.cc`, `shim/panels_pack.cc`.
 
 use std::ffi::{c_int, c_void};
 
@@ -49,21 +49,25 @@ pub(crate) enum PanelLevel {
     Avx2 = 1,
     /// AVX-512 with VNNI.
     Avx512 = 2,
+    /// The same for few rows, AMX for many: the same bits.
+    Amx = 3,
 }
 
 impl PanelLevel {
-    /// The best on this CPU; `ATEN_CPU_CAPABILITY` lowers it as it lowers the library's own kernels.
+    /// The best on this CPU; `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` lower it as they lower the
+    /// library's own kernels.
     #[expect(unsafe_code, reason = "calls the shim")]
     pub(crate) fn best() -> Self {
         // SAFETY: no arguments.
         let cpu = match unsafe { ll_panel_level() } {
+            3 => Self::Amx,
             2 => Self::Avx512,
             1 => Self::Avx2,
             _ => Self::Plain,
         };
         let library = super::cpu_capability();
         let allowed = match () {
-            () if library.starts_with("AVX512") => Self::Avx512,
+            () if library.starts_with("AVX512") => Self::Amx,
             () if library.starts_with("AVX2") => Self::Avx2,
             () => Self::Plain,
         };
@@ -157,6 +161,27 @@ fn product(
     Ok(y)
 }
 
+/// Rounds 16 rows `x [16, width]` to a panel of zeros, in `Int8` with their scales or in `Int4Min`. Pure.
+#[expect(unsafe_code, reason = "calls the shim")]
+pub(crate) fn pack_panel(
+    x: &[f32],
+    format: PanelFormat,
+    panel: &mut [u8],
+    scales: &mut [f32],
+) -> Result<(), TorchError> {
+    let width = x.len() / PANEL_ROWS;
+    let holds = |holds: bool, what: &str| super::kernels::check(holds, what);
+    holds(width > 0 && width * PANEL_ROWS == x.len(), "rows of one width make a panel")?;
+    holds(format != PanelFormat::Int4, "only stored blocks lack minima")?;
+    holds(panel.len() == format.panel_bytes(width.next_multiple_of(GROUP)), "the panel has another size")?;
+    holds(scales.len() == PANEL_ROWS, "a panel has 16 rows")?;
+    // SAFETY: all of the sizes that the shim derives from `width` and `format`, checked above.
+    unsafe {
+        ll_pack_panel(x.as_ptr(), width as i64, format as c_int, panel.as_mut_ptr(), scales.as_mut_ptr());
+    }
+    Ok(())
+}
+
 fn is_dense(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.is_contiguous()
 }
@@ -192,4 +217,5 @@ struct PanelCall {
 unsafe extern "C" {
     fn ll_panel_level() -> c_int;
     fn ll_panels(call: *const PanelCall);
+    fn ll_pack_panel(x: *const f32, width: i64, format: c_int, panel: *mut u8, scales: *mut f32);
 }

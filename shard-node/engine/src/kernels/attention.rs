@@ -208,7 +208,7 @@ fn chunk(
 }
 
 /// Adds the bias, norms the heads, rotates the queries of a run in place, and puts its rotated keys and
-/// its values into the cache.
+/// its values into the cache: the shim's kernel, on the CPU.
 pub(crate) fn append(
     qkv: &mut Tensor,
     run: Run,
@@ -217,28 +217,51 @@ pub(crate) fn append(
     heads: Heads,
     how: &LayerAttention,
 ) -> Result<(), TorchError> {
-    if !by_shim(qkv.device()) {
-        return append_any(&qkv.f_narrow(0, run.row, run.rows)?, cache, rotary, heads, how, run.start);
-    }
     let Run { row, rows, start } = run;
     let at = AppendAt { heads: heads.queries, kv_heads: heads.keys, dim: heads.dim, row, rows, start };
     let tables = rotary.tables(how.rotary);
     ffi::rope_append(qkv, how.extras(), tables, &mut cache.keys, &mut cache.values, at)
 }
 
-fn append_any(
+/// Cosines and sines of the rows of a step, f32 `[rows, 1, dim / 2]`.
+#[derive(Debug)]
+pub(crate) struct Angles {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Angles {
+    /// Those of the positions of `runs`, on the tables' device.
+    pub(crate) fn of(rotary: &Rotary, base: RotaryBase, runs: &[Run]) -> Result<Self, TorchError> {
+        let (cos, sin) = rotary.tables(base);
+        let of = |table: &Tensor, positions: Option<&Tensor>| -> Result<Tensor, TorchError> {
+            let rows = match (positions, runs) {
+                (None, [run]) => table.f_narrow(0, run.start, run.rows)?,
+                (Some(positions), _) => table.f_index_select(0, positions)?,
+                (None, _) => return Err(TorchError("rows without positions".into())),
+            };
+            Ok(rows.f_unsqueeze(1)?)
+        };
+        let positions = if let [_] = runs {
+            None
+        } else {
+            let positions: Vec<i64> = runs.iter().flat_map(|run| run.start..run.start + run.rows).collect();
+            Some(ffi::to_device(&Tensor::f_from_slice(&positions)?, cos.device())?)
+        };
+        Ok(Self { cos: of(cos, positions.as_ref())?, sin: of(sin, positions.as_ref())? })
+    }
+}
+
+/// The same by the library's operators: bias, norms and rotation for all rows of a step at once, since on a GPU the
+/// number of operators is what a small step costs. [`store`] follows, run by run.
+pub(crate) fn turn(
     qkv: &Tensor,
-    cache: &LayerCache,
-    rotary: &Rotary,
+    angles: &Angles,
     heads: Heads,
     how: &LayerAttention,
-    start: i64,
 ) -> Result<(), TorchError> {
     let rows = qkv.size2()?.0;
     let half = heads.dim / 2;
-    let (cos, sin) = rotary.tables(how.rotary);
-    let angle = |table: &Tensor| table.f_narrow(0, start, rows)?.f_unsqueeze(1);
-    let (cos, sin) = (angle(cos)?, angle(sin)?);
     if let Some(bias) = &how.bias {
         let _ = qkv.shallow_clone().f_add_(bias)?;
     }
@@ -253,10 +276,18 @@ fn append_any(
     let turning = all.f_narrow(1, 0, heads.queries + heads.keys)?;
     let (mut low, mut high) = (turning.f_narrow(2, 0, half)?, turning.f_narrow(2, half, half)?);
     let (a, b) = (low.f_to_kind(Kind::Float)?, high.f_to_kind(Kind::Float)?);
+    let Angles { cos, sin } = angles;
     // Both before either is written: in f32, `a` and `b` are views of where the results go.
-    let turned = (a.f_mul(&cos)?.f_sub(&b.f_mul(&sin)?)?, b.f_mul(&cos)?.f_add(&a.f_mul(&sin)?)?);
+    let turned = (a.f_mul(cos)?.f_sub(&b.f_mul(sin)?)?, b.f_mul(cos)?.f_add(&a.f_mul(sin)?)?);
     low.f_copy_(&turned.0)?;
     high.f_copy_(&turned.1)?;
+    Ok(())
+}
+
+/// Puts a run's keys and values, which have been [turned](turn), into its cache.
+pub(crate) fn store(qkv: &Tensor, run: Run, cache: &LayerCache, heads: Heads) -> Result<(), TorchError> {
+    let Run { row, rows, start } = run;
+    let all = qkv.f_narrow(0, row, rows)?.f_view([rows, heads.queries + 2 * heads.keys, heads.dim])?;
     let place = |cache: &Tensor| cache.f_narrow(1, start, rows)?.f_transpose(0, 1);
     place(&cache.keys)?.f_copy_(&all.f_narrow(1, heads.queries, heads.keys)?)?;
     place(&cache.values)?.f_copy_(&all.f_narrow(1, heads.queries + heads.keys, heads.keys)?)?;

@@ -6,6 +6,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::EngineError;
 use crate::ffi::{self, PanelLevel, TorchError};
+use crate::kernels::device_matrix::DeviceMatrix;
+use crate::kernels::pairs::Pairs;
 use crate::kernels::panels::{Bits, Panels};
 use crate::quantise::DenseRows;
 
@@ -21,18 +23,18 @@ pub(crate) const EXACT_ROWS: i64 = 16;
 pub(crate) enum Linear {
     /// f32, in blocks of exactly [`EXACT_ROWS`] rows: the exact class.
     Exact(Tensor),
-    /// bf16 in oneDNN's blocked layout, for CPUs with its bf16 kernels.
+    /// bf16 in oneDNN's blocked layout, for CPUs with its bf16 kernels that do not multiply pairs.
     Packed(Tensor),
-    /// bf16 in the shim's layout of pairs, for CPUs that multiply those and have no AMX; and its outputs.
-    Pairs(Tensor, i64),
+    /// bf16 in the shim's layout of pairs, for CPUs that multiply those, alone or by AMX's tiles.
+    Pairs(Pairs),
     /// The activations' own type, through the library's plain `linear`: GPUs.
     Plain(Tensor),
     /// bf16 that becomes f32 around the products of many rows: CPUs without bf16 kernels.
     Widened(Tensor),
     /// 8 or 4 bits, multiplied by the shim: the int8 and int4 classes on the CPU.
     Panels(Panels, PanelLevel),
-    /// The same on other devices: widened for each product.
-    WidenedPanels(Panels),
+    /// The same on other devices.
+    Device(DeviceMatrix),
 }
 
 /// Which [`Linear`] a stage makes of its weights.
@@ -51,7 +53,7 @@ pub(crate) enum LinearKind {
     /// Quantised, on the CPU.
     Panels(Bits, PanelLevel),
     /// Quantised, on other devices.
-    WidenedPanels(Bits),
+    Device(Bits),
 }
 
 impl LinearKind {
@@ -74,7 +76,7 @@ impl LinearKind {
     /// Bits of a quantised weight.
     pub(crate) fn bits(self) -> Option<Bits> {
         match self {
-            Self::Panels(bits, _) | Self::WidenedPanels(bits) => Some(bits),
+            Self::Panels(bits, _) | Self::Device(bits) => Some(bits),
             _ => None,
         }
     }
@@ -85,13 +87,12 @@ impl Linear {
     pub(crate) fn new(weight: Tensor, kind: LinearKind) -> Result<Self, EngineError> {
         Ok(match kind {
             LinearKind::Exact => Self::Exact(weight),
-            LinearKind::Packed => Self::Packed(ffi::linear_pack(&weight)?),
-            // No model has an odd width; the library's layout takes it.
-            LinearKind::Pairs if weight.size2()?.1 % 2 != 0 => Self::Packed(ffi::linear_pack(&weight)?),
-            LinearKind::Pairs => Self::Pairs(ffi::pairs_pack(&weight)?, weight.size2()?.0),
+            LinearKind::Pairs if Pairs::take(weight.size2()?.1 as usize) => Self::Pairs(Pairs::of(&weight)?),
+            // The library's layout takes what pairs do not.
+            LinearKind::Packed | LinearKind::Pairs => Self::Packed(ffi::linear_pack(&weight)?),
             LinearKind::Plain => Self::Plain(weight),
             LinearKind::Widened => Self::Widened(weight),
-            LinearKind::Panels(bits, _) | LinearKind::WidenedPanels(bits) => {
+            LinearKind::Panels(bits, _) | LinearKind::Device(bits) => {
                 let device = weight.device();
                 let dense = weight.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
                 let values =
@@ -106,8 +107,13 @@ impl Linear {
     pub(crate) fn of_panels(panels: Panels, kind: LinearKind, device: Device) -> Result<Self, TorchError> {
         match kind {
             LinearKind::Panels(_, level) if device == Device::Cpu => Ok(Self::Panels(panels, level)),
-            _ => Ok(Self::WidenedPanels(panels.to_device(device)?)),
+            _ => Ok(Self::Device(DeviceMatrix::new(&panels, device, false)?)),
         }
+    }
+
+    /// The same for logits, whose products are wanted in f32.
+    pub(crate) fn head_of_panels(panels: &Panels, device: Device) -> Result<Self, TorchError> {
+        Ok(Self::Device(DeviceMatrix::new(panels, device, true)?))
     }
 
     /// `x [rows, in]` to `[rows, out]`, of the type of `x`.
@@ -115,11 +121,11 @@ impl Linear {
         Ok(match self {
             Self::Exact(weight) => blocks(x, weight)?,
             Self::Packed(weight) => ffi::linear_packed(x, weight)?,
-            Self::Pairs(weight, outputs) => ffi::pairs(&x.f_contiguous()?, weight, *outputs, None, false)?,
+            Self::Pairs(pairs) => pairs.multiply(x, None, false)?,
             Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?,
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(x.kind())?,
             Self::Panels(panels, level) => panels.multiply(&x.f_contiguous()?, None, x.kind(), *level)?,
-            Self::WidenedPanels(panels) => panels.multiply_widened(x)?,
+            Self::Device(matrix) => matrix.multiply(x)?,
         })
     }
 
@@ -128,15 +134,13 @@ impl Linear {
         Ok(match self {
             Self::Exact(weight) => blocks(x, weight)?.f_add_(residual)?,
             Self::Packed(weight) => ffi::linear_packed_add(x, weight, residual)?,
-            Self::Pairs(weight, outputs) => {
-                ffi::pairs(&x.f_contiguous()?, weight, *outputs, Some(residual), false)?
-            }
+            Self::Pairs(pairs) => pairs.multiply(x, Some(residual), false)?,
             Self::Plain(weight) => x.f_linear(weight, None::<&Tensor>)?.f_add_(residual)?,
             Self::Widened(weight) => widened(x, weight)?.f_add_(residual)?.f_to_kind(residual.kind())?,
             Self::Panels(panels, level) => {
                 panels.multiply(&x.f_contiguous()?, Some(residual), residual.kind(), *level)?
             }
-            Self::WidenedPanels(panels) => panels.multiply_widened(x)?.f_add_(residual)?,
+            Self::Device(matrix) => matrix.multiply(x)?.f_add_(residual)?,
         })
     }
 
@@ -144,8 +148,9 @@ impl Linear {
     pub(crate) fn forward_f32(&self, x: &Tensor) -> Result<Tensor, TorchError> {
         Ok(match self {
             Self::Widened(weight) => widened(x, weight)?.f_to_kind(Kind::Float)?,
-            Self::Pairs(weight, outputs) => ffi::pairs(&x.f_contiguous()?, weight, *outputs, None, true)?,
+            Self::Pairs(pairs) => pairs.multiply(x, None, true)?,
             Self::Panels(panels, level) => panels.multiply_fine(&x.f_contiguous()?, *level)?,
+            Self::Device(matrix) => matrix.multiply_f32(x)?,
             // Rounded to bf16's 8 bits, the best candidates would often tie. The library has a product of bf16
             // rows with an f32 result for CUDA only.
             Self::Plain(weight) if x.device().is_cuda() => x.f_mm_dtype(&weight.f_tr()?, Kind::Float)?,
@@ -156,14 +161,12 @@ impl Linear {
     /// Bytes the matrix holds.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Exact(weight)
-            | Self::Packed(weight)
-            | Self::Pairs(weight, _)
-            | Self::Plain(weight)
-            | Self::Widened(weight) => {
+            Self::Exact(weight) | Self::Packed(weight) | Self::Plain(weight) | Self::Widened(weight) => {
                 weight.size().iter().product::<i64>() as usize * weight.kind().elt_size_in_bytes()
             }
-            Self::Panels(panels, _) | Self::WidenedPanels(panels) => panels.bytes(),
+            Self::Pairs(pairs) => pairs.bytes(),
+            Self::Panels(panels, _) => panels.bytes(),
+            Self::Device(matrix) => matrix.bytes(),
         }
     }
 }
@@ -247,14 +250,19 @@ mod tests {
         }
     }
 
+    /// By AMX's tiles, where this machine has them, and without.
     #[test]
     fn pairs_give_a_row_the_same_bits_in_any_company() {
-        if !ffi::pairs_supported() {
-            return;
+        if ffi::pairs_supported() {
+            pairs_in_company();
+            ffi::without_tiles(pairs_in_company);
         }
+    }
+
+    fn pairs_in_company() {
         let _mode = ffi::InferenceMode::enter().unwrap();
         // Widths around one part of the inputs, outputs that fill no block or no group of blocks.
-        for (width, out) in [(576, 960), (1024, 16), (1026, 72), (2050, 50)] {
+        for (width, out) in [(576, 960), (1024, 16), (1026, 72), (2050, 50), (30, 33)] {
             let weight = Tensor::randn([out, width], (Kind::BFloat16, Device::Cpu));
             let linear = Linear::new(weight, LinearKind::Pairs).unwrap();
             let x = Tensor::randn([200, width], (Kind::BFloat16, Device::Cpu));
@@ -270,7 +278,19 @@ mod tests {
                 })
                 .collect();
             ffi::team(3).unwrap();
-            for (start, rows) in [(0, 2), (3, 5), (1, 6), (4, 7), (0, 13), (5, 64), (0, 193), (0, 200)] {
+            for (start, rows) in [
+                (0, 2),
+                (3, 5),
+                (1, 6),
+                (4, 7),
+                (0, 13),
+                (2, 16),
+                (9, 17),
+                (1, 33),
+                (5, 64),
+                (0, 193),
+                (0, 200),
+            ] {
                 let part = x.narrow(0, start, rows);
                 let wide = linear.forward_f32(&part).unwrap();
                 let added = linear.forward_add(&part, &residual.narrow(0, start, rows)).unwrap();
@@ -312,10 +332,11 @@ mod tests {
     fn packed_and_widened_products_agree_with_f32() {
         let _mode = ffi::InferenceMode::enter().unwrap();
         let weight = Tensor::randn([256, 512], (Kind::BFloat16, Device::Cpu));
-        for rows in [5, 40] {
+        for rows in [1, 5, 16, 23, 40, 600] {
             let x = Tensor::randn([rows, 512], (Kind::BFloat16, Device::Cpu));
             let residual = Tensor::randn([rows, 256], (Kind::BFloat16, Device::Cpu));
             compare(&x, &weight, &residual);
+            ffi::without_tiles(|| compare(&x, &weight, &residual));
         }
     }
 

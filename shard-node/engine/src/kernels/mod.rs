@@ -29,10 +29,12 @@ pub(crate) fn by_library_only<R>(f: impl FnOnce() -> R) -> R {
 }
 
 pub(crate) mod attention;
+pub(crate) mod device_matrix;
 pub(crate) mod experts;
 #[cfg(test)]
 mod levels;
 pub(crate) mod linear;
+pub(crate) mod pairs;
 pub(crate) mod panels;
 pub(crate) mod rotary;
 pub(crate) mod rows;

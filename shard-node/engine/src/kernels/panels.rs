@@ -2,9 +2,7 @@
 //!
 //! A row's product has the same bits whatever rows come with it. Layouts: `shim/panels.h`.
 
-use tch::{Device, Kind, Tensor};
-
-use shard_node_weights::TensorError;
+use tch::{Kind, Tensor};
 
 use crate::error::EngineError;
 use crate::ffi::{self, GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, TorchError};
@@ -70,12 +68,6 @@ impl Panels {
         Ok(Self { bytes, scales, out, width, format })
     }
 
-    /// The same on another device.
-    pub(crate) fn to_device(&self, device: Device) -> Result<Self, TorchError> {
-        let scales = self.scales.as_ref().map(|scales| scales.f_to_device(device)).transpose()?;
-        Ok(Self { bytes: self.bytes.f_to_device(device)?, scales, ..*self })
-    }
-
     /// `x [rows, width]` times the matrix, plus `residual [rows, out]`, as `kind`. CPU only.
     pub(crate) fn multiply(
         &self,
@@ -117,47 +109,45 @@ impl Panels {
         Ok(())
     }
 
-    /// `x · Wᵀ` by widening some panels after the other to the type of `x`: any device.
-    pub(crate) fn multiply_widened(&self, x: &Tensor) -> Result<Tensor, TorchError> {
-        let count = self.out.div_ceil(PANEL_ROWS);
-        let parts = (0..count).step_by(WIDENED_PANELS).map(|first| {
-            let panels = WIDENED_PANELS.min(count - first);
-            let rows = (panels * PANEL_ROWS).min(self.out - first * PANEL_ROWS);
-            let weight = self.widened(first, panels)?.f_narrow(0, 0, rows as i64)?.f_to_kind(x.kind())?;
-            Ok(x.f_linear(&weight, None::<&Tensor>)?)
-        });
-        let parts = parts.collect::<Result<Vec<_>, TorchError>>()?;
-        Ok(Tensor::f_cat(&parts, 1)?)
-    }
-
-    /// f32 values of `panels` panels from `first` on, `[panels * 16, width]`, by the library's operators.
-    fn widened(&self, first: usize, panels: usize) -> Result<Tensor, TorchError> {
+    /// What the panels hold, in rows, for other layouts. CPU only.
+    pub(crate) fn integers(&self) -> Result<Integers, TorchError> {
         let padded = self.width.next_multiple_of(GROUP);
         let (panel_bytes, groups) = (self.format.panel_bytes(padded) as i64, (padded / GROUP) as i64);
-        let (count, lanes) = (panels as i64, PANEL_ROWS as i64);
-        let bytes = self.bytes.f_view([-1, panel_bytes])?.f_narrow(0, first as i64, count)?;
-        let rows = [count * lanes, padded as i64];
-        let wide = if let Some(scales) = &self.scales {
-            let scales = scales.f_narrow(0, first as i64 * lanes, count * lanes)?.f_unsqueeze(1)?;
+        let (out, lanes) = (self.out as i64, PANEL_ROWS as i64);
+        let count = self.out.div_ceil(PANEL_ROWS) as i64;
+        let bytes = self.bytes.f_view([count, panel_bytes])?;
+        if let Some(scales) = &self.scales {
             let lanes_last = bytes.f_view([count, -1, lanes, 4])?.f_permute([0, 2, 1, 3])?;
-            let values = lanes_last.f_reshape(rows)?.f_to_kind(Kind::Float)?;
-            values.f_sub_scalar(128.0)?.f_mul(&scales)?
-        } else {
-            let nibbles = (PANEL_ROWS * GROUP / 2) as i64;
-            let bytes = bytes.f_view([count, groups, -1])?;
-            let packed = bytes.f_narrow(2, 0, nibbles)?.f_reshape([count, groups, 4, lanes, 4])?;
-            let (low, high) = (packed.f_bitwise_and(15)?, packed.f_bitwise_right_shift_tensor_scalar(4)?);
-            let values = Tensor::f_stack(&[low, high], 2)?.f_permute([0, 4, 1, 2, 3, 5])?;
-            let values = values.f_reshape([count, lanes, groups, GROUP as i64])?.f_to_kind(Kind::Float)?;
-            let kinds = if self.format == PanelFormat::Int4Min { 2 } else { 1 };
-            let halves = bytes.f_narrow(2, nibbles, kinds * lanes * 2)?.f_contiguous()?;
-            let halves = halves.f_view_dtype(Kind::Half)?.f_view([count, groups, kinds, lanes])?;
-            let halves = halves.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?;
-            let scale = halves.f_narrow(3, 0, 1)?;
-            let least = if kinds == 2 { halves.f_narrow(3, 1, 1)? } else { scale.f_mul_scalar(-8.0)? };
-            values.f_mul(&scale)?.f_add(&least)?.f_reshape(rows)?
+            let rows = lanes_last.f_reshape([count * lanes, padded as i64])?.f_narrow(0, 0, out)?;
+            // Bytes are stored with 128 added; as signed ones, turning the highest bit takes it off again.
+            let values = rows.f_narrow(1, 0, self.width as i64)?.f_bitwise_xor(128)?.f_contiguous()?;
+            return Ok(Integers::Eight {
+                values: values.f_view_dtype(Kind::Int8)?,
+                scales: scales.f_narrow(0, 0, out)?,
+            });
+        }
+        let nibbles = (PANEL_ROWS * GROUP / 2) as i64;
+        let bytes = bytes.f_view([count, groups, -1])?;
+        let packed = bytes.f_narrow(2, 0, nibbles)?.f_reshape([count, groups, 4, lanes, 4])?;
+        let (low, high) = (packed.f_bitwise_and(15)?, packed.f_bitwise_right_shift_tensor_scalar(4)?);
+        let values = Tensor::f_stack(&[low, high], 2)?.f_permute([0, 4, 1, 2, 3, 5])?;
+        let values = values.f_reshape([count * lanes, groups, GROUP as i64])?.f_narrow(0, 0, out)?;
+        let kinds = if self.format == PanelFormat::Int4Min { 2 } else { 1 };
+        let halves = bytes.f_narrow(2, nibbles, kinds * lanes * 2)?.f_contiguous()?;
+        let halves = halves.f_view_dtype(Kind::Half)?.f_view([count, groups, kinds, lanes])?;
+        let halves = halves.f_permute([0, 3, 1, 2])?.f_reshape([count * lanes, groups, kinds])?;
+        let halves = halves.f_narrow(0, 0, out)?;
+        let scales = halves.f_narrow(2, 0, 1)?.f_contiguous()?;
+        let minima = match kinds {
+            2 => halves.f_narrow(2, 1, 1)?.f_contiguous()?,
+            _ => scales.f_mul_scalar(-8.0)?,
         };
-        Ok(wide.f_narrow(1, 0, self.width as i64)?)
+        Ok(Integers::Four { nibbles: values.f_contiguous()?, scales, minima })
+    }
+
+    /// Rows.
+    pub(crate) fn out(&self) -> usize {
+        self.out
     }
 
     /// Columns.
@@ -171,8 +161,14 @@ impl Panels {
     }
 }
 
-/// Panels widened at a time: 2,048 rows, 64 MiB of f32 at a width of 8,192.
-const WIDENED_PANELS: usize = 128;
+/// A matrix as integers and what they are multiplied by.
+#[derive(Debug)]
+pub(crate) enum Integers {
+    /// int8 `[out, width]`; f32 `[out]`.
+    Eight { values: Tensor, scales: Tensor },
+    /// 0 to 15 in bytes `[out, groups, 32]`; f16 `[out, groups, 1]`: `value = scale * nibble + minimum`.
+    Four { nibbles: Tensor, scales: Tensor, minima: Tensor },
+}
 
 fn pack_share(
     source: &impl MatrixRows,
@@ -180,25 +176,28 @@ fn pack_share(
     first_panel: usize,
     bytes: &mut [u8],
     scales: &mut [f32],
-) -> Result<(), TensorError> {
-    let padded = source.columns().next_multiple_of(GROUP);
-    let mut values = vec![0.0; source.columns()];
+) -> Result<(), EngineError> {
+    let columns = source.columns();
+    let padded = columns.next_multiple_of(GROUP);
+    let mut values = vec![0.0; PANEL_ROWS * columns];
     let panels = bytes.chunks_mut(format.panel_bytes(padded)).zip(scales.chunks_mut(PANEL_ROWS));
     for (index, (panel, scales)) in panels.enumerate() {
         let first = (first_panel + index) * PANEL_ROWS;
-        for row in first..source.rows().min(first + PANEL_ROWS) {
-            let lane = row - first;
-            match source.blocks(row) {
-                Some(blocks) if format != PanelFormat::Int8 => {
-                    int4::pack_blocks(blocks, panel, lane, format);
+        let rows = first..source.rows().min(first + PANEL_ROWS);
+        let blocks = |row| source.blocks(row).filter(|_| format != PanelFormat::Int8);
+        if rows.clone().any(|row| blocks(row).is_none()) {
+            // A matrix may be stacked of several: rows of blocks stay zeros here.
+            values.fill(0.0);
+            for (row, values) in rows.clone().zip(values.chunks_exact_mut(columns)) {
+                if blocks(row).is_none() {
+                    source.values(row, values)?;
                 }
-                _ => {
-                    source.values(row, &mut values)?;
-                    match format {
-                        PanelFormat::Int8 => scales[lane] = int8::pack(&values, panel, lane),
-                        _ => int4::pack(&values, panel, lane),
-                    }
-                }
+            }
+            ffi::pack_panel(&values, format, panel, scales)?;
+        }
+        for row in rows {
+            if let Some(blocks) = blocks(row) {
+                int4::pack_blocks(blocks, panel, row - first, format);
             }
         }
     }

@@ -149,6 +149,48 @@ fn trimmed_sessions_go_on_as_if_nothing_had_followed() {
 }
 
 #[test]
+fn copied_rows_give_the_bits_of_computed_ones() {
+    for model in FAMILIES {
+        let directory = model.safetensors();
+        let (kept, other) = (tokens(model, 5), tokens(model, 6));
+        // Longer than the memory that a session begins with: the copy grows, and what is kept shrinks.
+        let kept: Vec<u32> = (0..300).map(|at| kept[at % kept.len()]).collect();
+        let mut whole = Pipeline::load(directory.path(), &[(0, model.layers)], Exact);
+        let mut session = whole.open(400);
+        let truth = whole.feed(&mut session, &kept);
+        let mut pipeline = Pipeline::load(directory.path(), &[(0, 1), (1, model.layers)], Exact);
+        let mut first = pipeline.open(400);
+        pipeline.feed(&mut first, &kept[..290]);
+        pipeline.feed(&mut first, &other[..20]);
+        for (stage, &slot) in pipeline.stages.iter_mut().zip(&first.slots) {
+            stage.retain(slot, Position::new(290)).unwrap();
+        }
+        for length in [290, 256, 1] {
+            let mut second = pipeline.open(400);
+            for (index, stage) in pipeline.stages.iter_mut().enumerate() {
+                stage.copy(first.slots[index], second.slots[index], Position::new(length)).unwrap();
+                let again = stage.copy(first.slots[index], second.slots[index], Position::new(1));
+                assert!(again.is_err(), "into a session that holds rows");
+            }
+            second.length = length;
+            assert_eq!(pipeline.feed(&mut second, &kept[length as usize..]), truth, "{length} rows copied");
+            pipeline.close(second);
+        }
+        for (stage, &slot) in pipeline.stages.iter_mut().zip(&first.slots) {
+            let held = stage.kv_bytes();
+            stage.retain(slot, Position::new(64)).unwrap();
+            assert!(stage.kv_bytes() < held, "what is beyond is given back");
+            let small = stage.open(32).unwrap();
+            assert!(stage.copy(slot, small, Position::new(64)).is_err(), "more than is reserved");
+            assert!(stage.copy(slot, small, Position::new(65)).is_err(), "more than is held");
+            stage.close(small);
+        }
+        pipeline.close(first);
+        assert!(pipeline.stages.iter().all(|stage| stage.kv_bytes() == 0));
+    }
+}
+
+#[test]
 fn gguf_and_safetensors_of_one_model_give_the_same_bits() {
     for model in [SMALL, ODD] {
         let directory = model.safetensors();

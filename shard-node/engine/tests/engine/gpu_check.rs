@@ -67,7 +67,10 @@ fn the_check_passes_on_the_cpu_and_claims_no_gpu() {
         "stages_exact_qwen3",
         "parity_bf16_qwen3",
         "stages_bf16_gemma3",
-        "memory_as_accounted",
+        "parity_int8_qwen3",
+        "stages_int4_gemma3",
+        "memory_as_accounted_bf16",
+        "memory_as_accounted_int4",
     ] {
         assert!(checks.contains(&(name.to_owned(), "PASS".to_owned())), "{name}: {checks:?}");
     }
@@ -75,7 +78,7 @@ fn the_check_passes_on_the_cpu_and_claims_no_gpu() {
         "read_limit",
         "decode_bf16_batch_1",
         "decode_bf16_batch_8",
-        "decode_bf16_batch_32",
+        "decode_int4_batch_32",
         "prefill_bf16_chunk_64",
     ] {
         assert!(checks.contains(&(name.to_owned(), "figure".to_owned())), "{name}: {checks:?}");

@@ -355,6 +355,19 @@ impl Checkpoint {
         }
     }
 
+    /// [`release`](Self::release) of some rows, in HF order. Where the file has them in another order it does nothing.
+    pub fn release_rows(&self, tensor: &StoredTensor, rows: Range<u64>) {
+        let all = tensor.rows();
+        if tensor.layout != RowLayout::Plain || rows.start >= rows.end || rows.end > all {
+            return;
+        }
+        let row_bytes = tensor.len / all;
+        let [start, end] = [rows.start, rows.end].map(|row| (tensor.offset + row * row_bytes) as usize);
+        if let Err(error) = self.files[tensor.file].mapped.release(start..end) {
+            tracing::debug!(tensor = tensor.name, %error, "release pages");
+        }
+    }
+
     /// Values of some rows, in HF order (GGUF's permutation of q and k is undone), as `f32` or
     /// [`Bf16`](crate::dequantise::Bf16). Row-major, `rows.len() * columns` values, all of them finite.
     ///

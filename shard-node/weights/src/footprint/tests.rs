@@ -54,13 +54,26 @@ fn bytes_follow_from_the_shapes() {
     // 1,235,814,400 parameters; the tied head is not there twice.
     let whole = footprint("bf16").whole_bytes(&llama_1b());
     assert_eq!(whole, 2 * 1_235_814_400 + 2 * (2 * 16 + 1) * 2048);
+    for footprint in Footprint::of_all(&llama_1b(), false) {
+        let span = |start, end| footprint.span_bytes(&llama_1b(), LayerSpan::new(start, end).unwrap());
+        assert_eq!(span(0, 16), footprint.whole_bytes(&llama_1b()));
+        assert_eq!(span(3, 5), 2 * footprint.layer_bytes);
+        // Two stages hold both ends of a tied pair.
+        let whole = footprint.whole_bytes(&llama_1b());
+        assert_eq!(span(0, 9) + span(9, 16), whole + footprint.embedding_bytes, "{}", footprint.class);
+    }
 }
 
 #[test]
 fn quantised_matrices_are_padded() {
     assert_eq!(Class::Int8.matrix(17, 33), 32 * (64 + 4));
     assert_eq!(Class::Int4.matrix(17, 33), 32 * 2 * 20);
-    assert_eq!(Class::Bf16.matrix(17, 33), 17 * 33 * 2);
+    assert_eq!(Class::Bf16.matrix(17, 33), 32 * 33 * 2);
+    assert_eq!(Class::Exact.matrix(17, 33), 17 * 33 * 4);
+    // Gate and up are 48 rows, not twice 32; the router is in f32.
+    let tensor = |name: &str, rows| (format!("model.layers.0.mlp.{name}.weight"), vec![rows, 32]);
+    let layer = [tensor("gate_proj", 24), tensor("up_proj", 24), tensor("gate", 3)];
+    assert_eq!(Class::Int8.layer(&layer), 48 * (32 + 4) + 3 * 32 * 4);
 }
 
 #[test]

@@ -34,11 +34,24 @@ pub(crate) fn check(report: &mut Report, sizes: Sizes, scratch: &Path) -> Result
     };
     // A middle layer: no embedding, no head, and only its own tensors in the file.
     let folder = llama.write(scratch, "layer", 40..41, false)?;
-    let architecture = shard_node_weights::Checkpoint::open(&folder)?.architecture()?;
-    let predicted = weight_bytes(&architecture, LayerSpan::new(40, 41)?, NumericsClass::Bf16);
+    for class in [NumericsClass::Bf16, NumericsClass::Int8, NumericsClass::Int4] {
+        layer(report, &folder, llama, class, positions)?;
+    }
+    std::fs::remove_dir_all(&folder).context("remove synthetic weights")
+}
+
+fn layer(
+    report: &mut Report,
+    folder: &Path,
+    llama: Llama,
+    class: NumericsClass,
+    positions: u32,
+) -> Result<()> {
+    let architecture = shard_node_weights::Checkpoint::open(folder)?.architecture()?;
+    let predicted = weight_bytes(&architecture, LayerSpan::new(40, 41)?, class);
 
     let before = held(report)?;
-    let mut loaded = stage(&folder, (40, 41), NumericsClass::Bf16, report.device())?;
+    let mut loaded = stage(folder, (40, 41), class, report.device())?;
     let with_weights = held(report)?;
     let per_position = loaded.shape().kv_bytes_per_position;
     let kv = per_position * u64::from(positions);
@@ -49,7 +62,7 @@ pub(crate) fn check(report: &mut Report, sizes: Sizes, scratch: &Path) -> Result
             let weights = with_weights.held.saturating_sub(before.held);
             let (session, peak) = (with_kv.held.saturating_sub(with_weights.held), with_weights.peak);
             report.judge(
-                "memory_of_a_70b_layer",
+                &format!("memory_of_a_70b_layer_{class}"),
                 near(weights, predicted) && near(session, kv),
                 &[
                     ("weights_predicted_bytes", predicted as f64),
@@ -63,14 +76,13 @@ pub(crate) fn check(report: &mut Report, sizes: Sizes, scratch: &Path) -> Result
         }
         // The CPU has no allocator to ask; that the figures of the stage add up is all there is to see.
         _ => report.judge(
-            "memory_as_accounted",
+            &format!("memory_as_accounted_{class}"),
             per_position == 4 * u64::from(llama.kv_heads * llama.head_dim) && loaded.kv_bytes() <= kv,
             &[("weights_predicted_bytes", predicted as f64), ("kv_predicted_bytes", kv as f64)],
         ),
     }
     loaded.close(slot);
-    drop(loaded);
-    std::fs::remove_dir_all(&folder).context("remove synthetic weights")
+    Ok(())
 }
 
 fn held(report: &Report) -> Result<Option<DeviceMemory>> {

@@ -53,16 +53,34 @@ pub(crate) fn check(report: &mut Report, sizes: Sizes, scratch: &Path) -> Result
     let folder = llama.write(scratch, "decode", 0..llama.layers, true)?;
     let architecture = shard_node_weights::Checkpoint::open(&folder)?.architecture()?;
     let span = LayerSpan::new(0, llama.layers)?;
-    let bytes = shard_node_engine::decode_bytes(&architecture, span, NumericsClass::Bf16) as f64;
-
-    let begun = Instant::now();
-    let mut loaded = stage(&folder, (0, llama.layers), NumericsClass::Bf16, report.device())?;
-    let seconds = begun.elapsed().as_secs_f64();
-    report.figure("load", &[("seconds", seconds), ("bytes_per_second", bytes / seconds)]);
-    for batch in [1, 8, 32] {
-        let (best, median) = decode(loaded.as_mut(), batch, plan)?;
+    for class in [NumericsClass::Bf16, NumericsClass::Int8, NumericsClass::Int4] {
+        let bytes = shard_node_engine::decode_bytes(&architecture, span, class) as f64;
+        let begun = Instant::now();
+        let mut loaded = stage(&folder, (0, llama.layers), class, report.device())?;
+        let seconds = begun.elapsed().as_secs_f64();
         report.figure(
-            &format!("decode_bf16_batch_{batch}"),
+            &format!("load_{class}"),
+            &[("seconds", seconds), ("held_bytes", bytes), ("held_bytes_per_second", bytes / seconds)],
+        );
+        measure(report, loaded.as_mut(), class, plan, bytes, limit)?;
+    }
+    std::fs::remove_dir_all(&folder).context("remove synthetic weights")
+}
+
+fn measure(
+    report: &mut Report,
+    loaded: &mut dyn Stage,
+    class: NumericsClass,
+    plan: Plan,
+    bytes: f64,
+    limit: f64,
+) -> Result<()> {
+    // Not reported: after seconds of writing weights a device's clocks are low, and its kernels not all loaded.
+    decode(loaded, 8, plan)?;
+    for batch in [1, 8, 32] {
+        let (best, median) = decode(loaded, batch, plan)?;
+        report.figure(
+            &format!("decode_{class}_batch_{batch}"),
             &[
                 ("median_ms", median * 1e3),
                 ("best_ms", best * 1e3),
@@ -74,14 +92,13 @@ pub(crate) fn check(report: &mut Report, sizes: Sizes, scratch: &Path) -> Result
     }
     // In one chunk, and in four: at full sizes those of a node's default row budget.
     for chunk in [plan.prefill, plan.prefill / 4] {
-        let seconds = prefill(loaded.as_mut(), plan.prefill, chunk)?;
+        let seconds = prefill(loaded, plan.prefill, chunk)?;
         report.figure(
-            &format!("prefill_bf16_chunk_{chunk}"),
+            &format!("prefill_{class}_chunk_{chunk}"),
             &[("rows", f64::from(plan.prefill)), ("tokens_per_second", f64::from(plan.prefill) / seconds)],
         );
     }
-    drop(loaded);
-    std::fs::remove_dir_all(&folder).context("remove synthetic weights")
+    Ok(())
 }
 
 /// Seconds of the best and the median step.

@@ -75,7 +75,14 @@ fn compare(heads: Heads, kind: Kind, extras: bool, width: Option<u32>) {
         let run = Run { row: 0, rows, start };
         let (mut a, b) = (qkv.copy(), qkv.copy());
         append(&mut a, run, &mut ours, &rotary, heads, &how).unwrap();
-        append_any(&b, &theirs, &rotary, heads, &how, start).unwrap();
+        // Rotated among others, as a step of several sessions does.
+        let others = [Run { row: 0, rows: 2, start: 5 }, Run { row: 2, ..run }];
+        let many = Tensor::cat(&[b.narrow(0, 0, 1), b.narrow(0, 0, 1), b.shallow_clone()], 0);
+        turn(&many, &Angles::of(&rotary, how.rotary, &others).unwrap(), heads, &how).unwrap();
+        store(&many, others[1], &theirs, heads).unwrap();
+        let alone = Angles::of(&rotary, how.rotary, &[run]).unwrap();
+        turn(&b, &alone, heads, &how).unwrap();
+        assert_eq!(many.narrow(0, 2, run.rows), b, "a row's angles are its own");
         let rotated = |t: &Tensor| t.narrow(1, 0, queries * dim);
         assert!(difference(&rotated(&a), &rotated(&b)) < bound, "{what}: rotated queries");
         assert!(difference(&ours.keys, &theirs.keys) < bound, "{what}: keys");

@@ -2,15 +2,18 @@
 
 use half::f16;
 use proto::tensor::Dtype;
+use shard_node_weights::TensorError;
+use tch::Device;
 
 use super::*;
+use crate::kernels::device_matrix::DeviceMatrix;
 use crate::quantise::DenseRows;
 
 /// (in, out): whole panels and groups, none of either, the demo model's, one of Llama-3.2-1B's.
 const SIZES: [(usize, usize); 6] = [(64, 128), (100, 261), (576, 960), (1536, 576), (48, 5), (2048, 512)];
 
 fn levels() -> Vec<PanelLevel> {
-    let all = [PanelLevel::Plain, PanelLevel::Avx2, PanelLevel::Avx512];
+    let all = [PanelLevel::Plain, PanelLevel::Avx2, PanelLevel::Avx512, PanelLevel::Amx];
     all.into_iter().filter(|level| *level <= PanelLevel::best()).collect()
 }
 
@@ -114,11 +117,34 @@ fn a_row_has_the_same_bits_in_any_company_even_of_outliers() {
 }
 
 #[test]
+fn tiles_give_the_bits_of_vectors() {
+    if PanelLevel::best() < PanelLevel::Amx {
+        return;
+    }
+    tch::manual_seed(4);
+    // Widths of one chunk of groups and of several, an odd number of panels, rows that fill no block.
+    for (width, out) in [(64, 128), (100, 261), (576, 48), (2048, 80), (4160, 16)] {
+        for bits in [Bits::Eight, Bits::Four] {
+            let panels = packed(&normal([out, width]), bits);
+            for rows in [8, 9, 12, 13, 16, 64, 200, 700] {
+                let x = normal([rows, width]).to_kind(Kind::BFloat16);
+                let residual = normal([rows, out]).to_kind(Kind::BFloat16);
+                let [tiles, vectors] = [PanelLevel::Amx, PanelLevel::Avx512].map(|level| {
+                    let product = panels.multiply(&x, Some(&residual), Kind::BFloat16, level).unwrap();
+                    (product, panels.multiply_fine(&x, level).unwrap())
+                });
+                assert_eq!(tiles, vectors, "{bits:?} {width}x{out}, {rows} rows");
+            }
+        }
+    }
+}
+
+#[test]
 fn int8_has_the_same_bits_with_any_vectors() {
     tch::manual_seed(3);
     for (width, out) in SIZES {
         let panels = packed(&normal([out as i64, width as i64]), Bits::Eight);
-        let x = normal([6, width as i64]).to_kind(Kind::BFloat16);
+        let x = normal([26, width as i64]).to_kind(Kind::BFloat16);
         let vectors = levels().into_iter().filter(|level| *level != PanelLevel::Plain);
         let products = vectors.map(|level| panels.multiply(&x, None, Kind::BFloat16, level).unwrap());
         let products: Vec<_> = products.collect();
@@ -226,19 +252,29 @@ fn stored_blocks_are_widened_to_their_very_values() {
         let panels = Panels::pack(&source, Bits::Four, 3).unwrap();
         let expected = Tensor::from_slice(&expected[..rows * 64]).view([rows as i64, 64]);
         assert_eq!(held(&panels), expected);
-        let wide = panels.widened(0, rows.div_ceil(PANEL_ROWS)).unwrap().narrow(0, 0, rows as i64);
-        assert_eq!(wide, expected);
+        let Integers::Four { nibbles, scales, minima } = panels.integers().unwrap() else { panic!("4 bits") };
+        let wide = nibbles.to_kind(Kind::Float) * scales.to_kind(Kind::Float) + minima.to_kind(Kind::Float);
+        assert_eq!(wide.view([rows as i64, 64]), expected);
     }
 }
 
 #[test]
-fn widened_products_agree_with_panels() {
-    for (width, out) in [(100, 261), (64, 5000)] {
+fn products_of_other_devices_agree_with_what_panels_hold() {
+    for (width, out) in [(100, 261), (64, 5000), (8192, 4100)] {
         for bits in [Bits::Eight, Bits::Four] {
             let panels = packed(&normal([out, width]), bits);
+            let matrix = DeviceMatrix::new(&panels, Device::Cpu, false).unwrap();
+            assert!(matrix.bytes() <= panels.bytes() && matrix.bytes() * 10 > panels.bytes() * 7);
             let x = normal([3, width]);
             let truth = x.matmul(&held(&panels).tr());
-            assert!(error(&panels.multiply_widened(&x).unwrap(), &truth) < 1e-5);
+            assert!(error(&matrix.multiply(&x).unwrap(), &truth) < 1e-5);
+            // bf16 rounds each weight of four bits and each result to 8 bits.
+            let x = x.to_kind(Kind::BFloat16);
+            let truth = x.to_kind(Kind::Float).matmul(&held(&panels).tr());
+            assert!(error(&matrix.multiply_f32(&x).unwrap(), &truth) < 2e-3);
+            let y = matrix.multiply(&x).unwrap();
+            assert_eq!(y.kind(), Kind::BFloat16);
+            assert!(error(&y, &truth) < 4e-3);
         }
     }
 }

@@ -1,0 +1,211 @@
+//! Turns and shares by name, then random use against a plain count.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ONE: Flow<u32> = Flow { tenant: 0, weight: 1 };
+
+fn flow(tenant: u32, weight: u32) -> Flow<u32> {
+    Flow { tenant, weight }
+}
+
+fn whole(_: u32, offered: u32) -> u32 {
+    offered
+}
+
+#[test]
+fn prefills_take_turns_in_the_order_they_came() {
+    let mut scheduler = Scheduler::new(RowBudget::new(4));
+    scheduler.push_prefill(1, ONE, 9);
+    scheduler.push_prefill(2, ONE, 4);
+    scheduler.push_prefill(3, ONE, 1);
+    let order: Vec<_> = std::iter::from_fn(|| scheduler.next(StepCaps::NONE, whole))
+        .map(|plan| plan.prefill.unwrap())
+        .collect();
+    assert_eq!(order, [(1, 4), (2, 4), (3, 1), (1, 4), (1, 1)]);
+}
+
+#[test]
+fn a_prefill_is_not_starved_by_decode_rows() {
+    let mut scheduler = Scheduler::new(RowBudget::new(4));
+    scheduler.push_prefill(99, ONE, 2);
+    for _ in 0..2 {
+        (0..6).for_each(|key| scheduler.push_decode(key, ONE));
+        let plan = scheduler.next(StepCaps::NONE, whole).unwrap();
+        assert_eq!(plan.decode.len(), 4);
+        assert_eq!(plan.prefill, Some((99, 1)));
+    }
+}
+
+#[test]
+fn a_cancelled_session_has_no_row_in_the_next_step() {
+    let mut scheduler = Scheduler::new(RowBudget::new(4));
+    scheduler.push_decode(1, ONE);
+    scheduler.push_prefill(1, ONE, 3);
+    scheduler.push_decode(2, ONE);
+    scheduler.cancel(1);
+    let next = scheduler.next(StepCaps::NONE, whole);
+    assert_eq!(next, Some(StepPlan { decode: vec![2], prefill: None }));
+    assert_eq!(scheduler.next(StepCaps::NONE, whole), None);
+    assert!(scheduler.is_idle());
+}
+
+#[test]
+fn a_prefill_that_must_wait_lets_the_next_one_pass_and_keeps_its_place() {
+    let mut scheduler = Scheduler::new(RowBudget::new(4));
+    scheduler.push_prefill(1, ONE, 5);
+    scheduler.push_prefill(2, ONE, 9);
+    let blocked = |key, offered| if key == 1 { 0 } else { offered };
+    assert_eq!(scheduler.next(StepCaps::NONE, blocked).unwrap().prefill, Some((2, 4)));
+    assert_eq!(scheduler.next(StepCaps::NONE, whole).unwrap().prefill, Some((1, 4)));
+    assert_eq!(scheduler.next(StepCaps::NONE, |_, _| 0), None);
+    assert_eq!(scheduler.waiting_rows(), 6);
+}
+
+#[test]
+fn caps_cut_a_step_and_may_hold_back_decode_rows() {
+    let mut scheduler = Scheduler::new(RowBudget::new(64));
+    (0..8).for_each(|key| scheduler.push_decode(key, ONE));
+    scheduler.push_prefill(99, ONE, 60);
+    let plan = scheduler.next(StepCaps { decode: 3, prefill: 16 }, whole).unwrap();
+    assert_eq!((plan.decode, plan.prefill), (vec![0, 1, 2], Some((99, 16))));
+    let plan = scheduler.next(StepCaps { decode: 0, prefill: 0 }, whole).unwrap();
+    assert_eq!((plan.decode, plan.prefill), (vec![], Some((99, 4))), "a prompt is never starved");
+}
+
+/// Serves what always waits for `steps` steps, and gives the rows of each key.
+fn served(flows: &[(u32, Flow<u32>)], prefill: bool, steps: u32) -> HashMap<u32, u32> {
+    let mut scheduler = Scheduler::new(RowBudget::new(16));
+    let mut rows = HashMap::new();
+    for _ in 0..steps {
+        for &(key, flow) in flows {
+            if prefill { scheduler.push_prefill(key, flow, 64) } else { scheduler.push_decode(key, flow) }
+        }
+        let plan = scheduler.next(StepCaps::NONE, whole).unwrap();
+        plan.decode.into_iter().for_each(|key| *rows.entry(key).or_default() += 1);
+        if let Some((key, chunk)) = plan.prefill {
+            *rows.entry(key).or_default() += chunk;
+        }
+    }
+    rows
+}
+
+#[test]
+fn a_tenant_with_many_sessions_gets_no_more_than_one_with_few() {
+    // 60 decode rows of one tenant and 20 of another one for 16 places.
+    let flows: Vec<_> = (0..80).map(|key| (key, flow(u32::from(key >= 60), 1))).collect();
+    let rows = served(&flows, false, 100);
+    let first: u32 = (0..60).map(|key| rows[&key]).sum();
+    assert!((799..=801).contains(&first), "{first} of 1600");
+    // 9 prefills of one tenant and 1 of another one.
+    let flows: Vec<_> = (0..10).map(|key| (key, flow(u32::from(key == 9), 1))).collect();
+    let rows = served(&flows, true, 100);
+    assert_eq!(rows[&9], 800);
+}
+
+#[test]
+fn weights_are_shares_and_nobody_is_starved() {
+    let flows = [(1, flow(1, 16)), (2, flow(2, 4)), (3, flow(3, 1))];
+    let rows = served(&flows, true, 210);
+    assert_eq!((rows[&1], rows[&2], rows[&3]), (2560, 640, 160));
+}
+
+#[test]
+fn idle_time_is_not_saved_up() {
+    let mut scheduler = Scheduler::new(RowBudget::new(16));
+    for _ in 0..50 {
+        scheduler.push_prefill(1, flow(1, 1), 16);
+        scheduler.next(StepCaps::NONE, whole).unwrap();
+    }
+    let mut turns = Vec::new();
+    for _ in 0..6 {
+        scheduler.push_prefill(1, flow(1, 1), 16);
+        scheduler.push_prefill(2, flow(2, 1), 16);
+        turns.push(scheduler.next(StepCaps::NONE, whole).unwrap().prefill.unwrap().0);
+    }
+    assert_eq!(turns.iter().filter(|&&key| key == 2).count(), 3, "{turns:?}");
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Decode(u32),
+    Prefill(u32, u32),
+    Cancel(u32),
+    Step(u32, u32),
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let key = 0u32..6;
+    prop::collection::vec(
+        prop_oneof![
+            key.clone().prop_map(Move::Decode),
+            (key.clone(), 1u32..40).prop_map(|(k, rows)| Move::Prefill(k, rows)),
+            key.prop_map(Move::Cancel),
+            (1u32..40, 1u32..10).prop_map(|(longest, cap)| Move::Step(longest, cap)),
+        ],
+        0..200,
+    )
+}
+
+proptest! {
+    /// Every row pushed and not cancelled is computed exactly once, as many decode rows as fit go into the next step,
+    /// and no step is over its budget by more than the floor.
+    #[test]
+    fn rows_are_neither_lost_nor_doubled(rows in 1u32..20, tenants in 1u32..4, moves in moves()) {
+        let budget = RowBudget::new(rows);
+        let of = |key: u32| flow(key % tenants, 1 + key % 3);
+        let mut scheduler = Scheduler::new(budget);
+        let mut decode: Vec<u32> = Vec::new();
+        let mut prefill: HashMap<u32, u32> = HashMap::new();
+        for step in moves.into_iter().chain((0..8_200).map(|_| Move::Step(u32::MAX, u32::MAX))) {
+            match step {
+                Move::Decode(key) => {
+                    scheduler.push_decode(key, of(key));
+                    if !decode.contains(&key) {
+                        decode.push(key);
+                    }
+                }
+                Move::Prefill(key, rows) => {
+                    scheduler.push_prefill(key, of(key), rows);
+                    *prefill.entry(key).or_default() += rows;
+                }
+                Move::Cancel(key) => {
+                    scheduler.cancel(key);
+                    decode.retain(|&k| k != key);
+                    prefill.remove(&key);
+                }
+                Move::Step(longest, cap) => {
+                    let caps = StepCaps { decode: cap, prefill: cap };
+                    let Some(plan) = scheduler.next(caps, |_, _| longest) else {
+                        prop_assert!(decode.is_empty() && prefill.is_empty());
+                        continue;
+                    };
+                    let fits = decode.len().min(budget.rows.min(cap) as usize);
+                    prop_assert_eq!(plan.decode.len(), fits);
+                    for key in &plan.decode {
+                        let place = decode.iter().position(|k| k == key);
+                        prop_assert!(place.is_some(), "a row that was not ready, or twice");
+                        decode.remove(place.unwrap());
+                    }
+                    prop_assert_eq!(plan.prefill.is_none(), prefill.is_empty());
+                    let mut total = plan.decode.len() as u32;
+                    if let Some((key, rows)) = plan.prefill {
+                        prop_assert!(rows >= 1 && rows <= longest && rows <= cap.max(budget.prefill_floor));
+                        let left = prefill.get_mut(&key).unwrap();
+                        prop_assert!(*left >= rows);
+                        *left -= rows;
+                        if *left == 0 {
+                            prefill.remove(&key);
+                        }
+                        total += rows;
+                    }
+                    prop_assert!(total <= budget.rows + budget.prefill_floor);
+                }
+            }
+        }
+        prop_assert!(scheduler.is_idle() && scheduler.waiting_rows() == 0);
+    }
+}
