@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// How long requests are sent, seconds
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// Lengths of prompts and answers: JSON lines with prompt_tokens, max_tokens, weight
+    /// Lengths of prompts and answers: JSON lines as in benches/load-mix.jsonl
     #[arg(long, value_name = "FILE")]
     mix: Option<PathBuf>,
     /// Answers of scenarios have so many tokens
@@ -150,11 +150,11 @@ async fn plain(options: &Options) -> Result<serde_json::Value> {
     let mut result = samples.to_json();
     result["arrivals"] = json!(format!("{arrivals:?}"));
     if let Some((before, after)) = before.zip(after) {
-        result["router_cpu_us_per_token"] = json!((after.cpu - before.cpu) * 1e6 / samples.tokens as f64);
-        result["router_cpu_share"] = json!((after.cpu - before.cpu) / samples.seconds);
-        result["router_resident_bytes"] = json!(after.resident);
+        result["cpu_us_per_token"] = json!((after.cpu - before.cpu) * 1e6 / samples.tokens as f64);
+        result["cpu_share"] = json!((after.cpu - before.cpu) / samples.seconds);
+        result["resident_bytes"] = json!(after.resident);
         if let Arrivals::Closed(clients) = arrivals {
-            result["router_bytes_per_client"] = json!((after.resident - before.resident) / clients as f64);
+            result["bytes_per_client"] = json!((after.resident - before.resident) / clients as f64);
         }
     }
     if !samples.broken.is_empty() {

@@ -46,7 +46,7 @@ pub(crate) fn svg(title: &str, all: &[Told]) -> String {
     {
         let y = 60.0 + row as f64 * 250.0;
         over_time(&mut out, &Panel { x: 60.0, y, width: 480.0, height: 180.0 }, name, &points, colour);
-        distribution(&mut out, &Panel { x: 610.0, y, width: 250.0, height: 180.0 }, name, &points, colour);
+        distribution(&mut out, &Panel { x: 600.0, y, width: 235.0, height: 180.0 }, name, &points, colour);
     }
     out.push_str("</svg>\n");
     out
@@ -88,11 +88,11 @@ fn distribution(out: &mut String, panel: &Panel, name: &str, points: &[Point], c
         let _ = write!(path, "{}{x:.1},{y:.1} ", if step == 0 { 'M' } else { 'L' });
     }
     let _ = write!(out, "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>");
-    for (share, dy) in [(0.5, 0.0), (0.9, 0.0), (0.99, 12.0)] {
+    for (share, name) in [(0.5, "p50"), (0.9, "p90"), (0.99, "p99")] {
         let value = if values.is_empty() { 0.0 } else { percentile(&values, share) };
         let x = panel.x + panel.width + 4.0;
-        let y = panel.y + panel.height * (1.0 - share) + dy + 4.0;
-        let _ = write!(out, "<text x=\"{x}\" y=\"{y:.1}\" font-size=\"10\">{value:.1}</text>");
+        let y = panel.y + panel.height * (1.0 - share) + 4.0;
+        let _ = write!(out, "<text x=\"{x}\" y=\"{y:.1}\" font-size=\"9\">{name} {value:.1}</text>");
     }
 }
 

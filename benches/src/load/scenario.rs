@@ -78,7 +78,7 @@ async fn slow_reader(options: &Options) -> Result<Value> {
         "alone": alone.to_json(),
         "beside_a_slow_reader": beside.to_json(),
         "itl_p99_ratio": ratio,
-        "router_grew_bytes": grown,
+        "grew_bytes": grown,
         "holds": beside.broken.is_empty() && grown.is_none_or(|grown| grown < 4e6),
     }))
 }

@@ -215,7 +215,7 @@ fn usage(pid: u32) -> Result<Usage> {
     Ok(Usage { cpu, resident: number(21)? * PAGE })
 }
 
-/// USER_HZ, which is 100 on every Linux architecture that we run on.
+/// `USER_HZ`, which is 100 on every Linux architecture that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
 const PAGE: f64 = 4096.0;
 

@@ -7,7 +7,6 @@ use proto_text::ChatMessage;
 use router::Router;
 use router::generate::{GenerateError, GenerateRequest, Reply, Step};
 use router::model::{Model, Prompt, PromptError};
-use router::session::SessionShare;
 use router_plan::ModelRef;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -44,7 +43,6 @@ pub(super) async fn run(router: &Router, settings: &Settings, arguments: &Chat) 
         stop: arguments.sampling.stop.clone(),
         credit: arguments.sampling.credit.unwrap_or(settings.credit),
         timeout: timeout(&arguments.sampling, settings)?,
-        share: SessionShare::default(),
     };
     output::remark(&format!("{}@{}; /help says what can be typed", model.name(), model.id().short()));
     let beginning: Vec<ChatMessage> =

@@ -12,7 +12,6 @@ use proto_text::ChatMessage;
 use router::Router;
 use router::generate::{Finish, GenerateRequest, Reply, Step};
 use router::model::Prompt;
-use router::session::SessionShare;
 use tokio_util::sync::CancellationToken;
 
 use super::options::{Generate, Sampling};
@@ -76,7 +75,6 @@ fn request(settings: &Settings, arguments: &Generate) -> anyhow::Result<Generate
         stop: arguments.sampling.stop.clone(),
         credit: arguments.sampling.credit.unwrap_or(settings.credit),
         timeout: timeout(&arguments.sampling, settings)?,
-        share: SessionShare::default(),
     })
 }
 

@@ -50,8 +50,6 @@ pub struct GenerateRequest {
     pub credit: u32,
     /// For the whole answer, from the opening on.
     pub timeout: Option<Duration>,
-    /// Whose it is, and how stages serve it beside others.
-    pub share: SessionShare,
 }
 
 /// How far stage 0 may run ahead unless a request says otherwise: three seconds of reading.
@@ -183,7 +181,8 @@ impl Router {
                 (Err(source), None) => return Err(GenerateError::route(source, view, &wanted)),
             };
             watch(Step::Route(&route));
-            let terms = terms(model, &route, prompt.clone(), max_tokens, request)?;
+            let share = SessionShare::default();
+            let terms = terms(model, &route, prompt.clone(), max_tokens, request, share)?;
             let run = self.run(model, terms, &request.stop, watch, cancel).await?;
             match &run.end.outcome {
                 Outcome::Failed(error) if run.ids.is_empty() && attempt < ATTEMPTS => {
@@ -242,6 +241,7 @@ pub(crate) fn terms(
     prompt: Vec<u32>,
     max_tokens: u32,
     request: &GenerateRequest,
+    share: SessionShare,
 ) -> Result<SessionTerms, GenerateError> {
     Ok(SessionTerms {
         session: new_session_id()?,
@@ -255,7 +255,7 @@ pub(crate) fn terms(
         sampling: request.sampling.clone(),
         credit: request.credit.max(1),
         limits: SessionLimits { total: request.timeout, ..SessionLimits::default() },
-        share: request.share,
+        share,
     })
 }
 

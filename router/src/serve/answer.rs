@@ -19,7 +19,7 @@ use crate::session::{FinishReason, Outcome};
 /// A running answer. Dropping it cancels the session on all nodes.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) stream: AnswerStream,
+    pub(super) stream: Box<AnswerStream>,
     pub(super) about: About,
     pub(super) metrics: RouterMetrics,
     pub(super) sum: Sum,

@@ -44,13 +44,10 @@ impl BodyReader {
         let begun = Instant::now();
         let units = units(announced.unwrap_or(limit)) as u32;
         let end = begun + self.limits.body_within;
-        let _budget = match timeout_at(end, self.budget.acquire_many(units)).await {
-            Ok(Ok(budget)) => budget,
-            Ok(Err(_)) | Err(_) => {
-                return Err(Problem::new(ProblemCode::Busy, "other bodies take all room", "try again")
-                    .retry_after(self.limits.body_within)
-                    .closing());
-            }
+        let Ok(Ok(_budget)) = timeout_at(end, self.budget.acquire_many(units)).await else {
+            return Err(Problem::new(ProblemCode::Busy, "other bodies take all room", "try again")
+                .retry_after(self.limits.body_within)
+                .closing());
         };
         let mut read = BytesMut::new();
         let mut deadline = (begun + self.limits.body_begins_within).min(end);

@@ -94,14 +94,11 @@ impl Catalogue {
     /// Looks once, and fetches what is found, so that the first request finds it.
     pub(super) async fn begin(&self) {
         let view = self.look(&View::default()).await;
-        let mut loads = JoinSet::new();
-        self.load_missing(&view, &mut loads);
+        let (mut loads, mut tried) = (JoinSet::new(), BTreeSet::new());
+        self.load_missing(&view, &mut loads, &mut tried);
         while let Some(Ok(loaded)) = loads.join_next().await {
             self.add(loaded);
-            self.load_missing(&view, &mut loads);
-            if loads.is_empty() {
-                break;
-            }
+            self.load_missing(&view, &mut loads, &mut tried);
         }
         self.refresh(view).await;
     }
@@ -111,20 +108,32 @@ impl Catalogue {
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looked = Instant::now();
-        let mut loads = JoinSet::new();
+        // What fails to load is tried again at the next lookup.
+        let (mut loads, mut tried) = (JoinSet::new(), BTreeSet::new());
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                Some(Ok(loaded)) = loads.join_next() => self.add(loaded),
-                _ = tick.tick() => {
-                    let mut view = self.view();
-                    if looked.elapsed() >= LOOKUP_EVERY || view.is_empty() {
-                        view = self.look(&view).await;
-                        looked = Instant::now();
-                        self.load_missing(&view, &mut loads);
+                Some(loaded) = loads.join_next() => {
+                    if let Ok(loaded) = loaded {
+                        self.add(loaded);
                     }
+                    self.load_missing(&self.view(), &mut loads, &mut tried);
+                }
+                _ = tick.tick() => {
+                    let work = async {
+                        let mut view = self.view();
+                        if looked.elapsed() >= LOOKUP_EVERY || view.is_empty() {
+                            view = self.look(&view).await;
+                            looked = Instant::now();
+                            if loads.is_empty() {
+                                tried.clear();
+                            }
+                            self.load_missing(&view, &mut loads, &mut tried);
+                        }
+                        self.refresh(view).await;
+                    };
                     tokio::select! {
-                        () = self.refresh(view) => {}
+                        () = work => {}
                         () = cancel.cancelled() => return,
                     }
                 }
@@ -166,13 +175,14 @@ impl Catalogue {
         self.inner.known.read().unwrap_or_else(PoisonError::into_inner).view.clone()
     }
 
-    fn load_missing(&self, view: &View, loads: &mut JoinSet<Loaded>) {
+    /// Begins to load what is wanted, not known and not in `tried`.
+    fn load_missing(&self, view: &View, loads: &mut JoinSet<Loaded>, tried: &mut BTreeSet<ModelId>) {
         let known: BTreeSet<ModelId> = self.list().iter().map(|served| served.model.id()).collect();
         for resolved in self.wanted(view) {
             if loads.len() >= LOADS || known.len() + loads.len() >= MAX_MODELS {
                 return;
             }
-            if known.contains(&resolved.model) {
+            if known.contains(&resolved.model) || !tried.insert(resolved.model) {
                 continue;
             }
             let (router, view) = (self.inner.router.clone(), view.clone());

@@ -31,10 +31,9 @@ pub(super) struct Desk {
     router: Router,
     catalogue: Catalogue,
     config: ServeConfig,
-    draining: AtomicBool,
-    /// Makes of tenants what nodes may know of them. Lives as long as the server: what nodes hold for a tenant they
-    /// hold no longer than that.
+    /// Nodes see tenants through it: they tell them apart and can't guess their names.
     salt: [u8; 32],
+    draining: AtomicBool,
     /// Answers under way.
     open: TaskTracker,
     /// Prompts being encoded: more at once than cores would only share them.
@@ -48,8 +47,8 @@ impl Desk {
             router,
             catalogue,
             config,
-            draining: AtomicBool::new(false),
             salt,
+            draining: AtomicBool::new(false),
             open: TaskTracker::new(),
             encoders: Semaphore::new(cores),
         }
@@ -110,6 +109,7 @@ impl Desk {
             class: asked.class,
             until,
         };
+        let share = self.share(&asked.tenant, asked.priority);
         let (place, mut route) = served.gate.enter(wanted, until).await?;
         let queued = arrived.elapsed();
         let mut generate = GenerateRequest {
@@ -121,7 +121,6 @@ impl Desk {
             stop: asked.stop,
             credit: self.config.credit,
             timeout: None,
-            share: share(&self.salt, &asked.tenant, asked.priority),
         };
         loop {
             if let Some(deadline) = deadline {
@@ -129,7 +128,7 @@ impl Desk {
                 generate.timeout = Some(left);
             }
             let started = arrived.elapsed();
-            let begun = self.begin(&served, &route, prompt.clone(), &generate, &place).await?;
+            let begun = self.begin(&served, &route, prompt.clone(), &generate, share, &place).await?;
             let node = match begun {
                 Begun::Answering { session, stream, first } => {
                     let about = About {
@@ -162,9 +161,10 @@ impl Desk {
         route: &Route,
         prompt: Vec<u32>,
         request: &GenerateRequest,
+        share: SessionShare,
         place: &Place,
     ) -> Result<Begun, Problem> {
-        let terms = terms(&served.model, route, prompt, request.max_tokens, request)?;
+        let terms = terms(&served.model, route, prompt, request.max_tokens, request, share)?;
         let session = terms.session.to_string();
         let running = self.router.driver().start_holding(terms, place.clone())?;
         let metrics = self.router.metrics().clone();
@@ -175,7 +175,22 @@ impl Desk {
         {
             return Ok(Begun::Failed(error));
         }
-        Ok(Begun::Answering { session, stream, first })
+        Ok(Begun::Answering { session, stream: Box::new(stream), first })
+    }
+
+    /// How nodes serve it beside others.
+    fn share(&self, tenant: &Tenant, priority: Priority) -> SessionShare {
+        let name = tenant.to_string();
+        let tenant = match &name[..] {
+            "" => TenantId::default(),
+            name => TenantId::of_key(&self.salt, name.as_bytes()),
+        };
+        let priority = match priority {
+            Priority::Low => proto::session::Priority::Low,
+            Priority::Normal => proto::session::Priority::Normal,
+            Priority::High => proto::session::Priority::High,
+        };
+        SessionShare { tenant, priority, ..SessionShare::default() }
     }
 
     async fn encode(&self, served: &Arc<Served>, prompt: &Prompt) -> Result<Vec<u32>, Problem> {
@@ -189,7 +204,7 @@ impl Desk {
 
 /// How an attempt began.
 enum Begun {
-    Answering { session: String, stream: AnswerStream, first: Option<Piece> },
+    Answering { session: String, stream: Box<AnswerStream>, first: Option<Piece> },
     Failed(SessionError),
 }
 
@@ -199,20 +214,5 @@ fn turned_away(error: &SessionError) -> TurnedAway {
             TurnedAway::NoCapacity
         }
         _ => TurnedAway::Failed,
-    }
-}
-
-/// What the stages are told of a request's tenant and priority. Whoever names no tenant shares rows with the others
-/// who don't.
-fn share(salt: &[u8; 32], tenant: &Tenant, priority: Priority) -> SessionShare {
-    let name = tenant.to_string();
-    SessionShare {
-        tenant: if name.is_empty() { TenantId::default() } else { TenantId::of_key(salt, name.as_bytes()) },
-        priority: match priority {
-            Priority::Low => proto::session::Priority::Low,
-            Priority::Normal => proto::session::Priority::Normal,
-            Priority::High => proto::session::Priority::High,
-        },
-        reuse: true,
     }
 }

@@ -142,12 +142,12 @@ impl Entry {
     async fn decided(&self, mut verdict: oneshot::Receiver<Verdict>) -> Result<Route, AdmissionRefusal> {
         let metrics = &self.gate.inner.metrics;
         let begun = Instant::now();
-        let decided = match timeout_at(self.gate.inner.epoch + self.until, &mut verdict).await {
-            Ok(decided) => decided,
-            Err(_) => {
-                self.gate.change(Admission::expire);
-                verdict.await
-            }
+        let in_time = timeout_at(self.gate.inner.epoch + self.until, &mut verdict).await;
+        let decided = if let Ok(decided) = in_time {
+            decided
+        } else {
+            self.gate.change(Admission::expire);
+            verdict.await
         };
         let refusal = match decided {
             Ok(Verdict::Placed(route)) => {

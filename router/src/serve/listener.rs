@@ -150,9 +150,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The answer to a connection too many.
 const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-    connection: close\r\ncontent-length: 120\r\n\r\n\
+    connection: close\r\ncontent-length: 108\r\n\r\n\
     {\"error\":{\"code\":\"busy\",\"message\":\"too many connections\",\"cure\":\"reuse connections\",\
-    \"retry_after_ms\":1000}}                  \n";
+    \"retry_after_ms\":1000}}\n";
 
 async fn serve(
     stream: TcpStream,
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn the_answer_to_a_connection_too_many_has_the_length_it_says() {
         let (_, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
-        assert_eq!(body.len(), 120, "{body}");
+        assert_eq!(body.len(), 108, "{body}");
         let object: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(object["error"]["code"], "busy");
     }

@@ -70,8 +70,8 @@ pub enum BindError {
     /// The admin endpoint's address.
     #[error(transparent)]
     Admin(#[from] BindAdminError),
-    /// The system has no random numbers.
-    #[error("the system gives no random numbers: {0}")]
+    /// The system gives no random numbers.
+    #[error("draw a salt: {0}")]
     Random(String),
 }
 

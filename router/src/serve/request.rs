@@ -100,6 +100,14 @@ impl Asked {
                 "send JSON in UTF-8",
             )
         })?;
+        // A list of values in the order of the fields would be read as well.
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(Problem::new(
+                ProblemCode::BadRequest,
+                "the body is no JSON object",
+                "send one JSON object with the fields of docs/OPERATIONS.md",
+            ));
+        }
         let written: Written = serde_json::from_str(text).map_err(|error| {
             Problem::new(
                 ProblemCode::BadRequest,
@@ -229,8 +237,8 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (body, word) in [
-            ("", "EOF"),
-            ("[1]", "expected struct"),
+            ("", "no JSON object"),
+            ("[\"toy\"]", "no JSON object"),
             ("{", "EOF"),
             (r#"{"prompt":"a","tempreature":1}"#, "tempreature"),
             (r#"{"prompt":"a","temperature":NaN}"#, "expected value"),
@@ -249,7 +257,7 @@ mod tests {
             (r#"{"prompt":"a","model":""}"#, "model"),
             (r#"{"prompt":"a","numerics":"f64"}"#, "numerics"),
             (r#"{"prompt":"a","tenant":"a\nb"}"#, "tenant"),
-            (r#"{"prompt":"\ud800"}"#, "surrogate"),
+            (r#"{"prompt":"\ud800"}"#, "hex escape"),
         ] {
             let error = error(body);
             assert!(error.contains(word), "{body}: {error}");

@@ -11,4 +11,6 @@ mod bad_input;
 mod failures;
 mod pipelining;
 mod reuse;
+mod serve;
+mod serve_soak;
 mod swarm;

@@ -1,14 +1,12 @@
 //! The harness: N nodes with toy stages, a directory (fixed list or DHT), routers, and faults by seed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+pub(crate) use cluster_tests::toy::{served, word_tokenizer};
 use kademlia_dht::{Dht, DhtConfig, Directory, StaticDirectory};
-use proto::manifest::{Architecture, Manifest, TokenizerEntry};
 use proto::session::SamplingParams;
-use proto::{ContentHash, LayerSpan, NodeId, NodeKey};
+use proto::{LayerSpan, NodeId, NodeKey};
 use proto_telemetry::Registry;
 use proto_transport::testing::{Faults, Link};
 use proto_transport::{Endpoint, EndpointConfig, Target};
@@ -40,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) link: Option<Link>,
     pub(crate) seed: u64,
     pub(crate) hook: fn(usize) -> Option<StepHook>,
+    /// Of each node; `None` takes the default.
+    pub(crate) kv_positions: Option<u64>,
 }
 
 impl Settings {
@@ -53,6 +53,7 @@ impl Settings {
             link: None,
             seed: 1,
             hook: |_| None,
+            kv_positions: None,
         }
     }
 
@@ -60,45 +61,6 @@ impl Settings {
         let spans = spans.iter().map(|&(start, end)| LayerSpan::new(start, end).unwrap()).collect();
         Self { spans, ..Self::split(1) }
     }
-}
-
-/// A toy model as nodes serve it.
-pub(crate) fn served(model: ToyModel, eos: &[u32], tokenizer: Option<&str>) -> ServedModel {
-    let tokenizer = tokenizer.map(|text| Bytes::copy_from_slice(text.as_bytes()));
-    let manifest = Manifest {
-        format: 1,
-        architecture: Architecture {
-            family: "toy".into(),
-            n_layers: model.n_layers,
-            hidden: 8,
-            heads: 1,
-            kv_heads: 1,
-            head_dim: 8,
-            ffn: 8,
-            vocab: model.vocab,
-            context: model.context,
-            norm_eps: 1e-5,
-            rope_theta: 10_000.0,
-            rope_scaling: None,
-            tied_head: true,
-            window: None,
-            local_rope_theta: None,
-            query_scalar: None,
-            experts: None,
-        },
-        quantisation: "F32".into(),
-        container: "safetensors".into(),
-        bos: None,
-        add_bos: false,
-        eos: eos.to_vec(),
-        tokenizer: tokenizer
-            .as_ref()
-            .map(|bytes| TokenizerEntry { blake3: ContentHash::of(bytes), bytes: bytes.len() as u64 }),
-        chat_template: None,
-        licence: None,
-        tensors: Vec::new(),
-    };
-    ServedModel { name: "toy".into(), manifest: manifest.to_bytes().into(), tokenizer }
 }
 
 /// Nodes that hold (parts of) a toy model.
@@ -111,6 +73,7 @@ pub(crate) struct ToySwarm {
     dht: bool,
     link: Option<Link>,
     seed: u64,
+    kv_positions: Option<u64>,
 }
 
 impl ToySwarm {
@@ -124,6 +87,7 @@ impl ToySwarm {
             dht: settings.dht,
             link: settings.link,
             seed: settings.seed,
+            kv_positions: settings.kv_positions,
         };
         for (index, span) in settings.spans.iter().enumerate() {
             swarm.add(*span, settings.served.clone(), (settings.hook)(index)).await;
@@ -140,6 +104,7 @@ impl ToySwarm {
         let faults = self.faults(number);
         let mut config = NodeConfig::new(key(number), ([127, 0, 0, 1], 0).into(), served);
         config.endpoint = config.endpoint.with_faults(&faults);
+        config.kv_positions = self.kv_positions;
         let discovery = if self.dht {
             let bootstrap = self.nodes.iter().take(1).map(target).collect();
             Discovery::Dht { bootstrap, state_dir: None }
@@ -283,25 +248,7 @@ pub(crate) fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
         stop: Vec::new(),
         credit: 64,
         timeout: None,
-        share: router::session::SessionShare::default(),
     }
-}
-
-/// A tokenizer whose token `i` is the word `w<i>`; words are joined by spaces.
-pub(crate) fn word_tokenizer(vocab: u32) -> String {
-    let words: BTreeMap<String, u32> = (0..vocab).map(|id| (format!("w{id}"), id)).collect();
-    serde_json::json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": [],
-        "normalizer": null,
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": null,
-        "decoder": null,
-        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
-    })
-    .to_string()
 }
 
 fn key(number: u8) -> NodeKey {

@@ -133,7 +133,7 @@ impl Ledger {
 impl Account {
     fn of(node: &NodeView, own: Taken) -> Self {
         let capacity = node.offer().map_or(0, |offer| offer.kv_capacity);
-        let taken = node.measured.load.map_or(Taken::default(), |load| Taken {
+        let taken = node.measured.load.map_or_else(Taken::default, |load| Taken {
             sessions: load.sessions,
             positions: capacity.saturating_sub(load.kv_free),
         });

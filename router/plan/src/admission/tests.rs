@@ -1,3 +1,5 @@
+//! Admission as a machine: fairness, bounds, turns, and what must hold over any order of events.
+
 use proptest::prelude::*;
 
 use super::*;
