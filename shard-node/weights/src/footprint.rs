@@ -13,12 +13,14 @@
 //!
 //! in int8 and int4 with rows padded to 16 and columns to 32. Embedding and head are matrices like the others, but
 //! keep 8 bits in int4 unless the file has them in `Q4_0` or `Q4_1`. A tied pair is held once by a stage that has both
-//! ends, except in exact. Vectors are f32 everywhere; keys and values are 4 bytes in exact, else 2.
+//! ends, except in exact. Vectors are f32 everywhere; keys and values are 4 bytes in exact, 1 in the classes that end in
+//! `-kv8`, with 4 for each head and position, else 2.
 
 use std::collections::BTreeMap;
 
 use proto::LayerSpan;
 use proto::manifest::Architecture;
+use proto::tensor::{NumericsClass, WeightFormat};
 use serde::Serialize;
 
 use crate::architecture::span_tensors;
@@ -84,25 +86,26 @@ impl Footprint {
 
     fn of(
         a: &Architecture,
-        class: Class,
+        class: NumericsClass,
         layers: &BTreeMap<u32, Vec<Vec<u64>>>,
         four_bit_ends: bool,
     ) -> Self {
-        let layers = layers.values().map(|shapes| shapes.iter().map(|shape| class.tensor(shape)).sum());
+        let weights = class.weights();
+        let layers = layers.values().map(|shapes| shapes.iter().map(|shape| tensor(weights, shape)).sum());
         let (largest, all) =
             layers.fold((0, 0), |(largest, all), bytes: u64| (bytes.max(largest), all + bytes));
         let [vocab, hidden] = [a.vocab, a.hidden].map(u64::from);
-        let end = match class {
-            Class::Int4 if !four_bit_ends => Class::Int8.matrix(vocab, hidden),
-            class => class.matrix(vocab, hidden),
+        let end = match weights {
+            WeightFormat::Int4 if !four_bit_ends => matrix(WeightFormat::Int8, vocab, hidden),
+            weights => matrix(weights, vocab, hidden),
         };
-        let kv = a.kv_bytes_per_layer(class.activation_bytes());
+        let kv = a.kv_bytes_per_layer(class.kv());
         Self {
             class: class.name(),
             layer_bytes: largest,
             all_layers_bytes: all,
             embedding_bytes: end,
-            head_bytes: class.tensor(&[hidden]) + end,
+            head_bytes: tensor(weights, &[hidden]) + end,
             kv_bytes_per_token: kv * u64::from(a.n_layers),
             kv_bytes_per_token_and_layer: kv,
         }
@@ -111,8 +114,9 @@ impl Footprint {
     /// Bytes of the weights of a stage that holds everything.
     pub fn whole_bytes(&self, architecture: &Architecture) -> u64 {
         // A tied head that is a table is the embedding itself.
-        let shared =
-            if architecture.tied_head && self.class == Class::Bf16.name() { self.embedding_bytes } else { 0 };
+        let is_table =
+            [NumericsClass::Bf16, NumericsClass::Bf16Kv8].map(NumericsClass::name).contains(&self.class);
+        let shared = if architecture.tied_head && is_table { self.embedding_bytes } else { 0 };
         self.all_layers_bytes + self.embedding_bytes + self.head_bytes - shared
     }
 
@@ -154,45 +158,31 @@ impl Budget {
 /// the library's workspaces come with the first steps.
 pub const LIBRARY_BYTES: u64 = 256 << 20;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Exact,
-    Bf16,
-    Int8,
-    Int4,
+/// All classes in the order of [`Footprint::of_all`].
+const CLASSES: [NumericsClass; 7] = [
+    NumericsClass::Exact,
+    NumericsClass::Bf16,
+    NumericsClass::Int8,
+    NumericsClass::Int4,
+    NumericsClass::Bf16Kv8,
+    NumericsClass::Int8Kv8,
+    NumericsClass::Int4Kv8,
+];
+
+fn tensor(weights: WeightFormat, shape: &[u64]) -> u64 {
+    match shape.split_last() {
+        Some((&columns, outer)) if !outer.is_empty() => matrix(weights, outer.iter().product(), columns),
+        _ => 4 * shape.iter().product::<u64>(),
+    }
 }
 
-const CLASSES: [Class; 4] = [Class::Exact, Class::Bf16, Class::Int8, Class::Int4];
-
-impl Class {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Exact => "exact",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-        }
-    }
-
-    const fn activation_bytes(self) -> u64 {
-        if matches!(self, Self::Exact) { 4 } else { 2 }
-    }
-
-    fn tensor(self, shape: &[u64]) -> u64 {
-        match shape.split_last() {
-            Some((&columns, outer)) if !outer.is_empty() => self.matrix(outer.iter().product(), columns),
-            _ => 4 * shape.iter().product::<u64>(),
-        }
-    }
-
-    fn matrix(self, rows: u64, columns: u64) -> u64 {
-        let (padded_rows, groups) = (rows.next_multiple_of(16), columns.div_ceil(32));
-        match self {
-            Self::Exact => 4 * rows * columns,
-            Self::Bf16 => 2 * rows * columns,
-            Self::Int8 => padded_rows * (32 * groups + 4),
-            Self::Int4 => padded_rows * groups * (16 + 4),
-        }
+fn matrix(weights: WeightFormat, rows: u64, columns: u64) -> u64 {
+    let (padded_rows, groups) = (rows.next_multiple_of(16), columns.div_ceil(32));
+    match weights {
+        WeightFormat::Exact => 4 * rows * columns,
+        WeightFormat::Bf16 => 2 * rows * columns,
+        WeightFormat::Int8 => padded_rows * (32 * groups + 4),
+        WeightFormat::Int4 => padded_rows * groups * (16 + 4),
     }
 }
 

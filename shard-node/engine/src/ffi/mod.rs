@@ -1,9 +1,10 @@
 //! All unsafe code of the engine: the C++ shim, tensors over borrowed memory, and `dlopen`; the row
-//! kernels are in [`kernels`], GPUs and their border in [`device`].
+//! kernels are in [`kernels`] and [`attention`], GPUs and their border in [`device`].
 //!
 //! Each function checks what its safety rests on and is safe to call. It knows nothing of models;
 //! what the pieces are for stands where they are used.
 
+mod attention;
 mod device;
 mod kernels;
 mod panels;
@@ -13,12 +14,12 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use tch::{Device, Kind, Tensor};
 
+pub(crate) use attention::{
+    AppendAt, AttendJob, HeadExtras, KvTensors, MAX_HEAD_DIM, attend, rope_append, widen_heads,
+};
 pub use device::DeviceMemory;
 pub(crate) use device::{device_memory, enter_device, synchronise, to_device, to_host};
-pub(crate) use kernels::{
-    AppendAt, AttendJob, HeadExtras, MAX_HEAD_DIM, attend, gated, head, pairs, pairs_pack, pairs_supported,
-    rms_norm, rms_norm_add, rope_append,
-};
+pub(crate) use kernels::{gated, head, pairs, pairs_pack, pairs_supported, rms_norm, rms_norm_add};
 pub(crate) use panels::{
     GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, panels, panels_fine,
 };
