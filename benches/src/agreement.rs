@@ -16,7 +16,7 @@ pub(crate) struct Options {
     /// Tokens of each answer
     #[arg(long, default_value_t = 128)]
     tokens: u32,
-    /// exact, bf16, int8 or int4
+    /// A numerics class, such as bf16 or int8-kv8
     #[arg(long, default_value = "bf16")]
     numerics: String,
 }

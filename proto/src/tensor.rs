@@ -117,10 +117,13 @@ impl std::fmt::Display for Dtype {
 }
 
 /// How a stage computes. A route never mixes classes.
+///
+/// How weights are held and how keys and values are kept both change a model's answers, so both are in the class:
+/// [`weights`](Self::weights) and [`kv`](Self::kv) take it apart.
 #[derive(
     Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Encode, Decode, Serialize, Deserialize,
 )]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum NumericsClass {
     /// f32, one compute thread, results independent of batching, chunking and sharding, bit for bit.
     Exact,
@@ -130,17 +133,79 @@ pub enum NumericsClass {
     Int8,
     /// 4-bit weights, a scale and a minimum for each 32; activations rounded to 8 bits, a scale for each 32.
     Int4,
+    /// As [`Bf16`](Self::Bf16), with keys and values in 8 bits.
+    Bf16Kv8,
+    /// As [`Int8`](Self::Int8), with keys and values in 8 bits.
+    Int8Kv8,
+    /// As [`Int4`](Self::Int4), with keys and values in 8 bits.
+    Int4Kv8,
+}
+
+/// How the matrices of a numerics class are held and multiplied.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum WeightFormat {
+    /// f32, one compute thread.
+    Exact,
+    /// bf16.
+    Bf16,
+    /// 8 bits.
+    Int8,
+    /// 4 bits.
+    Int4,
+}
+
+/// How keys and values of a numerics class are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum KvFormat {
+    /// As the exact class computes them.
+    F32,
+    /// As the other classes compute them.
+    Bf16,
+    /// 8 bits, and an f32 scale for each head of a position: half of the memory and of the reads.
+    Int8,
+}
+
+impl KvFormat {
+    /// Bytes of the key, or of the value, of one position in one head of `dim` elements.
+    pub const fn head_bytes(self, dim: u32) -> u64 {
+        let dim = dim as u64;
+        match self {
+            Self::F32 => 4 * dim,
+            Self::Bf16 => 2 * dim,
+            Self::Int8 => dim + 4,
+        }
+    }
 }
 
 impl NumericsClass {
     /// All classes: where two would serve a request equally fast, the one that comes first.
-    pub const ALL: [Self; 4] = [Self::Bf16, Self::Int8, Self::Int4, Self::Exact];
+    pub const ALL: [Self; 7] =
+        [Self::Bf16, Self::Int8, Self::Int4, Self::Bf16Kv8, Self::Int8Kv8, Self::Int4Kv8, Self::Exact];
+
+    /// How its matrices are held.
+    pub const fn weights(self) -> WeightFormat {
+        match self {
+            Self::Exact => WeightFormat::Exact,
+            Self::Bf16 | Self::Bf16Kv8 => WeightFormat::Bf16,
+            Self::Int8 | Self::Int8Kv8 => WeightFormat::Int8,
+            Self::Int4 | Self::Int4Kv8 => WeightFormat::Int4,
+        }
+    }
+
+    /// How its keys and values are kept.
+    pub const fn kv(self) -> KvFormat {
+        match self {
+            Self::Exact => KvFormat::F32,
+            Self::Bf16 | Self::Int8 | Self::Int4 => KvFormat::Bf16,
+            Self::Bf16Kv8 | Self::Int8Kv8 | Self::Int4Kv8 => KvFormat::Int8,
+        }
+    }
 
     /// Element type of activations on the wire.
     pub const fn wire_dtype(self) -> WireDtype {
-        match self {
-            Self::Exact => WireDtype::F32,
-            Self::Bf16 | Self::Int8 | Self::Int4 => WireDtype::Bf16,
+        match self.weights() {
+            WeightFormat::Exact => WireDtype::F32,
+            WeightFormat::Bf16 | WeightFormat::Int8 | WeightFormat::Int4 => WireDtype::Bf16,
         }
     }
 
@@ -151,6 +216,9 @@ impl NumericsClass {
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
             Self::Int4 => "int4",
+            Self::Bf16Kv8 => "bf16-kv8",
+            Self::Int8Kv8 => "int8-kv8",
+            Self::Int4Kv8 => "int4-kv8",
         }
     }
 }
@@ -163,20 +231,17 @@ impl std::fmt::Display for NumericsClass {
 
 /// A numerics class that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a numerics class: use exact, bf16, int8 or int4")]
+#[error(
+    "`{0}` is not a numerics class: use exact, bf16, int8 or int4, or bf16-kv8, int8-kv8 or int4-kv8 for KV in 8 bits"
+)]
 pub struct UnknownClass(String);
 
 impl std::str::FromStr for NumericsClass {
     type Err = UnknownClass;
 
     fn from_str(text: &str) -> Result<Self, UnknownClass> {
-        match text {
-            "exact" => Ok(Self::Exact),
-            "bf16" => Ok(Self::Bf16),
-            "int8" => Ok(Self::Int8),
-            "int4" => Ok(Self::Int4),
-            _ => Err(UnknownClass(text.chars().take(40).collect())),
-        }
+        let named = Self::ALL.into_iter().find(|class| class.name() == text);
+        named.ok_or_else(|| UnknownClass(text.chars().take(40).collect()))
     }
 }
 
@@ -215,14 +280,34 @@ mod tests {
 
     #[test]
     fn classes_keep_their_names_and_numbers_on_the_wire() {
-        for (number, class) in
-            [NumericsClass::Exact, NumericsClass::Bf16, NumericsClass::Int8, NumericsClass::Int4]
-                .into_iter()
-                .enumerate()
-        {
+        let by_number = [
+            NumericsClass::Exact,
+            NumericsClass::Bf16,
+            NumericsClass::Int8,
+            NumericsClass::Int4,
+            NumericsClass::Bf16Kv8,
+            NumericsClass::Int8Kv8,
+            NumericsClass::Int4Kv8,
+        ];
+        assert_eq!(by_number.len(), NumericsClass::ALL.len());
+        for (number, class) in by_number.into_iter().enumerate() {
+            assert_eq!(serde_json::to_value(class).unwrap(), class.name());
             assert_eq!(class.name().parse(), Ok(class));
             assert_eq!(crate::codec::encode(&class), [number as u8, 0, 0, 0]);
             assert!(NumericsClass::ALL.contains(&class));
         }
+    }
+    #[test]
+    fn a_class_is_its_weights_and_its_kv() {
+        let mut seen = std::collections::HashSet::new();
+        for class in NumericsClass::ALL {
+            assert!(seen.insert((class.weights(), class.kv())), "{class} is another class by another name");
+            let kv8 = class.kv() == KvFormat::Int8;
+            assert_eq!(class.name().ends_with("-kv8"), kv8);
+        }
+        assert_eq!(
+            [KvFormat::F32, KvFormat::Bf16, KvFormat::Int8].map(|kv| kv.head_bytes(64)),
+            [256, 128, 68]
+        );
     }
 }

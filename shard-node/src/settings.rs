@@ -40,7 +40,7 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_DEVICE", value_name = "DEVICE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// How to compute: bf16 is fast; int8 and int4 are smaller and faster, less close; exact gives the same bits however a model is split
+    /// How to compute: bf16 is fast; int8 and int4 are smaller and faster, less close; exact gives the same bits however a model is split; bf16-kv8, int8-kv8 and int4-kv8 keep keys and values in 8 bits
     #[arg(long, env = "LAYERLANE_NUMERICS", value_name = "CLASS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numerics: Option<String>,

@@ -189,7 +189,7 @@ fn inspect_says_what_a_machine_holds() {
     );
     let classes: Vec<&str> =
         object["classes"].as_array().unwrap().iter().map(|c| c["class"].as_str().unwrap()).collect();
-    assert_eq!(classes, ["exact", "bf16", "int8", "int4"]);
+    assert_eq!(classes, ["exact", "bf16", "int8", "int4", "bf16-kv8", "int8-kv8", "int4-kv8"]);
     let fits = object["memory"]["fits"].as_array().unwrap();
     let middle = |at: usize| fits[at]["middle"].as_u64().unwrap();
     assert!(middle(0) < middle(1) && middle(1) <= middle(3), "{object}");

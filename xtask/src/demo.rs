@@ -50,7 +50,7 @@ pub(crate) struct DemoArgs {
     /// Seed of the sampler
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// How to compute: bf16 is fast, int8 and int4 are faster and less close, exact gives the same bits however the model is split
+    /// How to compute: bf16 is fast, int8 and int4 are faster and less close, exact gives the same bits however the model is split; -kv8 after bf16, int8 or int4 halves the KV
     #[arg(long, value_name = "C", default_value = "bf16")]
     numerics: String,
     /// Compute threads of each node; by default each chooses

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MAX_CONTEXT, ManifestError};
 use crate::span::MAX_LAYERS;
+use crate::tensor::KvFormat;
 
 /// The shape of a decoder and the numbers its forward pass needs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -196,8 +197,8 @@ impl Architecture {
         Ok(())
     }
 
-    /// Bytes of KV for one position in one layer, with elements of `element_bytes`.
-    pub fn kv_bytes_per_layer(&self, element_bytes: u64) -> u64 {
-        2 * u64::from(self.kv_heads) * u64::from(self.head_dim) * element_bytes
+    /// Bytes of KV for one position in one layer.
+    pub fn kv_bytes_per_layer(&self, format: KvFormat) -> u64 {
+        2 * u64::from(self.kv_heads) * format.head_bytes(self.head_dim)
     }
 }

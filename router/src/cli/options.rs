@@ -187,7 +187,7 @@ pub(crate) struct Choice {
     /// Model: its name, NAME@ID8 or the whole id; may be left out where there is only one
     #[arg(long, value_name = "M", env = "LAYERLANE_MODEL")]
     pub(crate) model: Option<ModelRef>,
-    /// Numerics class: exact, bf16, int8 or int4; by default the class with the faster route
+    /// Numerics class: exact, bf16, int8, int4, bf16-kv8, int8-kv8 or int4-kv8; by default the class with the faster route
     #[arg(long, value_name = "C")]
     pub(crate) numerics: Option<NumericsClass>,
 }

@@ -1,8 +1,8 @@
 //! Decode and prefill speed of one stage, with this machine's memory read limit beside it.
 //!
-//! `cargo run --release -p shard-node-engine --example decode_speed -- MODEL [THREADS] [CLASS] [A..B]`
+//! `cargo run --release -p shard-node-engine --example decode_speed -- MODEL [THREADS] [CLASS] [A..B] [KV]`
 //! prints, for a GGUF file or HF directory: the read limit for as many threads, decode at batch 1, 4
-//! and 16 from position 256, and a prefill of 512 in chunks of 256.
+//! and 16 from position KV (256), and a prefill of 512 in chunks of 256.
 
 #![expect(
     clippy::print_stdout,
@@ -32,6 +32,7 @@ fn main() -> Result<()> {
     let span: LayerSpan =
         arguments.next().map_or_else(|| LayerSpan::new(0, architecture.n_layers), |text| text.parse())?;
 
+    let kv: u32 = arguments.next().map_or(Ok(256), |text| text.parse())?;
     let limit = read_limit::read_limit(&read_limit::words(), threads, 8);
     println!("read limit, {threads} thread(s): {:.1} GB/s", limit / 1e9);
     let options = EngineOptions {
@@ -48,9 +49,9 @@ fn main() -> Result<()> {
 
     let bytes = shard_node_engine::decode_bytes(&architecture, span, class);
     for batch in [1, 4, 16] {
-        let seconds = decode(stage.as_mut(), batch)?;
+        let seconds = decode(stage.as_mut(), batch, kv)?;
         println!(
-            "decode batch {batch}: {:.2} ms/step, {:.1} tok/s, weights {:.1} GB/s = {:.0} % of the read limit",
+            "decode batch {batch} from {kv}: {:.2} ms/step, {:.1} tok/s, weights {:.1} GB/s = {:.0} % of the read limit",
             seconds * 1e3,
             f64::from(batch) / seconds,
             bytes as f64 / seconds / 1e9,
@@ -62,16 +63,18 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Best of many steps from position 256.
-fn decode(stage: &mut dyn Stage, batch: u32) -> Result<f64> {
+/// Best of many steps from position `kv`, which is reached in chunks of 256.
+fn decode(stage: &mut dyn Stage, batch: u32, kv: u32) -> Result<f64> {
     const STEPS: u32 = 40;
-    let slots = (0..batch).map(|_| stage.open(256 + STEPS)).collect::<Result<Vec<_>, _>>()?;
+    let slots = (0..batch).map(|_| stage.open(kv + STEPS)).collect::<Result<Vec<_>, _>>()?;
     for &slot in &slots {
-        run(stage, &[group(slot, 0, 256)])?;
+        for start in (0..kv).step_by(256) {
+            run(stage, &[group(slot, start, 256.min(kv - start))])?;
+        }
     }
     let mut best = f64::MAX;
     for step in 0..STEPS {
-        let groups: Vec<_> = slots.iter().map(|&slot| group(slot, 256 + step, 1)).collect();
+        let groups: Vec<_> = slots.iter().map(|&slot| group(slot, kv + step, 1)).collect();
         best = best.min(run(stage, &groups)?);
     }
     for slot in slots {

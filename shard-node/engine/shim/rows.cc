@@ -10,6 +10,7 @@
 //
 // Values are f32 or bf16 in memory (`bf16` != 0) and f32 in between.
 #include <cmath>
+#include <type_traits>
 
 #include "values.h"
 
@@ -60,9 +61,9 @@ constexpr int64_t kMaxDim = 512;  // src/kernels/rows.rs refuses wider heads
 
 // Adds `bias`, norms by `norm` (either may be null) and rotates. `out` may be `head`: the copy to the stack also
 // lets the compiler use vectors.
-template <class T>
+template <class T, class Out>
 INLINE void rotate(const T* head, const float* bias, const float* norm, float eps, const float* cos, const float* sin,
-                   int64_t half, T* out) {
+                   int64_t half, Out* out) {
   float x[kMaxDim];
   for (int64_t i = 0; i < 2 * half; ++i) x[i] = load(head + i);
   if (bias)
@@ -75,9 +76,70 @@ INLINE void rotate(const T* head, const float* bias, const float* norm, float ep
   for (int64_t i = 0; i < half; ++i) store(out + half + i, x[half + i] * cos[i] + x[i] * sin[i]);
 }
 
-template <class T>
-INLINE void rope_append(T* qkv, const HeadExtras& extras, const float* cos, const float* sin, T* keys, T* values,
+// To the nearest whole number, of two the even one, within -127..127.
+INLINE I32x16 whole(F32x16 x) {
+  constexpr float kWhole = 12582912;  // 1.5 * 2^23: adding and subtracting it rounds
+  const F32x16 most = F32x16{} + 127;
+  F32x16 r = (x + kWhole) - kWhole;
+  r = r < most ? r : most;
+  r = r > -most ? r : -most;
+  return __builtin_convertvector(r, I32x16);
+}
+
+// One head of one position in 8 bits, as `head16` reads it: the nearest whole multiples of the 127th part of the
+// largest value, which goes to `scale`. A value that is no number makes the scale one, so that whoever reads the head
+// sees it.
+INLINE void quantise(const float* x, int64_t n, int8_t* out, float* scale) {
+  F32x16 tops = {}, odds = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    F32x16 v;
+    load16(x + i, v);
+    const F32x16 size = v < 0 ? -v : v;
+    tops = size > tops ? size : tops;
+    odds += v - v;
+  }
+  float top = 0, odd = 0;
+  for (int lane = 0; lane < 16; ++lane) {
+    top = tops[lane] > top ? tops[lane] : top;
+    odd += odds[lane];
+  }
+  for (; i < n; ++i) {
+    const float size = x[i] < 0 ? -x[i] : x[i];
+    top = size > top ? size : top;
+    odd += x[i] - x[i];
+  }
+  *scale = top / 127 + odd;
+  const float inverse = top > 0 ? 127 / top : 0;
+  for (i = 0; i + 64 <= n; i += 64) {
+    I32x16 words = {};
+    for (int k = 0; k < 4; ++k) {
+      F32x16 v;
+      load16(x + i + 16 * k, v);
+      words |= (whole(v * inverse) & 255) << (8 * k);
+    }
+    std::memcpy(out + i, &words, 64);
+  }
+  for (; i < n; ++i) {
+    const F32x16 v = {x[i] * inverse};
+    out[i] = static_cast<int8_t>(whole(v)[0]);
+  }
+}
+
+// Where a layer of a session keeps keys and values [kv_heads, capacity, dim]; with K in 8 bits also their scales
+// [kv_heads, capacity], which are null otherwise.
+template <class K>
+struct Cache {
+  K* keys;
+  K* values;
+  float* key_scales;
+  float* value_scales;
+};
+
+template <class T, class K>
+INLINE void rope_append(T* qkv, const HeadExtras& extras, const float* cos, const float* sin, const Cache<K>& cache,
                         int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start, int64_t capacity) {
+  constexpr bool kQuantised = std::is_same<K, int8_t>::value;
   const float eps = extras.eps;
   const int64_t half = dim / 2, width = (heads + 2 * kv_heads) * dim;
   for (int64_t r = 0; r < rows; ++r) {
@@ -90,20 +152,49 @@ INLINE void rope_append(T* qkv, const HeadExtras& extras, const float* cos, cons
       if (bias) bias += dim;
     }
     for (int64_t h = 0; h < kv_heads; ++h, row += dim) {
-      rotate(row, bias, extras.key_norm, eps, c, s, half, keys + (h * capacity + position) * dim);
+      const int64_t at = h * capacity + position;
+      if constexpr (kQuantised) {
+        float key[kMaxDim];
+        rotate(row, bias, extras.key_norm, eps, c, s, half, key);
+        quantise(key, dim, cache.keys + at * dim, cache.key_scales + at);
+      } else {
+        rotate(row, bias, extras.key_norm, eps, c, s, half, cache.keys + at * dim);
+      }
       if (bias) bias += dim;
     }
     for (int64_t h = 0; h < kv_heads; ++h, row += dim) {
-      T* value = values + (h * capacity + position) * dim;
-      if (bias) {
-        for (int64_t i = 0; i < dim; ++i) store(value + i, load(row + i) + bias[i]);
-        bias += dim;
+      const int64_t at = h * capacity + position;
+      if constexpr (kQuantised) {
+        float value[kMaxDim];
+        for (int64_t i = 0; i < dim; ++i) value[i] = load(row + i) + (bias ? bias[i] : 0);
+        quantise(value, dim, cache.values + at * dim, cache.value_scales + at);
+      } else if (bias) {
+        for (int64_t i = 0; i < dim; ++i) store(cache.values + at * dim + i, load(row + i) + bias[i]);
       } else {
-        std::memcpy(value, row, dim * sizeof(T));
+        std::memcpy(cache.values + at * dim, row, dim * sizeof(T));
       }
+      if (bias) bias += dim;
     }
   }
 }
+
+// Heads [rows, dim] in 8 bits with their scales [rows], to bf16.
+INLINE void widen_rows_any(const int8_t* heads, const float* scales, void* out, int64_t rows, int64_t dim) {
+  Bf16* to = static_cast<Bf16*>(out);
+  for (int64_t r = 0; r < rows; ++r, heads += dim, to += dim) {
+    int64_t i = 0;
+    for (; i + 16 <= dim; i += 16) {
+      F32x16 v;
+      head16(heads, i, dim, v);
+      v *= scales[r];
+      for (int lane = 0; lane < 16; ++lane) store(to + i + lane, v[lane]);
+    }
+    for (; i < dim; ++i) store(to + i, load(heads + i) * scales[r]);
+  }
+}
+
+EVERY_CPU(widen_rows, (const int8_t* heads, const float* scales, void* out, int64_t rows, int64_t dim),
+          (heads, scales, out, rows, dim))
 
 template <class T>
 INLINE void silu_mul(const T* gate_up, T* out, int64_t rows, int64_t n) {
@@ -140,21 +231,34 @@ EVERY_CPU(norm_rows,
            int bf16),
           (x, weight, residual, out, rows, n, eps, bf16))
 
+template <class T, class K>
+INLINE void rope_rows_of(void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys,
+                         void* values, float* key_scales, float* value_scales, int64_t rows, int64_t heads,
+                         int64_t kv_heads, int64_t dim, int64_t start, int64_t capacity) {
+  const Cache<K> cache = {static_cast<K*>(keys), static_cast<K*>(values), key_scales, value_scales};
+  rope_append(static_cast<T*>(qkv), *extras, cos, sin, cache, rows, heads, kv_heads, dim, start, capacity);
+}
+
 INLINE void rope_rows_any(void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys,
-                          void* values, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start,
-                          int64_t capacity, int bf16) {
-  if (bf16)
-    rope_append(static_cast<Bf16*>(qkv), *extras, cos, sin, static_cast<Bf16*>(keys), static_cast<Bf16*>(values), rows,
-                heads, kv_heads, dim, start, capacity);
+                          void* values, float* key_scales, float* value_scales, int64_t rows, int64_t heads,
+                          int64_t kv_heads, int64_t dim, int64_t start, int64_t capacity, int bf16) {
+  if (key_scales)
+    rope_rows_of<Bf16, int8_t>(qkv, extras, cos, sin, keys, values, key_scales, value_scales, rows, heads, kv_heads,
+                               dim, start, capacity);
+  else if (bf16)
+    rope_rows_of<Bf16, Bf16>(qkv, extras, cos, sin, keys, values, nullptr, nullptr, rows, heads, kv_heads, dim, start,
+                             capacity);
   else
-    rope_append(static_cast<float*>(qkv), *extras, cos, sin, static_cast<float*>(keys), static_cast<float*>(values),
-                rows, heads, kv_heads, dim, start, capacity);
+    rope_rows_of<float, float>(qkv, extras, cos, sin, keys, values, nullptr, nullptr, rows, heads, kv_heads, dim,
+                               start, capacity);
 }
 
 EVERY_CPU(rope_rows,
           (void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys, void* values,
-           int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start, int64_t capacity, int bf16),
-          (qkv, extras, cos, sin, keys, values, rows, heads, kv_heads, dim, start, capacity, bf16))
+           float* key_scales, float* value_scales, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
+           int64_t start, int64_t capacity, int bf16),
+          (qkv, extras, cos, sin, keys, values, key_scales, value_scales, rows, heads, kv_heads, dim, start, capacity,
+           bf16))
 
 INLINE void silu_rows_any(const void* gate_up, void* out, int64_t rows, int64_t n, int bf16) {
   if (bf16)
@@ -188,11 +292,18 @@ void ll_rms_norm(const void* x, const float* weight, const void* residual, void*
 
 // `qkv` [rows, heads + 2 kv_heads, dim] of consecutive positions from `start`: adds the bias, norms heads of queries
 // and keys, rotates the queries in place, writes rotated keys and values to their place in the caches
-// [kv_heads, capacity, dim]. cos, sin [positions, dim / 2].
+// [kv_heads, capacity, dim]. cos, sin [positions, dim / 2]. With scales [kv_heads, capacity], else null, the caches
+// are in 8 bits and qkv is bf16.
 void ll_rope_append(void* qkv, const HeadExtras* extras, const float* cos, const float* sin, void* keys, void* values,
-                    int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t start, int64_t capacity,
-                    int bf16) {
-  rope_rows()(qkv, extras, cos, sin, keys, values, rows, heads, kv_heads, dim, start, capacity, bf16);
+                    float* key_scales, float* value_scales, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
+                    int64_t start, int64_t capacity, int bf16) {
+  rope_rows()(qkv, extras, cos, sin, keys, values, key_scales, value_scales, rows, heads, kv_heads, dim, start,
+              capacity, bf16);
+}
+
+// Heads [rows, dim] in 8 bits with their scales [rows], to bf16.
+void ll_widen_heads(const int8_t* heads, const float* scales, void* out, int64_t rows, int64_t dim) {
+  widen_rows()(heads, scales, out, rows, dim);
 }
 
 // out[r] = silu(gate) * up for gate_up [rows, 2, n]; out [rows, n].

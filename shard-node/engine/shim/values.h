@@ -32,6 +32,9 @@ struct Bf16 {
 typedef float F32x16 __attribute__((vector_size(64)));
 typedef uint32_t U32x16 __attribute__((vector_size(64)));
 typedef uint16_t U16x16 __attribute__((vector_size(32)));
+typedef int32_t I32x16 __attribute__((vector_size(64)));
+typedef int16_t I16x16 __attribute__((vector_size(32)));
+typedef int8_t I8x16 __attribute__((vector_size(16)));
 
 static INLINE float load(const float* p) { return *p; }
 static INLINE float load(const Bf16* p) {
@@ -40,6 +43,7 @@ static INLINE float load(const Bf16* p) {
   std::memcpy(&f, &u, 4);
   return f;
 }
+static INLINE float load(const int8_t* p) { return static_cast<float>(*p); }
 static INLINE void store(float* p, float f) { *p = f; }
 // Rounds to nearest even; a NaN stays one because its upper mantissa bit is set.
 static INLINE void store(Bf16* p, float f) {
@@ -56,6 +60,33 @@ static INLINE void load16(const Bf16* p, F32x16& v) {
   std::memcpy(&narrow, p, 32);
   U32x16 wide = __builtin_convertvector(narrow, U32x16) << 16;
   std::memcpy(&v, &wide, 64);
+}
+
+// By way of 16 bits: GCC 12 makes scalar code of a step over two sizes.
+static INLINE void load16(const int8_t* p, F32x16& v) {
+  I8x16 narrow;
+  std::memcpy(&narrow, p, 16);
+  const I16x16 wider = __builtin_convertvector(narrow, I16x16);
+  v = __builtin_convertvector(__builtin_convertvector(wider, I32x16), F32x16);
+}
+
+// Elements `at`.. `at + 16` of a head of `dim`, `at` a multiple of 16.
+template <class T>
+static INLINE void head16(const T* head, int64_t at, int64_t, F32x16& v) {
+  load16(head + at, v);
+}
+// A head in 8 bits is stored in blocks of 64 elements as sixteen words: byte k of word i is element 16 k + i. Two shifts
+// of a whole vector then take sixteen elements out, where bytes in a row would need shuffles, which are dearer than the
+// products. What is left of a head that is no whole blocks follows in order.
+static INLINE void head16(const int8_t* head, int64_t at, int64_t dim, F32x16& v) {
+  if (at < dim / 64 * 64) {
+    I32x16 words;
+    std::memcpy(&words, head + at / 64 * 64, 64);
+    const int up = static_cast<int>(24 - at % 64 / 2);
+    v = __builtin_convertvector((words << up) >> 24, F32x16);
+  } else {
+    load16(head + at, v);
+  }
 }
 
 static INLINE float sum16(F32x16 v) {

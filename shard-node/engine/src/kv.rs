@@ -8,19 +8,21 @@
 use std::collections::BTreeMap;
 
 use proto::Position;
+use proto::tensor::KvFormat;
 use shard_node_stage::{KvSlot, StageError};
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use crate::ffi::TorchError;
-use crate::kernels::attention::{Heads, LayerCache};
+use crate::kernels::attention::Heads;
 use crate::kernels::by_shim;
+use crate::kernels::layer_cache::LayerCache;
 
 /// All sessions of a stage.
 #[derive(Debug)]
 pub(crate) struct KvStore {
     heads: Heads,
     layers: usize,
-    kind: Kind,
+    format: KvFormat,
     device: Device,
     next: u32,
     sessions: BTreeMap<KvSlot, SessionKv>,
@@ -36,8 +38,8 @@ pub(crate) struct SessionKv {
 }
 
 impl KvStore {
-    pub(crate) fn new(heads: Heads, layers: usize, kind: Kind, device: Device) -> Self {
-        Self { heads, layers, kind, device, next: 0, sessions: BTreeMap::new() }
+    pub(crate) fn new(heads: Heads, layers: usize, format: KvFormat, device: Device) -> Self {
+        Self { heads, layers, format, device, next: 0, sessions: BTreeMap::new() }
     }
 
     /// Opens a session of at most `reserved` positions.
@@ -47,7 +49,7 @@ impl KvStore {
         let made = if small {
             (0..self.layers).map(|_| self.cache(capacity)).collect()
         } else {
-            self.whole(capacity)
+            LayerCache::block(self.layers, self.heads, capacity, self.format, self.device)
         };
         let layers = made
             .map_err(TorchError::from)
@@ -116,11 +118,12 @@ impl KvStore {
             return Err(StageError::Reservation { position: Position::new(reserved), reserved });
         }
         self.grow(to, length)?;
-        let (source, target) = (self.session(from)?, self.session(to)?);
-        for (old, new) in source.layers.iter().zip(&target.layers) {
-            copy_layer(old, new, length)
-                .map_err(|error| StageError::Memory { positions: length, why: error.to_string() })?;
-        }
+        // Taken out for the moment, as both are in one map.
+        let mut layers = std::mem::take(&mut self.session_mut(to)?.layers);
+        let source = self.session(from)?;
+        let copied = source.layers.iter().zip(&mut layers).try_for_each(|(old, new)| new.copy_from(old, length));
+        self.session_mut(to)?.layers = layers;
+        copied.map_err(|error| StageError::Memory { positions: length, why: error.to_string() })?;
         self.session_mut(to)?.advance(length);
         Ok(())
     }
@@ -154,36 +157,21 @@ impl KvStore {
 
     /// Bytes of one position in all layers of the stage.
     pub(crate) fn bytes_per_position(&self) -> u64 {
-        let row = self.heads.keys * self.heads.dim;
-        2 * self.layers as u64 * row as u64 * self.kind.elt_size_in_bytes() as u64
+        let Heads { keys, dim, .. } = self.heads;
+        2 * self.layers as u64 * keys as u64 * self.format.head_bytes(dim as u32)
     }
 
     fn moved(&self, slot: KvSlot, layer: usize, capacity: u32, used: u32) -> Result<LayerCache, GrowError> {
-        let new = self.cache(capacity)?;
+        let mut new = self.cache(capacity)?;
         let old =
             self.sessions.get(&slot).and_then(|session| session.layers.get(layer)).ok_or(GrowError::Gone)?;
-        copy_layer(old, &new, used)?;
+        new.copy_from(old, used)?;
         Ok(new)
     }
 
-    /// All layers in one block: an allocator that rounds, rounds once.
-    fn whole(&self, capacity: u32) -> Result<Vec<LayerCache>, tch::TchError> {
-        let shape = [2 * self.layers as i64, self.heads.keys, i64::from(capacity), self.heads.dim];
-        let block = Tensor::f_empty(shape, (self.kind, self.device))?;
-        (0..self.layers as i64)
-            .map(|layer| {
-                Ok(LayerCache {
-                    keys: block.f_select(0, 2 * layer)?,
-                    values: block.f_select(0, 2 * layer + 1)?,
-                })
-            })
-            .collect()
-    }
-
+    /// One layer.
     fn cache(&self, capacity: u32) -> Result<LayerCache, tch::TchError> {
-        let shape = [self.heads.keys, i64::from(capacity), self.heads.dim];
-        let empty = || Tensor::f_empty(shape, (self.kind, self.device));
-        Ok(LayerCache { keys: empty()?, values: empty()? })
+        LayerCache::new(self.heads, capacity, self.format, self.device)
     }
 }
 
@@ -212,14 +200,6 @@ impl SessionKv {
     pub(crate) fn layer_mut(&mut self, index: usize) -> Result<&mut LayerCache, TorchError> {
         self.layers.get_mut(index).ok_or_else(no_cache)
     }
-}
-
-/// The first `length` positions, which both hold memory for.
-fn copy_layer(from: &LayerCache, to: &LayerCache, length: u32) -> Result<(), tch::TchError> {
-    for (to, from) in [(&to.keys, &from.keys), (&to.values, &from.values)] {
-        to.f_narrow(1, 0, i64::from(length))?.f_copy_(&from.f_narrow(1, 0, i64::from(length))?)?;
-    }
-    Ok(())
 }
 
 fn no_cache() -> TorchError {

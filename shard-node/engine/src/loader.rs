@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use proto::LayerSpan;
 use proto::manifest::{Architecture, Manifest};
-use proto::tensor::NumericsClass;
+use proto::tensor::{NumericsClass, WeightFormat};
 use shard_node::engine::DeviceChoice;
 use shard_node_stage::{LoadError, Stage, StageLoader, StageShape};
 use shard_node_weights::manifest::SpanCheck;
@@ -121,7 +121,7 @@ pub(crate) fn load_stage(
     progress(LoadProgress { read: total, total });
 
     let heads = heads_of(&architecture);
-    let kv = KvStore::new(heads, layers.len(), numerics.linear.activation_kind(), device);
+    let kv = KvStore::new(heads, layers.len(), options.class.kv(), device);
     let kv_positions = match (placement, device) {
         (Some(placement), Device::Cuda(index)) => {
             let free = device::memory(index)?.free;
@@ -188,12 +188,12 @@ pub fn decode_bytes(architecture: &Architecture, span: LayerSpan, class: Numeric
     let layers = layer * u64::from(span.len());
     let routers = router * u64::from(span.len());
     routers
-        + match class {
-            NumericsClass::Exact => 4 * (layers + head),
-            NumericsClass::Bf16 => 2 * (layers + head),
-            NumericsClass::Int8 => layers + head,
+        + match class.weights() {
+            WeightFormat::Exact => 4 * (layers + head),
+            WeightFormat::Bf16 => 2 * (layers + head),
+            WeightFormat::Int8 => layers + head,
             // A nibble, and 4 bytes for each 32.
-            NumericsClass::Int4 => layers * 5 / 8 + head,
+            WeightFormat::Int4 => layers * 5 / 8 + head,
         }
 }
 

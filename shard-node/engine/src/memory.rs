@@ -8,7 +8,7 @@ use std::fmt;
 
 use proto::LayerSpan;
 use proto::manifest::Architecture;
-use proto::tensor::NumericsClass;
+use proto::tensor::{NumericsClass, WeightFormat};
 use shard_node_weights::span_tensors;
 
 /// Why a shard does not fit a device. Says by how much and what would.
@@ -127,37 +127,38 @@ pub(crate) fn step_bytes(architecture: &Architecture, last: bool) -> u64 {
 pub fn weight_bytes(architecture: &Architecture, span: LayerSpan, class: NumericsClass) -> u64 {
     let (first, last) = (span.start() == 0, span.end() == architecture.n_layers);
     let table = class.wire_dtype().bytes() as u64;
-    let quantised = matches!(class, NumericsClass::Int8 | NumericsClass::Int4);
+    let quantised = matches!(class.weights(), WeightFormat::Int8 | WeightFormat::Int4);
     let bytes = |name: &str, shape: &[u64]| {
         let values = shape.iter().product::<u64>();
         match (name, shape) {
             ("model.embed_tokens.weight", _) => {
                 let head = last && architecture.tied_head && (quantised || !first);
-                let head = if head { head_bytes(class, shape) } else { 0 };
+                let head = if head { head_bytes(class.weights(), shape) } else { 0 };
                 head + if first { values * table } else { 0 }
             }
-            ("lm_head.weight", _) => head_bytes(class, shape),
+            ("lm_head.weight", _) => head_bytes(class.weights(), shape),
             (_, [_]) => values * size_of::<f32>() as u64,
-            _ => matrix_bytes(class, shape),
+            _ => matrix_bytes(class.weights(), shape),
         }
     };
     span_tensors(architecture, span).iter().map(|(name, shape)| bytes(name, shape)).sum()
 }
 
 /// A matrix of a layer.
-fn matrix_bytes(class: NumericsClass, shape: &[u64]) -> u64 {
+fn matrix_bytes(weights: WeightFormat, shape: &[u64]) -> u64 {
     let values = shape.iter().product::<u64>();
-    match class {
-        NumericsClass::Int8 => values + values / shape.last().map_or(1, |&width| width.max(1)) * 4,
+    match weights {
+        WeightFormat::Int8 => values + values / shape.last().map_or(1, |&width| width.max(1)) * 4,
         // A nibble, and 4 bytes for each 32.
-        NumericsClass::Int4 => values * 5 / 8,
-        _ => values * class.wire_dtype().bytes() as u64,
+        WeightFormat::Int4 => values * 5 / 8,
+        WeightFormat::Bf16 => values * 2,
+        WeightFormat::Exact => values * 4,
     }
 }
 
 /// Logits keep 8 bits in a class of 4, as `ends` says.
-fn head_bytes(class: NumericsClass, shape: &[u64]) -> u64 {
-    matrix_bytes(if class == NumericsClass::Int4 { NumericsClass::Int8 } else { class }, shape)
+fn head_bytes(weights: WeightFormat, shape: &[u64]) -> u64 {
+    matrix_bytes(if weights == WeightFormat::Int4 { WeightFormat::Int8 } else { weights }, shape)
 }
 
 /// A number of bytes for people.

@@ -1,7 +1,7 @@
 //! How a stage of a numerics class computes on this machine. Decided once, by what the machine
 //! can do and never by a stopwatch, so that like machines give like bits.
 
-use proto::tensor::NumericsClass;
+use proto::tensor::{NumericsClass, WeightFormat};
 use tch::Device;
 
 use crate::ffi::{self, PanelLevel, TorchError};
@@ -20,7 +20,7 @@ pub(crate) struct Numerics {
 impl Numerics {
     /// Chooses and says so in the log.
     pub(crate) fn choose(class: NumericsClass, device: Device) -> Result<Self, TorchError> {
-        let linear = linear_kind(class, device, ffi::onednn_has_bf16()?);
+        let linear = linear_kind(class.weights(), device, ffi::onednn_has_bf16()?);
         let tiles = linear == LinearKind::Pairs && ffi::tiles_usable();
         tracing::info!(%class, ?linear, tiles, ?device, vectors = ffi::cpu_capability(), shim_level = ffi::cpu_level(), "numerics");
         Ok(Self { class, linear })
@@ -28,13 +28,13 @@ impl Numerics {
 
     /// Attention goes one query row at a time.
     pub(crate) fn row_by_row(self) -> bool {
-        self.class == NumericsClass::Exact
+        self.class.weights() == WeightFormat::Exact
     }
 
     /// The head multiplies by plain bf16 rows and gives f32: where the CPU's own product of bf16 would round the
     /// logits.
     pub(crate) fn head_is_table(self, device: Device) -> bool {
-        self.class == NumericsClass::Bf16 && by_shim(device)
+        self.class.weights() == WeightFormat::Bf16 && by_shim(device)
     }
 
     /// Matrices of that width are packed as pairs, an embedding and its tied head as one.
@@ -52,18 +52,18 @@ impl Numerics {
     }
 }
 
-fn linear_kind(class: NumericsClass, device: Device, onednn_bf16: bool) -> LinearKind {
-    match (class, by_shim(device)) {
-        (NumericsClass::Exact, _) => LinearKind::Exact,
+fn linear_kind(weights: WeightFormat, device: Device, onednn_bf16: bool) -> LinearKind {
+    match (weights, by_shim(device)) {
+        (WeightFormat::Exact, _) => LinearKind::Exact,
         // As oneDNN is told by ONEDNN_MAX_CPU_ISA what it may use, so are we.
-        (NumericsClass::Bf16, true) if onednn_bf16 && ffi::pairs_supported() => LinearKind::Pairs,
-        (NumericsClass::Bf16, true) if onednn_bf16 => LinearKind::Packed,
+        (WeightFormat::Bf16, true) if onednn_bf16 && ffi::pairs_supported() => LinearKind::Pairs,
+        (WeightFormat::Bf16, true) if onednn_bf16 => LinearKind::Packed,
         // Packing needs AVX-512; see `FEW_ROWS` in kernels/linear.rs for what is faster without.
-        (NumericsClass::Bf16, true) => LinearKind::Widened,
-        (NumericsClass::Bf16, _) => LinearKind::Plain,
-        (NumericsClass::Int8, true) => LinearKind::Panels(Bits::Eight, PanelLevel::best()),
-        (NumericsClass::Int4, true) => LinearKind::Panels(Bits::Four, PanelLevel::best()),
-        (NumericsClass::Int8, _) => LinearKind::Device(Bits::Eight),
-        (NumericsClass::Int4, _) => LinearKind::Device(Bits::Four),
+        (WeightFormat::Bf16, true) => LinearKind::Widened,
+        (WeightFormat::Bf16, _) => LinearKind::Plain,
+        (WeightFormat::Int8, true) => LinearKind::Panels(Bits::Eight, PanelLevel::best()),
+        (WeightFormat::Int4, true) => LinearKind::Panels(Bits::Four, PanelLevel::best()),
+        (WeightFormat::Int8, _) => LinearKind::Device(Bits::Eight),
+        (WeightFormat::Int4, _) => LinearKind::Device(Bits::Four),
     }
 }

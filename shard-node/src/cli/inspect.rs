@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use proto_telemetry::LogFormat;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use shard_node_weights::footprint::LIBRARY_BYTES;
 use shard_node_weights::{Budget, Checkpoint, Fit, Inspection, ModelRef};
 
 use super::{model, print_line, serve, source};
+use crate::hub::Glance;
 
 /// Options of `inspect`.
 #[derive(Args, Debug)]
@@ -28,7 +29,8 @@ pub(super) struct InspectArgs {
     /// Positions of each of these sessions; by default the model's context, but at most 8192
     #[arg(long, value_name = "POSITIONS", requires = "memory")]
     context: Option<NonZeroU32>,
-    /// Read headers only: no hashing of the whole model, so no model id
+    /// Read headers only: no hashing of the whole model, so no model id. So it always is with hf: models that are not in
+    /// the cache
     #[arg(long)]
     quick: bool,
     /// Print a JSON object on one line
@@ -38,11 +40,19 @@ pub(super) struct InspectArgs {
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
     proto_telemetry::init_binary_logging(LogFormat::Text, proto_telemetry::DEFAULT_FILTER)?;
-    let path = model::locate_or_fetch(&args.model, None)?;
-    let checkpoint = Checkpoint::open(&path)?;
+    let glance = match &args.model {
+        ModelRef::Hub(repository) => Some(model::glance(repository)?),
+        ModelRef::Path(_) | ModelRef::BuiltIn(_) => None,
+    };
+    let path = match &glance {
+        Some(glance) => glance.path().to_owned(),
+        None => model::locate_or_fetch(&args.model, None)?,
+    };
+    let checkpoint = Checkpoint::open(&path).with_context(|| format!("inspect {}", args.model))?;
     let inspection = shard_node_weights::inspect(&checkpoint)?;
     let name = model::name_of(&args.model, None);
-    let described = if inspection.unsupported.is_empty() && !args.quick {
+    let whole = glance.as_ref().is_none_or(Glance::is_whole);
+    let described = if inspection.unsupported.is_empty() && !args.quick && whole {
         Some(model::describe(&checkpoint)?)
     } else {
         None
@@ -57,6 +67,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
             "model": name,
             "model_id": id,
             "layers": inspection.architecture.n_layers,
+            "fetched_bytes": glance.as_ref().map_or(0, Glance::fetched),
         });
         let parts = [serde_json::to_value(&inspection)?, room.map_or(Ok(json!({})), |room| room.to_json())?];
         for part in parts {
@@ -70,6 +81,9 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
     print_line(&format!("{name}: {}", model::summary(&inspection.architecture)));
     if let Some(id) = id {
         print_line(&format!("model id            {id}"));
+    } else if let Some(glance) = glance.as_ref().filter(|glance| !glance.is_whole()) {
+        let read = bytes(glance.fetched());
+        print_line(&format!("model id            needs the whole model; only headers were read ({read})"));
     }
     for line in summary(&inspection).into_iter().chain(classes(&inspection)) {
         print_line(&line);
@@ -110,7 +124,7 @@ fn summary(inspection: &Inspection) -> Vec<String> {
 fn classes(inspection: &Inspection) -> Vec<String> {
     let row = |cells: [&str; 6]| {
         let [class, rest @ ..] = cells;
-        rest.into_iter().fold(format!("{class:<8}"), |line, cell| format!("{line}{cell:>14}"))
+        rest.into_iter().fold(format!("{class:<10}"), |line, cell| format!("{line}{cell:>14}"))
     };
     let mut lines = vec![row(["class", "a layer", "embedding", "head", "whole", "KV of a token"])];
     for class in &inspection.classes {
@@ -173,13 +187,13 @@ impl Room {
         lines.extend(self.fits.iter().map(|fit| {
             let Fit { class, first, middle, last, whole, machines } = *fit;
             if whole {
-                return format!("{class:<8}the whole model");
+                return format!("{class:<10}the whole model");
             }
             let ends =
                 format!("{first} layers with the embedding, {middle} in the middle, {last} with the head");
             match machines {
-                Some(machines) => format!("{class:<8}{ends}; {machines} such machines hold all {all}"),
-                None => format!("{class:<8}{ends}; no number of such machines is enough"),
+                Some(machines) => format!("{class:<10}{ends}; {machines} such machines hold all {all}"),
+                None => format!("{class:<10}{ends}; no number of such machines is enough"),
             }
         }));
         lines

@@ -10,7 +10,7 @@ use shard_node_weights::{
     BUILT_IN, BuiltIn, Checkpoint, ComputeError, Described, HubRef, ManifestCache, ModelRef, TensorError,
 };
 
-use crate::hub::{self, HubOptions, HubProgress};
+use crate::hub::{self, Glance, HubOptions, HubProgress};
 use crate::paths;
 
 /// The file or directory of a model, fetched from the hub if it is one of its; with a span, only the files of its
@@ -45,6 +45,12 @@ fn fetch(repository: &HubRef, span: Option<LayerSpan>) -> Result<PathBuf> {
         }
     };
     hub::fetch(repository, span, &options, progress).with_context(|| format!("fetch hf:{repository}"))
+}
+
+/// Reads the headers of a hub's model, and nothing else of it.
+pub(super) fn glance(repository: &HubRef) -> Result<Glance> {
+    let options = HubOptions::from_environment(paths::cache_dir()?.join("hub"))?;
+    hub::glance(repository, &options).with_context(|| format!("read the headers of hf:{repository}"))
 }
 
 /// A built-in model's file, where set-up puts it.

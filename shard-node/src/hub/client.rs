@@ -1,6 +1,7 @@
 //! HTTP with a hub: requests with the token where it belongs, and every status as an error that says what to
 //! do. It knows nothing of files on disk.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use shard_node_weights::HubRef;
@@ -48,15 +49,26 @@ impl<'a> Client<'a> {
         let url =
             format!("{}/api/models/{}/revision/{escaped}?blobs=true", self.options.endpoint, self.repository);
         let what = format!("revision {revision}");
-        let response = self.get(&url, &what, 0)?;
+        let response = self.get(&url, &what, None)?;
         let body = response.into_body().into_with_config().limit(MAX_LISTING_BYTES).read_to_vec();
         body.map_err(|error| self.unreachable(&what, &error))
     }
 
     /// A file at a commit, from byte `from` on. Gives where the body really begins, and the body.
     pub(super) fn file(&self, commit: &str, name: &str, from: u64) -> Result<(u64, Body), HubError> {
+        self.resolve(commit, name, (from > 0).then(|| format!("bytes={from}-")))
+    }
+
+    /// Some bytes of a file, not none. Gives where the body really begins, and the body, which a server that does
+    /// not know ranges goes on with to the file's end: drop it early.
+    pub(super) fn part(&self, commit: &str, name: &str, range: &Range<u64>) -> Result<(u64, Body), HubError> {
+        let last = range.end.saturating_sub(1);
+        self.resolve(commit, name, Some(format!("bytes={}-{last}", range.start)))
+    }
+
+    fn resolve(&self, commit: &str, name: &str, range: Option<String>) -> Result<(u64, Body), HubError> {
         let url = format!("{}/{}/resolve/{commit}/{name}", self.options.endpoint, self.repository);
-        let response = self.get(&url, name, from)?;
+        let response = self.get(&url, name, range.as_deref())?;
         let begins = match response.status().as_u16() {
             206 => begin_of_range(response.headers()).ok_or_else(|| HubError::Status {
                 repository: self.repository.clone(),
@@ -68,9 +80,9 @@ impl<'a> Client<'a> {
         Ok((begins, response.into_body()))
     }
 
-    fn get(&self, url: &str, what: &str, from: u64) -> Result<Response<Body>, HubError> {
+    fn get(&self, url: &str, what: &str, range: Option<&str>) -> Result<Response<Body>, HubError> {
         let mut url = url.to_owned();
-        let mut response = self.request(&url, what, from)?;
+        let mut response = self.request(&url, what, range)?;
         for _ in 0..MAX_REDIRECTS {
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 break;
@@ -78,7 +90,7 @@ impl<'a> Client<'a> {
             let location = response.headers().get("location").and_then(|location| location.to_str().ok());
             let Some(next) = location.and_then(|location| redirected(&url, location)) else { break };
             url = next;
-            response = self.request(&url, what, from)?;
+            response = self.request(&url, what, range)?;
         }
         let repository = self.repository.clone();
         let what = what.to_owned();
@@ -101,15 +113,15 @@ impl<'a> Client<'a> {
     }
 
     /// One request, with the token if it goes to the hub itself and not to a file server.
-    fn request(&self, url: &str, what: &str, from: u64) -> Result<Response<Body>, HubError> {
+    fn request(&self, url: &str, what: &str, range: Option<&str>) -> Result<Response<Body>, HubError> {
         let mut request = self.agent.get(url);
         if let Some(token) =
             self.options.token.as_ref().filter(|_| origin(url) == origin(&self.options.endpoint))
         {
             request = request.header("Authorization", format!("Bearer {}", token.reveal()));
         }
-        if from > 0 {
-            request = request.header("Range", format!("bytes={from}-"));
+        if let Some(range) = range {
+            request = request.header("Range", range);
         }
         request.call().map_err(|error| self.unreachable(what, &error))
     }

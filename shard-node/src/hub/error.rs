@@ -96,6 +96,19 @@ pub enum HubError {
         /// What is wrong.
         what: String,
     },
+    /// A file's header has no end within reason.
+    #[error(
+        "{repository}: the header of {file} does not end within {bytes} bytes, which is as far as is looked without \
+         the whole file; if you trust it, fetch the file and inspect it here"
+    )]
+    HeaderTooLong {
+        /// `ORG/NAME`.
+        repository: String,
+        /// The file.
+        file: String,
+        /// Bytes that were read.
+        bytes: u64,
+    },
     /// The repository holds nothing that can be served.
     #[error("{repository}: {what}")]
     NoWeights {

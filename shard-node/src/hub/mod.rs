@@ -7,12 +7,15 @@
 //! CACHE/ORG--NAME/.lock                  held by the process that fetches
 //! ```
 //!
+//! [`glance`] reads headers only, into a folder of its own, and leaves nothing here.
+//!
 //! A commit never changes, so what is there is not asked for again; a hub that cannot be reached matters only
 //! for files that are missing. Blocking: call it from a thread of its own. It does not read weights.
 
 mod client;
 mod download;
 mod error;
+mod glance;
 mod listing;
 #[cfg(test)]
 mod tests;
@@ -26,6 +29,7 @@ use shard_node_weights::HubRef;
 
 use client::Client;
 pub use error::HubError;
+pub use glance::{Glance, glance};
 use listing::{INDEX, Listing, Wanted, Weights, shards_for};
 
 /// Which hub, with which credentials, and where its files are kept.
@@ -152,36 +156,51 @@ pub fn fetch(
     Ok(directory)
 }
 
-/// The listing of the wanted commit with its directory: from the cache when the revision is a commit that was
-/// seen before, or when the hub cannot be reached and the revision was.
+/// The listing of the wanted commit with its directory, kept for later.
 fn listing(client: &Client<'_>, hub: &HubRef, home: &Path) -> Result<(PathBuf, Listing), HubError> {
-    let revision = hub.revision.as_deref().unwrap_or("main");
-    let is_commit = revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_commit && let Some(cached) = cached_listing(home, revision) {
-        return Ok(cached);
+    if let Some(seen) = seen_listing(hub, home) {
+        return Ok(seen);
     }
-    let reference = home.join("refs").join(revision.replace('/', "%2F"));
-    let bytes = match client.listing(revision) {
-        Err(error) if error.is_retryable() => {
-            let commit = fs::read_to_string(&reference).ok();
-            let cached = commit.and_then(|commit| cached_listing(home, commit.trim()));
-            if cached.is_some() {
-                tracing::warn!(%error, "the hub cannot be asked, using the revision last seen");
-            }
-            return cached.ok_or(error);
-        }
-        other => other?,
-    };
-    let listing =
-        Listing::parse(&bytes).map_err(|what| HubError::Listing { repository: hub.repository(), what })?;
+    let listing = known_listing(client, hub, home)?;
     let directory = home.join(&listing.sha);
     fs::create_dir_all(&directory).map_err(HubError::io("create", &directory))?;
     let path = directory.join(LISTING);
     let json =
         serde_json::to_vec(&listing).map_err(std::io::Error::from).map_err(HubError::io("write", &path))?;
     write_whole(&path, &json)?;
-    write_whole(&reference, listing.sha.as_bytes())?;
+    write_whole(&reference(hub, home), listing.sha.as_bytes())?;
     Ok((directory, listing))
+}
+
+/// The kept listing of a revision that is a commit: that never changes.
+fn seen_listing(hub: &HubRef, home: &Path) -> Option<(PathBuf, Listing)> {
+    let commit = hub.revision.as_deref().filter(|revision| revision.len() == 40)?;
+    cached_listing(home, commit)
+}
+
+/// The listing of a branch, tag or new commit: the hub's, or the one that was kept if the hub cannot be reached.
+fn known_listing(client: &Client<'_>, hub: &HubRef, home: &Path) -> Result<Listing, HubError> {
+    let bytes = match client.listing(revision(hub)) {
+        Err(error) if error.is_retryable() => {
+            let commit = fs::read_to_string(reference(hub, home)).ok();
+            let cached = commit.and_then(|commit| cached_listing(home, commit.trim()));
+            if cached.is_some() {
+                tracing::warn!(%error, "the hub cannot be asked, using the revision last seen");
+            }
+            return cached.map(|(_, listing)| listing).ok_or(error);
+        }
+        other => other?,
+    };
+    Listing::parse(&bytes).map_err(|what| HubError::Listing { repository: hub.repository(), what })
+}
+
+fn revision(hub: &HubRef) -> &str {
+    hub.revision.as_deref().unwrap_or("main")
+}
+
+/// Where the commit that a revision stood for is kept.
+fn reference(hub: &HubRef, home: &Path) -> PathBuf {
+    home.join("refs").join(revision(hub).replace('/', "%2F"))
 }
 
 const LISTING: &str = ".listing.json";

@@ -1,5 +1,6 @@
 //! The hub client against a local server that speaks the hub's routes.
 
+mod glance;
 mod server;
 
 use std::fs;

@@ -14,12 +14,14 @@
 //! with rows padded to 16 but in exact, and in int8 and int4 columns to 32. Matrices that multiply the same rows are
 //! stacked before they are padded. A router of experts is exact in every class. Embedding and head are matrices like the others, but
 //! keep 8 bits in int4 unless the file has them in `Q4_0` or `Q4_1`. A tied pair is held once by a stage that has both
-//! ends. Vectors are f32 everywhere; keys and values are 4 bytes in exact, else 2.
+//! ends. Vectors are f32 everywhere; keys and values are 4 bytes in exact, 1 in the classes that end in `-kv8`, with 4
+//! for each head and position, else 2.
 
 use std::collections::BTreeMap;
 
 use proto::LayerSpan;
 use proto::manifest::Architecture;
+use proto::tensor::{NumericsClass, WeightFormat};
 use serde::Serialize;
 
 use crate::architecture::span_tensors;
@@ -85,25 +87,26 @@ impl Footprint {
 
     fn of(
         a: &Architecture,
-        class: Class,
+        class: NumericsClass,
         layers: &BTreeMap<u32, Vec<(String, Vec<u64>)>>,
         four_bit_ends: bool,
     ) -> Self {
-        let layers = layers.values().map(|tensors| class.layer(tensors));
+        let weights = class.weights();
+        let layers = layers.values().map(|tensors| layer(weights, tensors));
         let (largest, all) =
             layers.fold((0, 0), |(largest, all), bytes: u64| (bytes.max(largest), all + bytes));
         let [vocab, hidden] = [a.vocab, a.hidden].map(u64::from);
-        let end = match class {
-            Class::Int4 if !four_bit_ends => Class::Int8.matrix(vocab, hidden),
-            class => class.matrix(vocab, hidden),
+        let end = match weights {
+            WeightFormat::Int4 if !four_bit_ends => matrix(WeightFormat::Int8, vocab, hidden),
+            weights => matrix(weights, vocab, hidden),
         };
-        let kv = a.kv_bytes_per_layer(class.activation_bytes());
+        let kv = a.kv_bytes_per_layer(class.kv());
         Self {
             class: class.name(),
             layer_bytes: largest,
             all_layers_bytes: all,
             embedding_bytes: end,
-            head_bytes: class.tensor(&[hidden]) + end,
+            head_bytes: tensor(weights, &[hidden]) + end,
             kv_bytes_per_token: kv * u64::from(a.n_layers),
             kv_bytes_per_token_and_layer: kv,
         }
@@ -166,62 +169,48 @@ impl Budget {
 /// the library's workspaces come with the first steps.
 pub const LIBRARY_BYTES: u64 = 256 << 20;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Exact,
-    Bf16,
-    Int8,
-    Int4,
+/// All classes in the order of [`Footprint::of_all`].
+const CLASSES: [NumericsClass; 7] = [
+    NumericsClass::Exact,
+    NumericsClass::Bf16,
+    NumericsClass::Int8,
+    NumericsClass::Int4,
+    NumericsClass::Bf16Kv8,
+    NumericsClass::Int8Kv8,
+    NumericsClass::Int4Kv8,
+];
+
+fn tensor(weights: WeightFormat, shape: &[u64]) -> u64 {
+    match shape.split_last() {
+        Some((&columns, outer)) if !outer.is_empty() => matrix(weights, outer.iter().product(), columns),
+        _ => 4 * shape.iter().product::<u64>(),
+    }
 }
 
-const CLASSES: [Class; 4] = [Class::Exact, Class::Bf16, Class::Int8, Class::Int4];
-
-impl Class {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Exact => "exact",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-        }
-    }
-
-    const fn activation_bytes(self) -> u64 {
-        if matches!(self, Self::Exact) { 4 } else { 2 }
-    }
-
-    /// A layer's tensors as a stage holds them.
-    fn layer(self, tensors: &[(String, Vec<u64>)]) -> u64 {
-        let mut stacked: BTreeMap<String, [u64; 2]> = BTreeMap::new();
-        let mut bytes = 0;
-        for (name, shape) in tensors {
-            match shape[..] {
-                // A router chooses in f32 whatever the class.
-                [rows, columns] if name.ends_with(".gate.weight") => {
-                    bytes += Self::Exact.matrix(rows, columns);
-                }
-                [rows, columns] => stacked.entry(product_of(name)).or_insert([0, columns])[0] += rows,
-                _ => bytes += self.tensor(shape),
+/// A layer's tensors as a stage holds them.
+fn layer(weights: WeightFormat, tensors: &[(String, Vec<u64>)]) -> u64 {
+    let mut stacked: BTreeMap<String, [u64; 2]> = BTreeMap::new();
+    let mut bytes = 0;
+    for (name, shape) in tensors {
+        match shape[..] {
+            // A router chooses in f32 whatever the class.
+            [rows, columns] if name.ends_with(".gate.weight") => {
+                bytes += matrix(WeightFormat::Exact, rows, columns);
             }
-        }
-        bytes + stacked.values().map(|&[rows, columns]| self.matrix(rows, columns)).sum::<u64>()
-    }
-
-    fn tensor(self, shape: &[u64]) -> u64 {
-        match shape.split_last() {
-            Some((&columns, outer)) if !outer.is_empty() => self.matrix(outer.iter().product(), columns),
-            _ => 4 * shape.iter().product::<u64>(),
+            [rows, columns] => stacked.entry(product_of(name)).or_insert([0, columns])[0] += rows,
+            _ => bytes += tensor(weights, shape),
         }
     }
+    bytes + stacked.values().map(|&[rows, columns]| matrix(weights, rows, columns)).sum::<u64>()
+}
 
-    fn matrix(self, rows: u64, columns: u64) -> u64 {
-        let (padded_rows, groups) = (rows.next_multiple_of(16), columns.div_ceil(32));
-        match self {
-            Self::Exact => 4 * rows * columns,
-            Self::Bf16 => 2 * padded_rows * columns,
-            Self::Int8 => padded_rows * (32 * groups + 4),
-            Self::Int4 => padded_rows * groups * (16 + 4),
-        }
+fn matrix(weights: WeightFormat, rows: u64, columns: u64) -> u64 {
+    let (padded_rows, groups) = (rows.next_multiple_of(16), columns.div_ceil(32));
+    match weights {
+        WeightFormat::Exact => 4 * rows * columns,
+        WeightFormat::Bf16 => 2 * padded_rows * columns,
+        WeightFormat::Int8 => padded_rows * (32 * groups + 4),
+        WeightFormat::Int4 => padded_rows * groups * (16 + 4),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proto::LayerSpan;
 use proto::manifest::Architecture;
-use proto::tensor::Dtype;
+use proto::tensor::{Dtype, KvFormat};
 use serde::Serialize;
 
 use crate::architecture::{ArchitectureError, Reading, span_tensors};
@@ -69,7 +69,7 @@ pub fn inspect(checkpoint: &Checkpoint) -> Result<Inspection, ArchitectureError>
         .collect();
     let embedding_bytes = bytes_of("model.embed_tokens.weight");
     let head = if architecture.tied_head { embedding_bytes } else { bytes_of("lm_head.weight") };
-    let kv = |element| u64::from(architecture.n_layers) * architecture.kv_bytes_per_layer(element);
+    let kv = |format| u64::from(architecture.n_layers) * architecture.kv_bytes_per_layer(format);
     Ok(Inspection {
         container: checkpoint.container().name(),
         quantisation: quantisation(checkpoint).name(),
@@ -82,8 +82,8 @@ pub fn inspect(checkpoint: &Checkpoint) -> Result<Inspection, ArchitectureError>
         head_bytes: bytes_of("model.norm.weight") + head,
         classes: Footprint::of_all(&architecture, four_bit_ends(checkpoint, &architecture)),
         licence: checkpoint.licence(),
-        kv_bytes_per_token_bf16: kv(2),
-        kv_bytes_per_token_exact: kv(4),
+        kv_bytes_per_token_bf16: kv(KvFormat::Bf16),
+        kv_bytes_per_token_exact: kv(KvFormat::F32),
         unsupported,
         architecture,
     })

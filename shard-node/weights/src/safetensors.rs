@@ -15,6 +15,12 @@ use crate::stored::ElementType;
 /// Longest JSON header. The format allows 100 MB; 131,072 tensors at 128 bytes each make 16 MiB.
 const MAX_HEADER_BYTES: u64 = 32 << 20;
 
+/// Where the header ends in a file that begins with these 8 bytes: not further than a header may reach, though the
+/// length may say so.
+pub fn header_end(first: [u8; 8]) -> u64 {
+    8 + u64::from_le_bytes(first).min(MAX_HEADER_BYTES)
+}
+
 /// Parses and checks the header of a whole safetensors file, given all its (mapped) bytes.
 ///
 /// Tensors come back sorted by offset. They must cover the data region without holes or overlaps,

@@ -1,9 +1,10 @@
 //! All unsafe code of the engine: the C++ shim, tensors over borrowed memory, and `dlopen`; the row
-//! kernels are in [`kernels`], GPUs and their border in [`device`].
+//! kernels are in [`kernels`] and [`attention`], GPUs and their border in [`device`].
 //!
 //! Each function checks what its safety rests on and is safe to call. It knows nothing of models;
 //! what the pieces are for stands where they are used.
 
+mod attention;
 mod device;
 mod kernels;
 mod pairs;
@@ -14,11 +15,12 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use tch::{Device, Kind, Tensor};
 
+pub(crate) use attention::{
+    AppendAt, AttendJob, HeadExtras, KvTensors, MAX_HEAD_DIM, attend, rope_append, widen_heads,
+};
 pub use device::DeviceMemory;
 pub(crate) use device::{device_memory, enter_device, synchronise, to_device, to_host};
-pub(crate) use kernels::{
-    AppendAt, AttendJob, HeadExtras, MAX_HEAD_DIM, attend, gated, head, rms_norm, rms_norm_add, rope_append,
-};
+pub(crate) use kernels::{gated, head, rms_norm, rms_norm_add};
 #[cfg(test)]
 pub(crate) use pairs::without_tiles;
 pub(crate) use pairs::{BLOCK, pairs, pairs_packed, pairs_supported, tiles_usable};

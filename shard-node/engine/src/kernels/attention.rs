@@ -6,6 +6,8 @@
 //! explicit mask later (the library's own mask is top-left aligned). Other devices take the library
 //! for everything: one row folds its query heads onto the key heads and needs no mask.
 //!
+//! Of a cache in 8 bits the shim's kernel reads the bytes; the library gets what it needs of it widened, once for a run.
+//!
 //! A layer with a window reads the positions inside it only; its cache keeps all of them.
 
 use proto::LayerIndex;
@@ -14,6 +16,7 @@ use tch::{Kind, Tensor};
 
 use crate::ffi::{self, AppendAt, AttendJob, HeadExtras, TorchError};
 use crate::kernels::by_shim;
+use crate::kernels::layer_cache::LayerCache;
 use crate::kernels::rotary::{Rotary, RotaryBase};
 
 /// Sizes of an attention layer.
@@ -47,13 +50,6 @@ pub(crate) struct HeadNorms {
     /// Factors for key heads, f32 `[dim]`.
     pub(crate) keys: Tensor,
     pub(crate) eps: f64,
-}
-
-/// Keys and values of one layer of one session, each `[key heads, capacity, dim]`.
-#[derive(Debug)]
-pub(crate) struct LayerCache {
-    pub(crate) keys: Tensor,
-    pub(crate) values: Tensor,
 }
 
 /// Consecutive rows of one session in a step.
@@ -120,8 +116,7 @@ pub(crate) fn attend(
         if by_shim(qkv.device()) && (row_by_row || run.rows <= SHORT_RUN) {
             jobs.extend((0..run.rows).map(|row| AttendJob {
                 row: run.row + row,
-                keys: &cache.keys,
-                values: &cache.values,
+                cache: cache.raw(),
                 first: how.first_seen(run.start + row),
                 end: run.start + row + 1,
             }));
@@ -158,8 +153,8 @@ fn folded(
 ) -> Result<Tensor, TorchError> {
     let query = query.f_view([1, heads.keys, heads.queries / heads.keys, heads.dim])?;
     let first = how.first_seen(position);
-    let seen = |cache: &Tensor| cache.f_narrow(1, first, position + 1 - first)?.f_unsqueeze(0);
-    let (keys, values) = (seen(&cache.keys)?, seen(&cache.values)?);
+    let (keys, values) = cache.seen(first, position + 1)?;
+    let (keys, values) = (keys.f_unsqueeze(0)?, values.f_unsqueeze(0)?);
     let (none, scale) = (None::<&Tensor>, Some(how.scale));
     let out = Tensor::f_scaled_dot_product_attention(&query, &keys, &values, none, 0.0, false, scale, false)?;
     Ok(out.f_reshape([1, heads.queries * heads.dim])?)
@@ -180,8 +175,8 @@ fn chunk(
     let window = how.window.filter(|&width| start + rows > width);
     let first = how.first_seen(start);
     let seen = start + rows - first;
-    let keys = cache.keys.f_narrow(1, first, seen)?.f_unsqueeze(0)?;
-    let values = cache.values.f_narrow(1, first, seen)?.f_unsqueeze(0)?;
+    let (keys, values) = cache.seen(first, start + rows)?;
+    let (keys, values) = (keys.f_unsqueeze(0)?, values.f_unsqueeze(0)?);
     let mask = if window.is_some() { &mut masks.windowed } else { &mut masks.whole };
     if (start > 0 || window.is_some()) && mask.is_none() {
         let closed = Tensor::f_full([rows, seen], f64::NEG_INFINITY, (queries.kind(), queries.device()))?;
@@ -220,7 +215,7 @@ pub(crate) fn append(
     let Run { row, rows, start } = run;
     let at = AppendAt { heads: heads.queries, kv_heads: heads.keys, dim: heads.dim, row, rows, start };
     let tables = rotary.tables(how.rotary);
-    ffi::rope_append(qkv, how.extras(), tables, &mut cache.keys, &mut cache.values, at)
+    ffi::rope_append(qkv, how.extras(), tables, cache.raw(), at)
 }
 
 /// Cosines and sines of the rows of a step, f32 `[rows, 1, dim / 2]`.
@@ -285,13 +280,11 @@ pub(crate) fn turn(
 }
 
 /// Puts a run's keys and values, which have been [turned](turn), into its cache.
-pub(crate) fn store(qkv: &Tensor, run: Run, cache: &LayerCache, heads: Heads) -> Result<(), TorchError> {
+pub(crate) fn store(qkv: &Tensor, run: Run, cache: &mut LayerCache, heads: Heads) -> Result<(), TorchError> {
     let Run { row, rows, start } = run;
     let all = qkv.f_narrow(0, row, rows)?.f_view([rows, heads.queries + 2 * heads.keys, heads.dim])?;
-    let place = |cache: &Tensor| cache.f_narrow(1, start, rows)?.f_transpose(0, 1);
-    place(&cache.keys)?.f_copy_(&all.f_narrow(1, heads.queries, heads.keys)?)?;
-    place(&cache.values)?.f_copy_(&all.f_narrow(1, heads.queries + heads.keys, heads.keys)?)?;
-    Ok(())
+    let (keys, values) = (heads.queries, heads.queries + heads.keys);
+    cache.place(start, &all.f_narrow(1, keys, heads.keys)?, &all.f_narrow(1, values, heads.keys)?)
 }
 
 #[cfg(test)]

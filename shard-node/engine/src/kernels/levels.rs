@@ -4,13 +4,22 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::ffi::{self, AppendAt, AttendJob, HeadExtras};
+use crate::ffi::{self, AppendAt, AttendJob, HeadExtras, KvTensors};
 
 /// Levels below the machine's own are plain and 3; on a machine of level 3 the last two are the same.
 const LEVELS: [i32; 3] = [0, 3, 4];
 
 fn normal(shape: &[i64], kind: Kind) -> Tensor {
     Tensor::randn(shape, (kind, Device::Cpu))
+}
+
+/// Room for two heads of nine positions in 8 bits, and for their scales.
+fn bytes(dim: i64) -> Tensor {
+    Tensor::zeros([2, 9, dim], (Kind::Int8, Device::Cpu))
+}
+
+fn scales() -> Tensor {
+    Tensor::zeros([2, 9], (Kind::Float, Device::Cpu))
 }
 
 /// What `f` gives at each level.
@@ -44,7 +53,7 @@ fn row_kernels_have_the_same_bits_at_every_level() {
                 assert!(gated.iter().all(|other| *other == gated[0]), "gate {kind:?} {width} gelu {gelu}");
             }
         }
-        for dim in [64, 24, 10] {
+        for dim in [64, 80, 24, 10] {
             let (cos, sin) = (normal(&[9, dim / 2], Kind::Float), normal(&[9, dim / 2], Kind::Float));
             let qkv = normal(&[5, 6 * dim], kind);
             let (bias, norm) = (normal(&[6 * dim], Kind::Float), normal(&[dim], Kind::Float));
@@ -55,12 +64,25 @@ fn row_kernels_have_the_same_bits_at_every_level() {
                 let appended = at_each_level(|| {
                     let mut qkv = qkv.copy();
                     let zeros = || Tensor::zeros([2, 9, dim], (kind, Device::Cpu));
-                    let (mut keys, mut values) = (zeros(), zeros());
+                    let (keys, values) = (zeros(), zeros());
+                    let cache = KvTensors { keys: &keys, values: &values, scales: None };
                     let at = AppendAt { heads: 2, kv_heads: 2, dim, row: 0, rows: 5, start: 3 };
-                    ffi::rope_append(&mut qkv, extras, (&cos, &sin), &mut keys, &mut values, at).unwrap();
+                    ffi::rope_append(&mut qkv, extras, (&cos, &sin), cache, at).unwrap();
                     (qkv, keys, values)
                 });
                 assert!(appended.iter().all(|other| *other == appended[0]), "rotary {kind:?} {dim}");
+                if kind == Kind::BFloat16 {
+                    let appended = at_each_level(|| {
+                        let (keys, values, scales) = (bytes(dim), bytes(dim), [(); 2].map(|()| scales()));
+                        let cache =
+                            KvTensors { keys: &keys, values: &values, scales: Some((&scales[0], &scales[1])) };
+                        let at = AppendAt { heads: 2, kv_heads: 2, dim, row: 0, rows: 5, start: 3 };
+                        ffi::rope_append(&mut qkv.copy(), extras, (&cos, &sin), cache, at).unwrap();
+                        let wide = ffi::widen_heads(&keys, &scales[0], (3, 8)).unwrap();
+                        (keys, values, scales, wide)
+                    });
+                    assert!(appended.iter().all(|other| *other == appended[0]), "rotary in 8 bits {dim}");
+                }
             }
         }
     }
@@ -78,8 +100,7 @@ fn attention_and_head_agree_at_every_level() {
                 let mut out = Tensor::zeros([3, 6 * dim], (kind, Device::Cpu));
                 let jobs = [0, 1, 2].map(|row| AttendJob {
                     row,
-                    keys: &keys,
-                    values: &values,
+                    cache: KvTensors { keys: &keys, values: &values, scales: None },
                     first: 5 * row,
                     end: 30 * row + 7,
                 });
@@ -90,6 +111,26 @@ fn attention_and_head_agree_at_every_level() {
                 let difference = largest_difference(other, &attended[0]);
                 assert!(difference <= bound, "{kind:?} {dim}: {difference}");
             }
+        }
+    }
+    for dim in [64, 128, 80, 10] {
+        let (keys, values) = [(); 2].map(|()| Tensor::randint_low(-127, 128, [2, 100, dim], (Kind::Int8, Device::Cpu))).into();
+        let (key_scales, value_scales) = [(); 2].map(|()| normal(&[2, 100], Kind::Float).abs() / 60.0).into();
+        let qkv = normal(&[3, 10 * dim], Kind::BFloat16);
+        let attended = at_each_level(|| {
+            let mut out = Tensor::zeros([3, 6 * dim], (Kind::BFloat16, Device::Cpu));
+            let jobs = [0, 1, 2].map(|row| AttendJob {
+                row,
+                cache: KvTensors { keys: &keys, values: &values, scales: Some((&key_scales, &value_scales)) },
+                first: 5 * row,
+                end: 30 * row + 7,
+            });
+            ffi::attend(&qkv, &mut out, &jobs, (6, 2, dim), 0.125).unwrap();
+            out
+        });
+        for other in &attended {
+            let difference = largest_difference(other, &attended[0]);
+            assert!(difference <= 0.04, "8 bits {dim}: {difference}");
         }
     }
     let (x, table) = (normal(&[5, 200], Kind::Float), normal(&[300, 200], Kind::BFloat16));

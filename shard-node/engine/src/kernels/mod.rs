@@ -31,6 +31,7 @@ pub(crate) fn by_library_only<R>(f: impl FnOnce() -> R) -> R {
 pub(crate) mod attention;
 pub(crate) mod device_matrix;
 pub(crate) mod experts;
+pub(crate) mod layer_cache;
 #[cfg(test)]
 mod levels;
 pub(crate) mod linear;

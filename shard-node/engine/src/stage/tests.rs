@@ -106,6 +106,11 @@ fn the_librarys_operators_compute_what_the_shim_does_in_every_family() {
         // Root mean squares of the error that bf16 makes to transformers: the measure of ours, as in golden.rs.
         let theirs = std::fs::read(golden(variant).join("bf16.json")).unwrap();
         let theirs: f64 = serde_json::from_slice(&theirs).unwrap();
+        let kv8 = |by: &Vec<Vec<f32>>| mean_difference(&truth, by);
+        let library_kv8 = kv8(&by_library_only(|| logits(variant, NumericsClass::Bf16Kv8)));
+        let shim_kv8 = kv8(&logits(variant, NumericsClass::Bf16Kv8));
+        println!("{variant} in bf16-kv8: {library_kv8:.4} by the library, {shim_kv8:.4} by the shim");
+        assert!(library_kv8 < 3.0 * theirs && shim_kv8 < 3.0 * theirs, "{variant}: {library_kv8}, {shim_kv8}");
         println!(
             "{variant} in bf16: {by_library:.4} by the library, {by_shim:.4} by the shim, transformers {theirs:.4}"
         );
@@ -118,6 +123,39 @@ fn mean_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     let squares: Vec<f64> =
         a.iter().zip(b).flat_map(|(a, b)| a.iter().zip(b)).map(|(a, b)| f64::from(a - b).powi(2)).collect();
     (squares.iter().sum::<f64>() / squares.len() as f64).sqrt()
+}
+
+#[test]
+fn a_session_in_8_bits_takes_what_it_says_and_moves_as_it_grows() {
+    for by_library in [false, true] {
+        let fill = || {
+            let mut stage = stage("qwen3", NumericsClass::Bf16Kv8, (0, 4));
+            let per_position = stage.shape.kv_bytes_per_position;
+            let heads = stage.heads;
+            assert_eq!(per_position, 2 * 4 * heads.keys as u64 * (heads.dim as u64 + 4));
+            let slot = stage.open(400).unwrap();
+            let logits = |stage: &mut TorchStage, start: u32, rows: u32| {
+                let group = StepGroup { slot, start: Position::new(start), rows, sample: true };
+                let tokens = StepInput::Tokens((start..start + rows).map(|p| token(0, p)).collect());
+                let StepOutput::Logits(logits) = stage.step(&[group], tokens).unwrap() else {
+                    panic!("no logits")
+                };
+                logits
+            };
+            logits(&mut stage, 0, 250);
+            let first = logits(&mut stage, 250, 1);
+            let held = stage.kv_bytes();
+            assert_eq!(held, if by_library { 400 } else { 256 } * per_position);
+            // Growing copies bytes and scales; trimming keeps them.
+            logits(&mut stage, 251, 20);
+            assert!(stage.kv_bytes() >= 271 * per_position && stage.kv_bytes() >= held);
+            stage.trim(slot, Position::new(250)).unwrap();
+            assert_eq!(logits(&mut stage, 250, 1), first);
+            stage.close(slot);
+            assert_eq!(stage.kv_bytes(), 0);
+        };
+        if by_library { by_library_only(fill) } else { fill() }
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Classes `int8` and `int4`: near `exact`, and a session's bits depend on its own rows and chunks alone.
+//! Classes `int8` and `int4`, with KV in bf16 and in 8 bits: near `exact`, and a session's bits depend on its own rows and chunks alone.
 
 use std::path::Path;
 
-use proto::tensor::NumericsClass::{self, Exact, Int4, Int8};
+use proto::tensor::NumericsClass::{self, Bf16, Bf16Kv8, Exact, Int4, Int4Kv8, Int8, Int8Kv8};
 
 use crate::pipeline::{Part, Pipeline};
 use crate::synthetic::{FAMILIES, Normal, SMALL, Tiny};
@@ -33,7 +33,7 @@ fn alone(model: &Path, tiny: Tiny, class: NumericsClass, tokens: &[u32]) -> Vec<
 fn neither_stages_nor_company_change_a_bit() {
     for tiny in FAMILIES {
         let directory = tiny.safetensors();
-        for class in [Int8, Int4] {
+        for class in [Int8, Int4, Int8Kv8] {
             for (batch, spans) in [
                 (1usize, vec![(0, 1), (1, tiny.layers)]),
                 (3, vec![(0, 2), (2, tiny.layers)]),
@@ -78,7 +78,15 @@ fn neither_stages_nor_company_change_a_bit() {
 #[test]
 fn logits_stay_near_exact_ones() {
     // Seen: 0.22 and 0.28 in int4: random weights have no redundancy to spare.
-    for (class, bound) in [(Int8, 0.06), (Int4, 0.4)] {
+    let bounds = [
+        (Bf16, 0.03),
+        (Int8, 0.06),
+        (Int4, 0.4),
+        (Bf16Kv8, 0.05),
+        (Int8Kv8, 0.07),
+        (Int4Kv8, 0.4),
+    ];
+    for (class, bound) in bounds {
         for tiny in FAMILIES {
             let directory = tiny.safetensors();
             let tokens = tokens(tiny, 9);
@@ -100,7 +108,7 @@ fn logits_stay_near_exact_ones() {
 fn a_gguf_file_and_safetensors_give_the_same_bits() {
     let (directory, (_keep, gguf)) = (SMALL.safetensors(), SMALL.gguf());
     let tokens = tokens(SMALL, 11);
-    for class in [Int8, Int4] {
+    for class in [Int8, Int4, Int4Kv8] {
         assert_eq!(
             alone(directory.path(), SMALL, class, &tokens),
             alone(&gguf, SMALL, class, &tokens),

@@ -58,6 +58,17 @@ fn logits_of_the_fast_classes_stay_near_exact_ones() {
     near(NumericsClass::Int4, 4.0, 0.8);
 }
 
+#[test]
+fn kv_in_8_bits_adds_little_to_each_classs_error() {
+    near(NumericsClass::Bf16Kv8, 3.0, 0.5);
+    near(NumericsClass::Int8Kv8, 4.5, 0.9);
+    near(NumericsClass::Int4Kv8, 4.5, 0.9);
+    for class in [NumericsClass::Bf16Kv8, NumericsClass::Int8Kv8] {
+        let answer = Pipeline::load(&model(), &[(0, 30)], class).greedy(&PROMPT, 24, &[2]);
+        assert_eq!(answer[..4], ANSWER[..4], "{class}: {answer:?}");
+    }
+}
+
 /// The largest difference of a logit over a short chat, and its root mean square.
 #[expect(clippy::print_stdout, reason = "a test says what it measured")]
 fn near(class: NumericsClass, most: f32, most_rms: f64) {

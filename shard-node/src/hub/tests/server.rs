@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) redirect: Option<SocketAddr>,
     /// Requests so far: path, range, authorization.
     pub(super) log: Vec<Request>,
+    /// Bytes of files that it sent or was about to: a client that hangs up is not seen at once.
+    pub(super) sent: usize,
     stop: bool,
 }
 
@@ -115,6 +117,9 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     } else {
         None
     };
+    if !path.starts_with("/api/") {
+        state.sent += body.len();
+    }
     drop(state);
     let mut out = stream;
     let head = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
@@ -143,11 +148,15 @@ fn answer(state: &State, path: &str, range: Option<&str>) -> (String, Vec<u8>) {
         return (format!("302 Found\r\nLocation: http://{other}/cdn/{name}"), Vec::new());
     }
     let Some(bytes) = state.files.get(name) else { return ("404 Not Found".to_owned(), Vec::new()) };
-    let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-    match from {
-        Some(from) if !state.rangeless && from < bytes.len() => {
-            let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-            (format!("206 Partial Content\r\nContent-Range: {range}"), bytes[from..].to_vec())
+    let range = range.and_then(|range| {
+        let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let to = if to.is_empty() { bytes.len() } else { to.parse::<usize>().ok()? + 1 };
+        Some((from.parse::<usize>().ok()?, to.min(bytes.len())))
+    });
+    match range {
+        Some((from, to)) if !state.rangeless && from < to => {
+            let range = format!("bytes {from}-{}/{}", to - 1, bytes.len());
+            (format!("206 Partial Content\r\nContent-Range: {range}"), bytes[from..to].to_vec())
         }
         _ => ("200 OK".to_owned(), bytes.clone()),
     }

@@ -39,18 +39,34 @@ fn bytes_follow_from_the_shapes() {
     assert_eq!(footprint("int8").layer_bytes, values + 4 * rows + norms);
     assert_eq!(footprint("int4").layer_bytes, values / 2 + values / 8 + norms);
     for footprint in Footprint::of_all(&llama_1b(), false) {
-        let (of_a_row, element) = match footprint.class {
-            "exact" => (4 * 2048, 4),
-            "bf16" => (2 * 2048, 2),
-            _ => (2048 + 4, 2),
+        let of_a_row = match footprint.class {
+            "exact" => 4 * 2048,
+            "bf16" | "bf16-kv8" => 2 * 2048,
+            _ => 2048 + 4,
+        };
+        let of_a_head = match footprint.class {
+            "exact" => 4 * 64,
+            class if class.ends_with("-kv8") => 64 + 4,
+            _ => 2 * 64,
         };
         assert_eq!(footprint.embedding_bytes, 128_256 * of_a_row);
         assert_eq!(footprint.head_bytes, 128_256 * of_a_row + 4 * 2048);
-        assert_eq!(footprint.kv_bytes_per_token, 16 * 2 * 8 * 64 * element);
+        assert_eq!(footprint.kv_bytes_per_token, 16 * 2 * 8 * of_a_head);
         assert_eq!(footprint.all_layers_bytes, 16 * footprint.layer_bytes);
     }
     let four_bits = Footprint::of_all(&llama_1b(), true);
     assert_eq!(four_bits[3].embedding_bytes, 128_256 * 2048 / 8 * 5);
+    for (plain, kv8) in [("bf16", "bf16-kv8"), ("int8", "int8-kv8"), ("int4", "int4-kv8")] {
+        let kv = footprint(plain);
+        let changed = Footprint {
+            class: kv.class,
+            kv_bytes_per_token: 0,
+            kv_bytes_per_token_and_layer: 0,
+            ..footprint(kv8)
+        };
+        let plain = Footprint { kv_bytes_per_token: 0, kv_bytes_per_token_and_layer: 0, ..kv };
+        assert_eq!(changed, plain, "only the KV differs");
+    }
     // 1,235,814,400 parameters; the tied head is not there twice.
     let whole = footprint("bf16").whole_bytes(&llama_1b());
     assert_eq!(whole, 2 * 1_235_814_400 + 2 * (2 * 16 + 1) * 2048);
@@ -66,14 +82,14 @@ fn bytes_follow_from_the_shapes() {
 
 #[test]
 fn quantised_matrices_are_padded() {
-    assert_eq!(Class::Int8.matrix(17, 33), 32 * (64 + 4));
-    assert_eq!(Class::Int4.matrix(17, 33), 32 * 2 * 20);
-    assert_eq!(Class::Bf16.matrix(17, 33), 32 * 33 * 2);
-    assert_eq!(Class::Exact.matrix(17, 33), 17 * 33 * 4);
+    assert_eq!(matrix(WeightFormat::Int8, 17, 33), 32 * (64 + 4));
+    assert_eq!(matrix(WeightFormat::Int4, 17, 33), 32 * 2 * 20);
+    assert_eq!(matrix(WeightFormat::Bf16, 17, 33), 32 * 33 * 2);
+    assert_eq!(matrix(WeightFormat::Exact, 17, 33), 17 * 33 * 4);
     // Gate and up are 48 rows, not twice 32; the router is in f32.
     let tensor = |name: &str, rows| (format!("model.layers.0.mlp.{name}.weight"), vec![rows, 32]);
-    let layer = [tensor("gate_proj", 24), tensor("up_proj", 24), tensor("gate", 3)];
-    assert_eq!(Class::Int8.layer(&layer), 48 * (32 + 4) + 3 * 32 * 4);
+    let tensors = [tensor("gate_proj", 24), tensor("up_proj", 24), tensor("gate", 3)];
+    assert_eq!(layer(WeightFormat::Int8, &tensors), 48 * (32 + 4) + 3 * 32 * 4);
 }
 
 #[test]

@@ -36,7 +36,19 @@ pub struct Gguf {
 impl Gguf {
     /// Parses and checks the header of a whole GGUF file, given all its (mapped) bytes.
     pub fn parse(file: &[u8]) -> Result<Self, HeaderError> {
-        let mut cursor = Cursor::new(file);
+        Self::parse_in(file, file.len() as u64)
+    }
+
+    /// The same of the first bytes of a file of `file_bytes`; `None` when the header goes on after them.
+    pub fn parse_start(start: &[u8], file_bytes: u64) -> Result<Option<Self>, HeaderError> {
+        match Self::parse_in(start, file_bytes) {
+            Err(HeaderError::Truncated { .. }) if (start.len() as u64) < file_bytes => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn parse_in(start: &[u8], file_bytes: u64) -> Result<Self, HeaderError> {
+        let mut cursor = Cursor::new(start);
         let magic = cursor.array::<4>("magic")?;
         if &magic != b"GGUF" {
             return Err(HeaderError::NotThisFormat {
@@ -58,9 +70,9 @@ impl Gguf {
         let metadata = read_metadata(&mut cursor, metadata_count)?;
         let alignment = alignment(&metadata)?;
         let mut tensors = read_table(&mut cursor, tensor_count)?;
-        let start = cursor.position().next_multiple_of(alignment);
+        let data = cursor.position().next_multiple_of(alignment);
         for tensor in &mut tensors {
-            place(tensor, start, alignment, file.len() as u64)?;
+            place(tensor, data, alignment, file_bytes)?;
         }
         check_overlaps(&mut tensors)?;
         Ok(Self { metadata, tensors })

@@ -1,7 +1,9 @@
 //! The row kernel against the library, with and without biases, norms and windows.
 
 use super::*;
+use crate::kernels::by_library_only;
 use proto::manifest::SlidingWindow;
+use proto::tensor::KvFormat;
 use tch::Device;
 
 fn architecture(dim: u32, window: Option<SlidingWindow>) -> Architecture {
@@ -26,9 +28,16 @@ fn architecture(dim: u32, window: Option<SlidingWindow>) -> Architecture {
     }
 }
 
-fn cache(heads: Heads, kind: Kind) -> LayerCache {
-    let zeros = || Tensor::zeros([heads.keys, 320, heads.dim], (kind, Device::Cpu));
-    LayerCache { keys: zeros(), values: zeros() }
+/// Zeros, so that positions nobody wrote are equal.
+fn cache(heads: Heads, format: KvFormat) -> LayerCache {
+    let cache = LayerCache::new(heads, 320, format, Device::Cpu).unwrap();
+    let _ = cache.keys.shallow_clone().zero_();
+    let _ = cache.values.shallow_clone().zero_();
+    cache
+}
+
+fn as_computed(kind: Kind) -> KvFormat {
+    if kind == Kind::Float { KvFormat::F32 } else { KvFormat::Bf16 }
 }
 
 fn difference(a: &Tensor, b: &Tensor) -> f64 {
@@ -66,7 +75,7 @@ fn compare(heads: Heads, kind: Kind, extras: bool, width: Option<u32>) {
     let how = layer(&architecture, heads, extras);
     let mut rotary = Rotary::new(&architecture, Device::Cpu).unwrap();
     rotary.reserve(512).unwrap();
-    let (mut ours, mut theirs) = (cache(heads, kind), cache(heads, kind));
+    let (mut ours, mut theirs) = (cache(heads, as_computed(kind)), cache(heads, as_computed(kind)));
     // Rounding to bf16 between the steps, which our kernel leaves out, is the larger part with extras.
     let bound = if kind == Kind::Float { 2e-5 } else { 0.08 };
     for (start, rows) in [(0, 70), (70, 65), (135, 1), (136, 20)] {
@@ -79,7 +88,7 @@ fn compare(heads: Heads, kind: Kind, extras: bool, width: Option<u32>) {
         let others = [Run { row: 0, rows: 2, start: 5 }, Run { row: 2, ..run }];
         let many = Tensor::cat(&[b.narrow(0, 0, 1), b.narrow(0, 0, 1), b.shallow_clone()], 0);
         turn(&many, &Angles::of(&rotary, how.rotary, &others).unwrap(), heads, &how).unwrap();
-        store(&many, others[1], &theirs, heads).unwrap();
+        store(&many, others[1], &mut theirs, heads).unwrap();
         let alone = Angles::of(&rotary, how.rotary, &[run]).unwrap();
         turn(&b, &alone, heads, &how).unwrap();
         assert_eq!(many.narrow(0, 2, run.rows), b, "a row's angles are its own");
@@ -109,7 +118,7 @@ fn a_position_outside_the_window_changes_nothing_and_one_inside_does() {
     let qkv = Tensor::randn([96, 8 * 16], (Kind::Float, Device::Cpu));
     let run = Run { row: 0, rows: 96, start: 0 };
     let attended = |qkv: &Tensor, row_by_row| {
-        let (mut qkv, mut cache) = (qkv.copy(), cache(heads, Kind::Float));
+        let (mut qkv, mut cache) = (qkv.copy(), cache(heads, KvFormat::F32));
         append(&mut qkv, run, &mut cache, &rotary, heads, &how).unwrap();
         attend(&qkv, &[(run, &cache)], heads, &how, row_by_row, &mut [Masks::default()]).unwrap()
     };
@@ -125,5 +134,79 @@ fn a_position_outside_the_window_changes_nothing_and_one_inside_does() {
                 assert_eq!(same, !sees, "row {row} after a change of {changed}, {row_by_row}");
             }
         }
+    }
+}
+
+#[test]
+fn keys_and_values_in_8_bits_stay_near() {
+    for (queries, keys, dim) in [(9, 3, 64), (8, 2, 128), (4, 1, 256), (6, 2, 80), (5, 1, 48), (4, 4, 10)] {
+        for extras in [false, true] {
+            for width in [None, Some(32), Some(100)] {
+                compare_kv8(Heads { queries, keys, dim }, extras, width);
+            }
+        }
+    }
+}
+
+/// Whether `heads` are what is left of `truth [key heads, positions, dim]` in 8 bits: off by half of the 127th part of a
+/// head's largest value, and by two roundings to bf16, of the truth and of what was widened.
+fn is_rounded(heads: &Tensor, truth: &Tensor) -> bool {
+    let (heads, truth) = (heads.to_kind(Kind::Float), truth.to_kind(Kind::Float));
+    let largest = truth.abs().amax(-1, true);
+    let off = (heads - truth).abs() / largest;
+    off.max().double_value(&[]) < 0.5 / 127.0 + 2.0 / 256.0
+}
+
+fn compare_kv8(heads: Heads, extras: bool, width: Option<u32>) {
+    let Heads { queries, keys, dim } = heads;
+    let window = width.map(|width| SlidingWindow { width, global_every: None });
+    let architecture = architecture(dim as u32, window);
+    let how = layer(&architecture, heads, extras);
+    let mut rotary = Rotary::new(&architecture, Device::Cpu).unwrap();
+    rotary.reserve(512).unwrap();
+    let mut ours = cache(heads, KvFormat::Int8);
+    let (mut theirs, mut truth) = (cache(heads, KvFormat::Int8), cache(heads, KvFormat::Bf16));
+    for (start, rows) in [(0, 70), (70, 65), (135, 1), (136, 20)] {
+        let what = format!("{heads:?} {extras} {width:?} {rows} rows from {start}");
+        let qkv = Tensor::randn([rows, (queries + 2 * keys) * dim], (Kind::BFloat16, Device::Cpu));
+        let run = Run { row: 0, rows, start };
+        let (mut a, mut b, c) = (qkv.copy(), qkv.copy(), qkv.copy());
+        append(&mut a, run, &mut ours, &rotary, heads, &how).unwrap();
+        append(&mut b, run, &mut truth, &rotary, heads, &how).unwrap();
+        append_any(&c, &mut theirs, &rotary, heads, &how, start).unwrap();
+        let (true_keys, true_values) = truth.seen(start, start + rows).unwrap();
+        let (our_keys, our_values) = ours.seen(start, start + rows).unwrap();
+        assert!(is_rounded(&our_keys, &true_keys) && is_rounded(&our_values, &true_values), "{what}");
+        let (library_keys, library_values) = by_library_only(|| theirs.seen(start, start + rows)).unwrap();
+        // With extras the library rounds to bf16 between its steps.
+        assert!(
+            difference(&library_keys, &true_keys) < 0.12 && difference(&library_values, &true_values) < 0.12,
+            "{what}: the library's"
+        );
+        let mut attended = |row_by_row, cache: &LayerCache| {
+            attend(&a, &[(run, cache)], heads, &how, row_by_row, &mut [Masks::default()]).unwrap()
+        };
+        let (by_rows, by_chunk, wide) = (attended(true, &ours), attended(false, &ours), attended(true, &truth));
+        // Seen: 0.016 and 0.047, of values of about 1.
+        assert!(difference(&by_rows, &by_chunk) < 0.04, "{what}: rows against a chunk");
+        assert!(difference(&by_rows, &wide) < 0.1, "{what}: 8 bits against bf16");
+    }
+}
+
+#[test]
+fn a_value_that_is_no_number_is_not_hidden_by_8_bits() {
+    let heads = Heads { queries: 2, keys: 1, dim: 64 };
+    let architecture = architecture(64, None);
+    let how = layer(&architecture, heads, false);
+    let mut rotary = Rotary::new(&architecture, Device::Cpu).unwrap();
+    rotary.reserve(512).unwrap();
+    for (at, value) in [(130, f64::NAN), (200, f64::INFINITY)] {
+        let mut cache = cache(heads, KvFormat::Int8);
+        let mut qkv = Tensor::randn([2, 4 * 64], (Kind::BFloat16, Device::Cpu));
+        let _ = qkv.narrow(0, 0, 1).narrow(1, at, 1).fill_(value);
+        let run = Run { row: 0, rows: 2, start: 0 };
+        append(&mut qkv, run, &mut cache, &rotary, heads, &how).unwrap();
+        let out = attend(&qkv, &[(run, &cache)], heads, &how, true, &mut [Masks::default()]).unwrap();
+        assert!(out.narrow(0, 0, 1).isnan().any().int64_value(&[]) == 1, "{value} in column {at}");
     }
 }
