@@ -51,6 +51,8 @@ pub(super) fn vague_type_name(file: &SourceFile) -> Vec<Finding> {
         return Vec::new();
     }
     file.lines()
+        // An associated type has the name that its trait gave it.
+        .filter(|(_, line)| !line.starts_with("    type "))
         .filter_map(|(number, line)| {
             let name = after_keywords(line, &["struct", "enum", "trait", "type"])?;
             let suffix = VAGUE_SUFFIXES.iter().find(|suffix| name.ends_with(*suffix))?;
