@@ -121,7 +121,8 @@ impl KvStore {
         // Taken out for the moment, as both are in one map.
         let mut layers = std::mem::take(&mut self.session_mut(to)?.layers);
         let source = self.session(from)?;
-        let copied = source.layers.iter().zip(&mut layers).try_for_each(|(old, new)| new.copy_from(old, length));
+        let copied =
+            source.layers.iter().zip(&mut layers).try_for_each(|(old, new)| new.copy_from(old, length));
         self.session_mut(to)?.layers = layers;
         copied.map_err(|error| StageError::Memory { positions: length, why: error.to_string() })?;
         self.session_mut(to)?.advance(length);
