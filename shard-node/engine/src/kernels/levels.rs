@@ -74,8 +74,11 @@ fn row_kernels_have_the_same_bits_at_every_level() {
                 if kind == Kind::BFloat16 {
                     let appended = at_each_level(|| {
                         let (keys, values, scales) = (bytes(dim), bytes(dim), [(); 2].map(|()| scales()));
-                        let cache =
-                            KvTensors { keys: &keys, values: &values, scales: Some((&scales[0], &scales[1])) };
+                        let cache = KvTensors {
+                            keys: &keys,
+                            values: &values,
+                            scales: Some((&scales[0], &scales[1])),
+                        };
                         let at = AppendAt { heads: 2, kv_heads: 2, dim, row: 0, rows: 5, start: 3 };
                         ffi::rope_append(&mut qkv.copy(), extras, (&cos, &sin), cache, at).unwrap();
                         let wide = ffi::widen_heads(&keys, &scales[0], (3, 8)).unwrap();
@@ -114,7 +117,8 @@ fn attention_and_head_agree_at_every_level() {
         }
     }
     for dim in [64, 128, 80, 10] {
-        let (keys, values) = [(); 2].map(|()| Tensor::randint_low(-127, 128, [2, 100, dim], (Kind::Int8, Device::Cpu))).into();
+        let (keys, values) =
+            [(); 2].map(|()| Tensor::randint_low(-127, 128, [2, 100, dim], (Kind::Int8, Device::Cpu))).into();
         let (key_scales, value_scales) = [(); 2].map(|()| normal(&[2, 100], Kind::Float).abs() / 60.0).into();
         let qkv = normal(&[3, 10 * dim], Kind::BFloat16);
         let attended = at_each_level(|| {

@@ -110,7 +110,10 @@ fn the_librarys_operators_compute_what_the_shim_does_in_every_family() {
         let library_kv8 = kv8(&by_library_only(|| logits(variant, NumericsClass::Bf16Kv8)));
         let shim_kv8 = kv8(&logits(variant, NumericsClass::Bf16Kv8));
         println!("{variant} in bf16-kv8: {library_kv8:.4} by the library, {shim_kv8:.4} by the shim");
-        assert!(library_kv8 < 3.0 * theirs && shim_kv8 < 3.0 * theirs, "{variant}: {library_kv8}, {shim_kv8}");
+        assert!(
+            library_kv8 < 3.0 * theirs && shim_kv8 < 3.0 * theirs,
+            "{variant}: {library_kv8}, {shim_kv8}"
+        );
         println!(
             "{variant} in bf16: {by_library:.4} by the library, {by_shim:.4} by the shim, transformers {theirs:.4}"
         );

@@ -78,14 +78,7 @@ fn neither_stages_nor_company_change_a_bit() {
 #[test]
 fn logits_stay_near_exact_ones() {
     // Seen: 0.22 and 0.28 in int4: random weights have no redundancy to spare.
-    let bounds = [
-        (Bf16, 0.03),
-        (Int8, 0.06),
-        (Int4, 0.4),
-        (Bf16Kv8, 0.05),
-        (Int8Kv8, 0.07),
-        (Int4Kv8, 0.4),
-    ];
+    let bounds = [(Bf16, 0.03), (Int8, 0.06), (Int4, 0.4), (Bf16Kv8, 0.05), (Int8Kv8, 0.07), (Int4Kv8, 0.4)];
     for (class, bound) in bounds {
         for tiny in FAMILIES {
             let directory = tiny.safetensors();
