@@ -56,19 +56,20 @@ impl<'a> Client<'a> {
 
     /// A file at a commit, from byte `from` on. Gives where the body really begins, and the body.
     pub(super) fn file(&self, commit: &str, name: &str, from: u64) -> Result<(u64, Body), HubError> {
-        self.resolve(commit, name, (from > 0).then(|| format!("bytes={from}-")))
+        let range = format!("bytes={from}-");
+        self.resolve(commit, name, Some(&*range).filter(|_| from > 0))
     }
 
     /// Some bytes of a file, not none. Gives where the body really begins, and the body, which a server that does
     /// not know ranges goes on with to the file's end: drop it early.
     pub(super) fn part(&self, commit: &str, name: &str, range: &Range<u64>) -> Result<(u64, Body), HubError> {
         let last = range.end.saturating_sub(1);
-        self.resolve(commit, name, Some(format!("bytes={}-{last}", range.start)))
+        self.resolve(commit, name, Some(&format!("bytes={}-{last}", range.start)))
     }
 
-    fn resolve(&self, commit: &str, name: &str, range: Option<String>) -> Result<(u64, Body), HubError> {
+    fn resolve(&self, commit: &str, name: &str, range: Option<&str>) -> Result<(u64, Body), HubError> {
         let url = format!("{}/{}/resolve/{commit}/{name}", self.options.endpoint, self.repository);
-        let response = self.get(&url, name, range.as_deref())?;
+        let response = self.get(&url, name, range)?;
         let begins = match response.status().as_u16() {
             206 => begin_of_range(response.headers()).ok_or_else(|| HubError::Status {
                 repository: self.repository.clone(),

@@ -60,9 +60,11 @@ fn logits_of_the_fast_classes_stay_near_exact_ones() {
 
 #[test]
 fn kv_in_8_bits_adds_little_to_each_classs_error() {
-    near(NumericsClass::Bf16Kv8, 3.0, 0.5);
-    near(NumericsClass::Int8Kv8, 4.5, 0.9);
-    near(NumericsClass::Int4Kv8, 4.5, 0.9);
+    // Seen with AVX-512: 1.56 and 0.277 where bf16 has 1.00 and 0.214, 4.27 and 0.653 where int8 has 2.80 and 0.563,
+    // 4.01 and 0.541 where int4 has 2.52 and 0.485.
+    near(NumericsClass::Bf16Kv8, 3.0, 0.45);
+    near(NumericsClass::Int8Kv8, 6.0, 0.9);
+    near(NumericsClass::Int4Kv8, 6.0, 0.9);
     for class in [NumericsClass::Bf16Kv8, NumericsClass::Int8Kv8] {
         let answer = Pipeline::load(&model(), &[(0, 30)], class).greedy(&PROMPT, 24, &[2]);
         assert_eq!(answer[..4], ANSWER[..4], "{class}: {answer:?}");

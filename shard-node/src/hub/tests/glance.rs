@@ -63,8 +63,7 @@ fn serve(files: &[(&'static str, Vec<u8>)]) -> Scene {
 
 /// Everything below `directory`.
 fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let entries =
-        fs::read_dir(directory).map(|entries| entries.flatten().collect()).unwrap_or_else(|_| vec![]);
+    let entries = fs::read_dir(directory).map_or_else(|_| vec![], |entries| entries.flatten().collect());
     let below = entries.into_iter().flat_map(|entry| {
         let path = entry.path();
         if path.is_dir() { files_below(&path) } else { vec![path] }

@@ -148,13 +148,12 @@ fn keys_and_values_in_8_bits_stay_near() {
     }
 }
 
-/// Whether `heads` are what is left of `truth [key heads, positions, dim]` in 8 bits: off by half of the 127th part of a
-/// head's largest value, and by two roundings to bf16, of the truth and of what was widened.
-fn is_rounded(heads: &Tensor, truth: &Tensor) -> bool {
+/// How far `heads` are off `truth [key heads, positions, dim]`, as a part of a head's largest element. In 8 bits that is
+/// half of its 127th part, beside roundings to bf16 of a 256th part each.
+fn off(heads: &Tensor, truth: &Tensor) -> f64 {
     let (heads, truth) = (heads.to_kind(Kind::Float), truth.to_kind(Kind::Float));
     let largest = truth.abs().amax(-1, true);
-    let off = (heads - truth).abs() / largest;
-    off.max().double_value(&[]) < 0.5 / 127.0 + 2.0 / 256.0
+    ((heads - truth).abs() / largest).max().double_value(&[])
 }
 
 fn compare_kv8(heads: Heads, extras: bool, width: Option<u32>) {
@@ -166,6 +165,7 @@ fn compare_kv8(heads: Heads, extras: bool, width: Option<u32>) {
     rotary.reserve(512).unwrap();
     let mut ours = cache(heads, KvFormat::Int8);
     let (mut theirs, mut truth) = (cache(heads, KvFormat::Int8), cache(heads, KvFormat::Bf16));
+    let mut worst = 0f64;
     for (start, rows) in [(0, 70), (70, 65), (135, 1), (136, 20)] {
         let what = format!("{heads:?} {extras} {width:?} {rows} rows from {start}");
         let qkv = Tensor::randn([rows, (queries + 2 * keys) * dim], (Kind::BFloat16, Device::Cpu));
@@ -177,22 +177,26 @@ fn compare_kv8(heads: Heads, extras: bool, width: Option<u32>) {
         store(&c, run, &mut theirs, heads).unwrap();
         let (true_keys, true_values) = truth.seen(start, start + rows).unwrap();
         let (our_keys, our_values) = ours.seen(start, start + rows).unwrap();
-        assert!(is_rounded(&our_keys, &true_keys) && is_rounded(&our_values, &true_values), "{what}");
+        let bound = |roundings: f64| 0.5 / 127.0 + roundings / 256.0;
+        let ours_off = off(&our_keys, &true_keys).max(off(&our_values, &true_values));
+        assert!(ours_off < bound(2.0), "{what}: {ours_off}");
         let (library_keys, library_values) = by_library_only(|| theirs.seen(start, start + rows)).unwrap();
         // With extras the library rounds to bf16 between its steps.
-        assert!(
-            difference(&library_keys, &true_keys) < 0.12 && difference(&library_values, &true_values) < 0.12,
-            "{what}: the library's"
-        );
+        let theirs_off = off(&library_keys, &true_keys).max(off(&library_values, &true_values));
+        assert!(theirs_off < bound(8.0), "{what}: the library's, {theirs_off}");
         let attended = |row_by_row, cache: &LayerCache| {
             attend(&a, &[(run, cache)], heads, &how, row_by_row, &mut [Masks::default()]).unwrap()
         };
         let (by_rows, by_chunk, wide) =
             (attended(true, &ours), attended(false, &ours), attended(true, &truth));
-        // Seen: 0.016 and 0.047, of values of about 1.
         assert!(difference(&by_rows, &by_chunk) < 0.04, "{what}: rows against a chunk");
-        assert!(difference(&by_rows, &wide) < 0.1, "{what}: 8 bits against bf16");
+        let rms = |t: &Tensor| t.to_kind(Kind::Float).square().mean(None).sqrt().double_value(&[]);
+        let error = rms(&(by_rows.to_kind(Kind::Float) - wide.to_kind(Kind::Float))) / rms(&wide);
+        // Norms with random factors make large scores, which the keys' rounding moves most.
+        worst = worst.max(error);
+        assert!(error < if extras { 0.1 } else { 0.03 }, "{what}: 8 bits against bf16: {error}");
     }
+    println!("{heads:?} extras {extras} window {width:?}: relative error of 8 bits {worst:.4}");
 }
 
 #[test]
