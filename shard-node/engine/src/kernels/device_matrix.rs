@@ -55,7 +55,7 @@ impl DeviceMatrix {
     /// `x · Wᵀ` for `x [rows, width]`, of the type of `x`.
     pub(crate) fn multiply(&self, x: &Tensor) -> Result<Tensor, TorchError> {
         if let Weights::Tiles { tiles, scales } = &self.weights {
-            return self.multiply_tiles(x, tiles, scales);
+            return multiply_tiles(x, tiles, scales);
         }
         Ok(self.multiply_f32(x)?.f_to_kind(x.kind())?)
     }
@@ -63,7 +63,7 @@ impl DeviceMatrix {
     /// The same in f32.
     pub(crate) fn multiply_f32(&self, x: &Tensor) -> Result<Tensor, TorchError> {
         if let Weights::Tiles { tiles, scales } = &self.weights {
-            return Ok(self.multiply_tiles(x, tiles, scales)?.f_to_kind(Kind::Float)?);
+            return Ok(multiply_tiles(x, tiles, scales)?.f_to_kind(Kind::Float)?);
         }
         let at_once = (TILE_VALUES / self.width.max(1)).max(1);
         let mut parts = Vec::new();
@@ -110,12 +110,12 @@ impl DeviceMatrix {
             Weights::Tiles { .. } => Err(TorchError("tiles are not widened".into())),
         }
     }
+}
 
-    fn multiply_tiles(&self, x: &Tensor, tiles: &Tensor, scales: &Tensor) -> Result<Tensor, TorchError> {
-        let rows = x.f_to_kind(Kind::BFloat16)?.f_contiguous()?;
-        let y = rows.f_internal_weight_int4pack_mm(tiles, GROUP as i64, scales)?;
-        Ok(y.f_to_kind(x.kind())?)
-    }
+fn multiply_tiles(x: &Tensor, tiles: &Tensor, scales: &Tensor) -> Result<Tensor, TorchError> {
+    let rows = x.f_to_kind(Kind::BFloat16)?.f_contiguous()?;
+    let y = rows.f_internal_weight_int4pack_mm(tiles, GROUP as i64, scales)?;
+    Ok(y.f_to_kind(x.kind())?)
 }
 
 /// `x · wideᵀ` in f32; the library has a product of bf16 rows with an f32 result for CUDA only.
@@ -138,7 +138,7 @@ struct Four {
 
 impl Four {
     /// The library's tiles: its values are `(nibble - 8) * scale + zero`, both in bf16
-    /// (`_convert_weight_to_int4pack` and `_weight_int4pack_mm` in ATen's `native/cuda/int4mm.cu`). An error where the
+    /// (`_convert_weight_to_int4pack` and `_weight_int4pack_mm` in `ATen`'s `native/cuda/int4mm.cu`). An error where the
     /// device is too old or the sizes do not fit.
     fn tiles(&self, device: Device) -> Result<Weights, TorchError> {
         let [out, groups, _] = self.nibbles.size()[..] else {
