@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proto::prefix::TenantId;
+use proto::session::SamplingParams;
 use proto::status::RefusalCode;
 use proto_sampling::Sampler;
 use proto_text::StopMatcher;
@@ -117,7 +118,7 @@ impl Desk {
             class: asked.class,
             prompt: Prompt::TokenIds(Vec::new()),
             max_tokens,
-            sampling: asked.sampling,
+            sampling: if asked.draw_seed { with_drawn_seed(asked.sampling)? } else { asked.sampling },
             stop: asked.stop,
             credit: self.config.credit,
             timeout: None,
@@ -202,6 +203,14 @@ impl Desk {
     }
 }
 
+/// Sampling differs from request to request unless a seed was given.
+fn with_drawn_seed(sampling: SamplingParams) -> Result<SamplingParams, Problem> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed)
+        .map_err(|error| Problem::new(ProblemCode::Internal, error, "report it with the request's id"))?;
+    Ok(SamplingParams { seed: u64::from_le_bytes(seed), ..sampling })
+}
+
 /// How an attempt began.
 enum Begun {
     Answering { session: String, stream: Box<AnswerStream>, first: Option<Piece> },
@@ -214,5 +223,18 @@ fn turned_away(error: &SessionError) -> TurnedAway {
             TurnedAway::NoCapacity
         }
         _ => TurnedAway::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_requests_without_a_seed_are_sampled_differently() {
+        let asked = SamplingParams { temperature: 0.7, top_k: 5, ..SamplingParams::default() };
+        let [a, b] = [(); 2].map(|()| with_drawn_seed(asked.clone()).unwrap());
+        assert_ne!(a.seed, b.seed);
+        assert_eq!(SamplingParams { seed: asked.seed, ..a }, asked);
     }
 }

@@ -23,7 +23,7 @@ pub struct Asked {
     pub prompt: Prompt,
     /// Tokens to generate at most.
     pub max_tokens: u32,
-    /// How to sample. Its seed is the request's; `drawn_seed` says that none was given.
+    /// How to sample. Its seed is the request's, unless it is to be drawn.
     pub sampling: SamplingParams,
     /// The seed is still to be drawn.
     pub draw_seed: bool,

@@ -309,7 +309,7 @@ impl Session {
         let Some(head) = &mut self.head else {
             return self.violation(&Violation::NotForThisStage { what: "tokens" });
         };
-        if start.get() + tokens.len() as u32 <= self.inbox.end().get() {
+        if start.get().saturating_add(tokens.len() as u32) <= self.inbox.end().get() {
             return Vec::new();
         }
         if let Some(&token) = tokens.iter().find(|&&token| token >= self.terms.vocab) {
@@ -377,8 +377,11 @@ impl Session {
     fn on_credit(&mut self, run_until: Position) -> Vec<Action> {
         self.account.credit();
         match self.head.as_mut().and_then(|head| head.on_credit(run_until)) {
-            // The wait for credit is the router's, not the hop's: no arrival.
-            Some(next) => self.offer(next.position, Chunk::token(next.token, None)),
+            // The wait for credit is the router's, not the hop's: no arrival, and no round of the pipeline.
+            Some(next) => {
+                self.last_row = None;
+                self.offer(next.position, Chunk::token(next.token, None))
+            }
             None => Vec::new(),
         }
     }

@@ -144,7 +144,8 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
         let ready: usize = self.flows.iter().map(|queue| queue.decode.len()).sum();
         let mut taken = Vec::with_capacity(ready.min(most as usize));
         if ready <= most as usize {
-            for queue in &mut self.flows {
+            // Who is served nothing is charged nothing, and does not move the clock by what it owes.
+            for queue in self.flows.iter_mut().filter(|queue| !queue.decode.is_empty()) {
                 queue.charge(&mut self.clock, queue.decode.len() as u32);
                 taken.extend(queue.decode.drain(..));
             }

@@ -150,8 +150,9 @@ impl Account {
 
     fn now(&self, sessions_per_node: u32) -> Measurement {
         let taken = Taken {
-            sessions: self.own.sessions + self.foreign.sessions,
-            positions: self.own.positions + self.foreign.positions,
+            // What nodes say of themselves may be any number.
+            sessions: self.own.sessions.saturating_add(self.foreign.sessions),
+            positions: self.own.positions.saturating_add(self.foreign.positions),
         };
         let shut = self.full || self.own.sessions >= sessions_per_node;
         self.with(taken, if shut { 0 } else { self.capacity.saturating_sub(taken.positions) })
