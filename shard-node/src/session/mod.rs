@@ -179,6 +179,8 @@ pub struct Session {
     decoding: bool,
     /// When its last decode row was applied, and from one to the next on the average.
     last_row: Option<Instant>,
+    /// The row that is computed next waited for credit: what it took is no round of the pipeline.
+    was_held: bool,
     pace: Option<Duration>,
 }
 
@@ -198,6 +200,7 @@ impl Session {
             last_step: Duration::ZERO,
             decoding: false,
             last_row: None,
+            was_held: false,
             pace: None,
             slot,
             terms,
@@ -379,7 +382,7 @@ impl Session {
         match self.head.as_mut().and_then(|head| head.on_credit(run_until)) {
             // The wait for credit is the router's, not the hop's: no arrival, and no round of the pipeline.
             Some(next) => {
-                self.last_row = None;
+                self.was_held = true;
                 self.offer(next.position, Chunk::token(next.token, None))
             }
             None => Vec::new(),
@@ -403,10 +406,11 @@ impl Session {
             self.account.prefill(done.rows, took);
         } else {
             self.account.decode(took, done.hop, bytes);
+            let was_held = std::mem::take(&mut self.was_held);
             if let Some(last) = self.last_row {
                 let since = now.saturating_duration_since(last);
                 self.pace = Some(self.pace.map_or(since, |pace| (pace * 7 + since) / 8));
-                if self.head.is_some() {
+                if self.head.is_some() && !was_held {
                     actions.push(Action::Round(since));
                 }
             }
