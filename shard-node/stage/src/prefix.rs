@@ -92,7 +92,11 @@ impl PrefixStore {
         }
         self.counts.lookups += 1;
         let found = blocks.iter().enumerate().rev().find_map(|(index, &block)| {
-            let slot = *self.by_block.get(&(scope, block))?.last()?;
+            // A block's hash covers all before it, so an honest list has it at one place only.
+            let at_place = |slot: &&KvSlot| {
+                self.entries.get(slot).is_some_and(|entry| entry.blocks.get(index) == Some(&block))
+            };
+            let slot = *self.by_block.get(&(scope, block))?.iter().rev().find(at_place)?;
             Some(PrefixMatch { slot, positions: (index as u32 + 1) * BLOCK_TOKENS })
         })?;
         self.counts.hits += 1;
@@ -102,7 +106,13 @@ impl PrefixStore {
 
     /// Whether the rows of all `blocks` are held already; they count as used.
     pub fn holds(&mut self, now: Instant, scope: PrefixScope, blocks: &[BlockHash]) -> bool {
-        let slot = blocks.last().and_then(|&last| self.by_block.get(&(scope, last))?.last().copied());
+        let index = blocks.len().wrapping_sub(1);
+        let at_place = |slot: &&KvSlot| {
+            self.entries.get(slot).is_some_and(|entry| entry.blocks.get(index) == blocks.last())
+        };
+        let slot = blocks
+            .last()
+            .and_then(|&last| self.by_block.get(&(scope, last))?.iter().rev().find(at_place).copied());
         if let Some(slot) = slot {
             self.touch(now, slot);
         }
@@ -126,7 +136,11 @@ impl PrefixStore {
         let mut freed: Vec<KvSlot> = Vec::new();
         for (index, &block) in blocks.iter().enumerate() {
             let within = self.by_block.get(&(scope, block)).into_iter().flatten();
-            let whole = |slot: &&KvSlot| self.entries.get(slot).is_some_and(|e| e.blocks.len() == index + 1);
+            let whole = |slot: &&KvSlot| {
+                self.entries
+                    .get(slot)
+                    .is_some_and(|e| e.blocks.len() == index + 1 && e.blocks.last() == Some(&block))
+            };
             freed.extend(within.filter(whole));
         }
         for &slot in &freed {

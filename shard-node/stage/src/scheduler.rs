@@ -3,9 +3,10 @@
 //! A step holds the decode rows that are ready, as many as the budget has room for, plus at most one prefill chunk. So a
 //! prefill delays a decode row by one chunk at most, and a prompt of any length can't stop the answers under way.
 //! Where not all fits, sessions take part by their [`Flow`]: start-time fair queueing (Goyal, Vin, Cheng 1996) over
-//! rows, so that a tenant with a hundred sessions gets no more than one with a single one, and a flow of four times the
-//! weight four times as much. Within a flow prefills take turns, one chunk each, in the order they came. Knows keys and
-//! row counts only; what the rows are is the caller's.
+//! rows, twice. Tenants have equal shares, so one with a hundred sessions gets no more than one with a single one. What
+//! a tenant gets is divided among its flows by weight: whoever calls all its sessions urgent takes nothing from others.
+//! Within a flow prefills take turns, one chunk each, in the order they came. Knows keys and row counts only; what the
+//! rows are is the caller's.
 
 use std::collections::VecDeque;
 
@@ -27,12 +28,12 @@ impl RowBudget {
     }
 }
 
-/// Sessions that share one part of a stage's time.
+/// Sessions that share one part of a tenant's share of a stage's time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow<T> {
     /// Whose they are.
     pub tenant: T,
-    /// Their part beside that of others, at least 1.
+    /// Their part beside the tenant's others, at least 1.
     pub weight: u32,
 }
 
@@ -63,16 +64,29 @@ impl StepCaps {
 #[derive(Debug, Clone)]
 pub struct Scheduler<K, T> {
     budget: RowBudget,
-    // A key stands in it at most once as decode and once as prefill; flows without rows are bounded by MOST_IDLE.
-    flows: Vec<Queue<K, T>>,
-    /// Start of what was served last, in rows of weight 1.
+    // A key stands in it at most once as decode and once as prefill; shares without rows are bounded by MOST_IDLE.
+    shares: Vec<Share<K, T>>,
+    /// Start of the share that was served last.
     clock: u64,
 }
 
+/// Of one tenant.
 #[derive(Debug, Clone)]
-struct Queue<K, T> {
-    flow: Flow<T>,
-    /// When its next row starts by its share.
+struct Share<K, T> {
+    tenant: T,
+    /// When its next row starts.
+    start: u64,
+    /// One for each weight in use.
+    queues: Vec<Queue<K>>,
+    /// Start of the queue that was served last.
+    clock: u64,
+}
+
+/// Of one flow.
+#[derive(Debug, Clone)]
+struct Queue<K> {
+    weight: u32,
+    /// When its next row starts, among the tenant's.
     start: u64,
     decode: VecDeque<K>,
     prefill: VecDeque<Waiting<K>>,
@@ -84,7 +98,7 @@ struct Waiting<K> {
     rows: u32,
 }
 
-impl<K, T> Queue<K, T> {
+impl<K> Queue<K> {
     fn is_idle(&self) -> bool {
         self.decode.is_empty() && self.prefill.is_empty()
     }
@@ -92,14 +106,30 @@ impl<K, T> Queue<K, T> {
     /// `rows` of it are served.
     fn charge(&mut self, clock: &mut u64, rows: u32) {
         *clock = (*clock).max(self.start);
-        self.start += u64::from(rows) * ROW / u64::from(self.flow.weight.max(1));
+        self.start += u64::from(rows) * ROW / u64::from(self.weight.max(1));
+    }
+}
+
+impl<K, T> Share<K, T> {
+    fn is_idle(&self) -> bool {
+        self.queues.iter().all(Queue::is_idle)
+    }
+
+    /// `rows` of it are served.
+    fn charge(&mut self, clock: &mut u64, rows: u32) {
+        *clock = (*clock).max(self.start);
+        self.start += u64::from(rows) * ROW;
+    }
+
+    fn decode_rows(&self) -> usize {
+        self.queues.iter().map(|queue| queue.decode.len()).sum()
     }
 }
 
 impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     /// Nothing is ready.
     pub const fn new(budget: RowBudget) -> Self {
-        Self { budget, flows: Vec::new(), clock: 0 }
+        Self { budget, shares: Vec::new(), clock: 0 }
     }
 
     /// A decode row of `key` is ready; a session has at most one, so a second one is not counted.
@@ -122,7 +152,7 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
 
     /// Forgets all rows of `key`: the next step holds none of them.
     pub fn cancel(&mut self, key: K) {
-        for queue in &mut self.flows {
+        for queue in self.shares.iter_mut().flat_map(|share| &mut share.queues) {
             queue.decode.retain(|&other| other != key);
             queue.prefill.retain(|waiting| waiting.key != key);
         }
@@ -141,54 +171,71 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     }
 
     fn take_decode(&mut self, most: u32) -> Vec<K> {
-        let ready: usize = self.flows.iter().map(|queue| queue.decode.len()).sum();
+        let ready: usize = self.shares.iter().map(Share::decode_rows).sum();
         let mut taken = Vec::with_capacity(ready.min(most as usize));
         if ready <= most as usize {
             // Who is served nothing is charged nothing, and does not move the clock by what it owes.
-            for queue in self.flows.iter_mut().filter(|queue| !queue.decode.is_empty()) {
-                queue.charge(&mut self.clock, queue.decode.len() as u32);
-                taken.extend(queue.decode.drain(..));
+            for share in &mut self.shares {
+                let rows = share.decode_rows();
+                if rows == 0 {
+                    continue;
+                }
+                share.charge(&mut self.clock, rows as u32);
+                for queue in share.queues.iter_mut().filter(|queue| !queue.decode.is_empty()) {
+                    queue.charge(&mut share.clock, queue.decode.len() as u32);
+                    taken.extend(queue.decode.drain(..));
+                }
             }
             return taken;
         }
         while taken.len() < most as usize {
-            let waiting = self.flows.iter_mut().filter(|queue| !queue.decode.is_empty());
+            let waiting = self.shares.iter_mut().filter(|share| share.decode_rows() > 0);
+            let Some(share) = waiting.min_by_key(|share| share.start) else { break };
+            share.charge(&mut self.clock, 1);
+            let waiting = share.queues.iter_mut().filter(|queue| !queue.decode.is_empty());
             let Some(queue) = waiting.min_by_key(|queue| queue.start) else { break };
-            queue.charge(&mut self.clock, 1);
+            queue.charge(&mut share.clock, 1);
             taken.extend(queue.decode.pop_front());
         }
         taken
     }
 
     fn take_prefill(&mut self, room: u32, mut longest: impl FnMut(K, u32) -> u32) -> Option<(K, u32)> {
-        let mut waiting: Vec<_> = self.flows.iter_mut().filter(|queue| !queue.prefill.is_empty()).collect();
-        waiting.sort_by_key(|queue| queue.start);
-        for queue in waiting {
-            let chosen = queue.prefill.iter().enumerate().find_map(|(place, waiting)| {
-                let offered = waiting.rows.min(room);
-                let rows = longest(waiting.key, offered).min(offered);
-                (rows > 0).then_some((place, rows))
-            });
-            let Some((place, rows)) = chosen else { continue };
-            let Some(served) = queue.prefill.remove(place) else { continue };
-            if served.rows > rows {
-                queue.prefill.push_back(Waiting { key: served.key, rows: served.rows - rows });
+        let waiting = |queue: &&mut Queue<K>| !queue.prefill.is_empty();
+        let mut shares: Vec<_> = self.shares.iter_mut().filter(|share| !share.is_idle()).collect();
+        shares.sort_by_key(|share| share.start);
+        for share in shares {
+            let mut queues: Vec<_> = share.queues.iter_mut().filter(waiting).collect();
+            queues.sort_by_key(|queue| queue.start);
+            for queue in queues {
+                let chosen = queue.prefill.iter().enumerate().find_map(|(place, waiting)| {
+                    let offered = waiting.rows.min(room);
+                    let rows = longest(waiting.key, offered).min(offered);
+                    (rows > 0).then_some((place, rows))
+                });
+                let Some((place, rows)) = chosen else { continue };
+                let Some(served) = queue.prefill.remove(place) else { continue };
+                if served.rows > rows {
+                    queue.prefill.push_back(Waiting { key: served.key, rows: served.rows - rows });
+                }
+                queue.charge(&mut share.clock, rows);
+                share.charge(&mut self.clock, rows);
+                return Some((served.key, rows));
             }
-            queue.charge(&mut self.clock, rows);
-            return Some((served.key, rows));
         }
         None
     }
 
     /// Whether nothing is ready.
     pub fn is_idle(&self) -> bool {
-        self.flows.iter().all(Queue::is_idle)
+        self.shares.iter().all(Share::is_idle)
     }
 
     /// Rows that are ready.
     pub fn waiting_rows(&self) -> u64 {
-        let prefill = |queue: &Queue<K, T>| queue.prefill.iter().map(|w| u64::from(w.rows)).sum::<u64>();
-        self.flows.iter().map(|queue| queue.decode.len() as u64 + prefill(queue)).sum()
+        let prefill = |queue: &Queue<K>| queue.prefill.iter().map(|w| u64::from(w.rows)).sum::<u64>();
+        let queues = self.shares.iter().flat_map(|share| &share.queues);
+        queues.map(|queue| queue.decode.len() as u64 + prefill(queue)).sum()
     }
 
     /// The budget.
@@ -196,18 +243,29 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
         self.budget
     }
 
-    fn queue(&mut self, flow: Flow<T>) -> &mut Queue<K, T> {
+    fn queue(&mut self, flow: Flow<T>) -> &mut Queue<K> {
         let clock = self.clock;
-        let place = self.flows.iter().position(|queue| queue.flow == flow).unwrap_or_else(|| {
-            if self.flows.len() >= MOST_IDLE {
-                self.flows.retain(|queue| !queue.is_idle());
+        let place = self.shares.iter().position(|share| share.tenant == flow.tenant).unwrap_or_else(|| {
+            if self.shares.len() >= MOST_IDLE {
+                self.shares.retain(|share| !share.is_idle());
             }
-            self.flows.push(Queue { flow, start: clock, decode: VecDeque::new(), prefill: VecDeque::new() });
-            self.flows.len() - 1
+            self.shares.push(Share { tenant: flow.tenant, start: clock, queues: Vec::new(), clock: 0 });
+            self.shares.len() - 1
         });
-        let queue = &mut self.flows[place];
+        let share = &mut self.shares[place];
+        if share.is_idle() {
+            // What a tenant did not ask for while it was idle is not saved up.
+            share.start = share.start.max(clock);
+        }
+        let clock = share.clock;
+        let place = share.queues.iter().position(|queue| queue.weight == flow.weight).unwrap_or_else(|| {
+            share.queues.retain(|queue| !queue.is_idle());
+            let (decode, prefill) = (VecDeque::new(), VecDeque::new());
+            share.queues.push(Queue { weight: flow.weight, start: clock, decode, prefill });
+            share.queues.len() - 1
+        });
+        let queue = &mut share.queues[place];
         if queue.is_idle() {
-            // What a flow did not ask for while it was idle is not saved up.
             queue.start = queue.start.max(clock);
         }
         queue
@@ -216,7 +274,7 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
 
 /// A row of weight 1, so that the largest weights divide it well.
 const ROW: u64 = 1 << 16;
-/// A flow is remembered while it waits for its next row, so that it can't begin anew with each. As many as sessions.
+/// A share is remembered while its tenant waits for its next row, so that it can't begin anew with each. As many as sessions.
 const MOST_IDLE: usize = 1024;
 
 #[cfg(test)]

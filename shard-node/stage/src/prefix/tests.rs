@@ -40,6 +40,24 @@ fn the_longest_common_beginning_is_found_in_its_own_scope_only() {
 }
 
 #[test]
+fn a_list_whose_blocks_stand_elsewhere_finds_nothing() {
+    let mut store = PrefixStore::new(10_000);
+    let honest = blocks(&[1, 2, 3]);
+    store.keep(now(), scope(1), honest.clone(), slot(7)).unwrap();
+    let junk = [honest[0], honest[0], honest[1], honest[0], honest[2]];
+    assert_eq!(store.longest(now(), scope(1), &junk), Some(PrefixMatch { slot: slot(7), positions: 64 }));
+    assert_eq!(store.longest(now(), scope(1), &junk[2..4]), None);
+    assert_eq!(store.longest(now(), scope(1), &honest[1..]), None);
+    assert!(!store.holds(now(), scope(1), &junk));
+    // Kept lists of that kind are found as they are and go without a trace.
+    assert_eq!(store.keep(now(), scope(1), junk.to_vec(), slot(8)), Some(vec![]));
+    let found = store.longest(now(), scope(1), &junk);
+    assert_eq!(found, Some(PrefixMatch { slot: slot(8), positions: 320 }));
+    store.forget(slot(8));
+    assert_eq!(store.longest(now(), scope(1), &honest).map(|found| found.slot), Some(slot(7)));
+}
+
+#[test]
 fn one_that_goes_on_takes_the_place_of_its_beginning_and_a_beginning_is_not_kept_twice() {
     let mut store = PrefixStore::new(10_000);
     store.keep(now(), scope(1), blocks(&[1, 2]), slot(1)).unwrap();

@@ -107,10 +107,26 @@ fn a_tenant_with_many_sessions_gets_no_more_than_one_with_few() {
 }
 
 #[test]
-fn weights_are_shares_and_nobody_is_starved() {
-    let flows = [(1, flow(1, 16)), (2, flow(2, 4)), (3, flow(3, 1))];
+fn weights_divide_a_tenants_share_and_nobody_is_starved() {
+    let flows = [(1, flow(1, 16)), (2, flow(1, 4)), (3, flow(1, 1))];
     let rows = served(&flows, true, 210);
     assert_eq!((rows[&1], rows[&2], rows[&3]), (2560, 640, 160));
+    // Decode rows: 40 of each for 16 places.
+    let flows: Vec<_> = (0..120).map(|key| (key, flow(1, [16, 4, 1][key as usize / 40]))).collect();
+    let rows = served(&flows, false, 105);
+    let of = |priority: u32| (0..40).map(|key| rows[&(priority * 40 + key)]).sum::<u32>();
+    assert!(of(0).abs_diff(1280) <= 2 && of(1).abs_diff(320) <= 2 && of(2).abs_diff(80) <= 2);
+}
+
+#[test]
+fn a_tenant_that_uses_every_priority_gets_one_share() {
+    let flows = [(1, flow(1, 16)), (2, flow(1, 4)), (3, flow(1, 1)), (4, flow(2, 1))];
+    let rows = served(&flows, true, 200);
+    assert_eq!(rows[&4], 1600, "{rows:?}");
+    let flows: Vec<_> = (0..80).map(|key| (key, flow(key / 60, [16, 4, 1, 1][key as usize / 20]))).collect();
+    let rows = served(&flows, false, 100);
+    let second: u32 = (60..80).map(|key| rows[&key]).sum();
+    assert!((799..=801).contains(&second), "{second} of 1600");
 }
 
 #[test]
