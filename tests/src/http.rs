@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, BytesMut};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// An answer whose head has come.
 #[derive(Debug)]
@@ -44,13 +44,25 @@ pub struct Event {
 
 /// POSTs a JSON object and waits for the answer's head.
 pub async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Answer> {
+    send(address, &post_bytes(address, path, body)).await
+}
+
+/// The same through a socket that keeps as little as the system allows of what is not read yet.
+pub async fn post_with_little_room(address: SocketAddr, path: &str, body: &Value) -> Result<Answer> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_recv_buffer_size(1)?;
+    let stream = socket.connect(address).await.with_context(|| format!("connect to {address}"))?;
+    send_over(stream, &post_bytes(address, path, body)).await
+}
+
+fn post_bytes(address: SocketAddr, path: &str, body: &Value) -> Vec<u8> {
     let body = body.to_string();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n",
         body.len()
     );
-    send(address, &[head.as_bytes(), body.as_bytes()].concat()).await
+    [head.as_bytes(), body.as_bytes()].concat()
 }
 
 /// GETs a path and waits for the answer's head.
@@ -61,7 +73,11 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<Answer> {
 
 /// Sends these bytes, whatever they are, and waits for an answer's head.
 pub async fn send(address: SocketAddr, bytes: &[u8]) -> Result<Answer> {
-    let mut stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    send_over(stream, bytes).await
+}
+
+async fn send_over(mut stream: TcpStream, bytes: &[u8]) -> Result<Answer> {
     stream.set_nodelay(true)?;
     stream.write_all(bytes).await.context("send the request")?;
     Answer::read(stream).await

@@ -1,7 +1,7 @@
 //! `cargo xtask soak`: the runs that are too long for every change.
 //!
-//! Ordinary tests whose names begin with `soak_` and whose `#[ignore]` says how long they take, and the
-//! simulation of a swarm of 10,000 nodes.
+//! Ordinary tests whose names begin with `soak_` and whose `#[ignore]` says how long they take, the load generator's
+//! scenarios with the limits that must hold, and the simulation of a swarm of 10,000 nodes.
 
 use anyhow::Result;
 
@@ -16,7 +16,23 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let test = ["test", "--release", "--workspace", "--lib", "--bins", "--tests", "--"];
     let chosen = ["--ignored", "soak_", "--test-threads=1", "--nocapture"];
     process::run(process::cargo(workspace, &test).args(chosen))?;
+    for arguments in LOADS {
+        let bench = ["run", "--release", "--package", "benches", "--", "load"];
+        process::run(process::cargo(workspace, &bench).args(arguments.split(' ')))?;
+    }
     // Seeded and in virtual time; the thousand nodes of the ordinary tests hide what grows with their number.
     let simulate = ["run", "--release", "--package", "kademlia-dht", "--example", "simulate", "--"];
     process::run(process::cargo(workspace, &simulate).args(["--nodes", "10000"]))
 }
+
+/// Scenarios of `benches -- load`, as docs/BENCHMARKS.md gives their figures.
+const LOADS: [&str; 8] = [
+    "--toy --scenario cancel",
+    "--toy --scenario slow-reader --clients 8 --step-us 3000",
+    "--toy --scenario overload --clients 8 --tokens 100 --step-us 3000",
+    "--toy --scenario streaming --clients 256 --tokens 400 --step-us 20000",
+    "--toy --scenario idle --clients 256",
+    "--scenario cancel",
+    "--scenario prefill-burst --clients 4 --tokens 64",
+    "--synthetic llama-1b --kv-positions 8192 --scenario scaling",
+];

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::client::{Ask, Told, ask};
+use super::client::{Ask, Ending, Told, ask};
 use super::mix::Mix;
 
 /// How requests arrive.
@@ -100,7 +100,16 @@ async fn open(load: &Load, rate: f64, epoch: Instant) -> Vec<Told> {
         wanted.tenant = tenant(load, number);
         number += 1;
         let address = load.address;
-        running.spawn(async move { ask(address, &wanted, epoch).await });
+        // A generator that is late must not make answers look faster than a client saw them.
+        let due = next.duration_since(epoch);
+        running.spawn(async move {
+            let mut told = ask(address, &wanted, epoch).await;
+            if let Ending::Problem { after, .. } = &mut told.end {
+                *after += told.sent.saturating_sub(due);
+            }
+            told.sent = due;
+            told
+        });
     }
     while let Some(told) = running.join_next().await {
         all.extend(told);

@@ -26,7 +26,7 @@ use report::Samples;
 use swarm::Swarm;
 
 /// Options of `load`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// A router that serves already, as http://IP:PORT; without it a swarm is started
     #[arg(long, conflicts_with_all = ["toy", "synthetic", "scenario"])]
@@ -85,6 +85,15 @@ pub(crate) struct Options {
     /// One step of the swarm, milliseconds: allowed beside the 200 ms of cancel
     #[arg(long, default_value_t = 50.0)]
     slack_ms: f64,
+    /// Rounds of scaling, after one that warms up
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Tokens of the prompts of idle
+    #[arg(long, default_value_t = 1000)]
+    prompt_tokens: u32,
+    /// A scenario's limits of time and ratio are widened by this factor
+    #[arg(long, default_value_t = 1.0)]
+    factor: f64,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +106,12 @@ enum Scenario {
     Overload,
     /// Long prompts among steady decodes
     PrefillBurst,
+    /// One client and many, over one stage and several
+    Scaling,
+    /// Streams without a break: the router's processor time for each token
+    Streaming,
+    /// Sessions that stand still: the router's memory for each
+    Idle,
 }
 
 impl Options {
@@ -108,6 +123,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(options.seconds > 0.0 && options.seconds < 1e6, "--seconds is positive");
     ensure!(options.rate.is_none_or(|rate| rate > 0.0 && rate < 1e6), "--rate is positive");
+    ensure!(options.factor >= 1.0 && options.factor < 100.0, "--factor is at least 1");
     tell(&format!("seed {}", options.seed));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -119,6 +135,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         result["scenario"] = json!(options.scenario.map(|scenario| format!("{scenario:?}")));
         result["seed"] = json!(options.seed);
         print_result(&result);
+        ensure!(result["holds"] != json!(false), "what must hold does not: see the figures above");
         Ok(())
     })
 }

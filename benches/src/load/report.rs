@@ -42,7 +42,7 @@ impl Samples {
                     if told.tokens.is_empty() {
                         samples.without_hint += usize::from(!hint);
                         // Who waited in the queue was not refused at once, and was not meant to be.
-                        if code == "queue_full" {
+                        if code != "queue_timeout" {
                             samples.refusal.push(millis(*after));
                         }
                     }

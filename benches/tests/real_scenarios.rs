@@ -1,0 +1,54 @@
+//! Short runs of the load generator's scenarios, each with `router serve` in a process of its own and toy nodes.
+//!
+//! Their limits of time are the three times over, since other tests run beside them; `cargo xtask soak` has the
+//! long ones with the limits themselves.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+fn play(scenario: &str, arguments: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_benches"));
+    command
+        .args(["load", "--toy", "--seconds", "2", "--factor", "3", "--scenario", scenario])
+        .args(arguments);
+    let output = command.output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    let figures = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{words}\n{figures}");
+    let figures: Value = serde_json::from_str(figures.lines().last().unwrap()).unwrap();
+    println!("{figures}");
+    assert_eq!(figures["holds"], true);
+    figures
+}
+
+#[test]
+fn kv_is_free_on_every_node_soon_after_a_client_has_gone() {
+    play("cancel", &[]);
+}
+
+#[test]
+fn a_slow_reader_slows_nobody() {
+    play("slow-reader", &["--clients", "8", "--step-us", "3000"]);
+}
+
+#[test]
+fn overload_is_refused_at_once_and_disturbs_no_answer() {
+    let figures = play("overload", &["--clients", "8", "--tokens", "60", "--step-us", "3000"]);
+    assert!(figures["overloaded"]["refusal_ms"]["count"].as_u64() > Some(10));
+}
+
+#[test]
+fn a_long_prompt_delays_answers_by_a_chunk_at_most() {
+    play("prefill-burst", &["--clients", "4", "--tokens", "64", "--step-us", "3000"]);
+}
+
+#[test]
+fn a_streamed_token_costs_the_router_little() {
+    play("streaming", &["--clients", "64", "--tokens", "200", "--step-us", "10000"]);
+}
+
+#[test]
+fn a_session_that_stands_still_costs_the_router_little_memory() {
+    play("idle", &["--clients", "64", "--prompt-tokens", "16"]);
+}
