@@ -8,6 +8,7 @@
 
 mod answers;
 mod bad_input;
+mod company;
 mod failures;
 mod pipelining;
 mod reuse;
