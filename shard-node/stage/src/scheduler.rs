@@ -1,7 +1,8 @@
 //! Which rows the next step computes.
 //!
-//! A step holds the decode rows that are ready, as many as the budget has room for, plus at most one prefill chunk. So a
-//! prefill delays a decode row by one chunk at most, and a prompt of any length can't stop the answers under way.
+//! A step holds the decode rows that are ready, as many as the budget has room for, plus at most one prefill chunk. Rows
+//! that waited while a chunk was computed go before the next one. So a prefill delays a decode row by one chunk at most,
+//! and a prompt of any length can't stop the answers under way.
 //! Where not all fits, sessions take part by their [`Flow`]: start-time fair queueing (Goyal, Vin, Cheng 1996) over
 //! rows, twice. Tenants have equal shares, so one with a hundred sessions gets no more than one with a single one. What
 //! a tenant gets is divided among its flows by weight: whoever calls all its sessions urgent takes nothing from others.
@@ -68,6 +69,10 @@ pub struct Scheduler<K, T> {
     shares: Vec<Share<K, T>>,
     /// Start of the share that was served last.
     clock: u64,
+    /// The last step held a chunk.
+    after_chunk: bool,
+    /// Decode rows that were ready when a chunk was done and go before the next one.
+    owed: usize,
 }
 
 /// Of one tenant.
@@ -129,7 +134,7 @@ impl<K, T> Share<K, T> {
 impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     /// Nothing is ready.
     pub const fn new(budget: RowBudget) -> Self {
-        Self { budget, shares: Vec::new(), clock: 0 }
+        Self { budget, shares: Vec::new(), clock: 0, after_chunk: false, owed: 0 }
     }
 
     /// A decode row of `key` is ready; a session has at most one, so a second one is not counted.
@@ -163,15 +168,24 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     /// `longest` is how many of the prefill rows offered to it the caller takes in one piece: a chunk that came over
     /// a hop is not glued to the next one. 0 passes the turn on to the next prefill; the session keeps its place.
     pub fn next(&mut self, caps: StepCaps, longest: impl FnMut(K, u32) -> u32) -> Option<StepPlan<K>> {
+        if std::mem::take(&mut self.after_chunk) {
+            self.owed = self.decode_rows();
+        }
         let decode = self.take_decode(self.budget.rows.min(caps.decode));
+        // Where the cap holds all of them back, a chunk costs nobody anything.
+        if self.owed > 0 && !decode.is_empty() {
+            self.owed -= self.owed.min(decode.len());
+            return Some(StepPlan { decode, prefill: None });
+        }
         let room = self.budget.rows.saturating_sub(decode.len() as u32);
         let room = room.min(caps.prefill).max(self.budget.prefill_floor).max(1);
         let prefill = self.take_prefill(room, longest);
+        self.after_chunk = prefill.is_some();
         (!decode.is_empty() || prefill.is_some()).then_some(StepPlan { decode, prefill })
     }
 
     fn take_decode(&mut self, most: u32) -> Vec<K> {
-        let ready: usize = self.shares.iter().map(Share::decode_rows).sum();
+        let ready = self.decode_rows();
         let mut taken = Vec::with_capacity(ready.min(most as usize));
         if ready <= most as usize {
             // Who is served nothing is charged nothing, and does not move the clock by what it owes.
@@ -224,6 +238,10 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
             }
         }
         None
+    }
+
+    fn decode_rows(&self) -> usize {
+        self.shares.iter().map(Share::decode_rows).sum()
     }
 
     /// Whether nothing is ready.

@@ -31,13 +31,37 @@ fn prefills_take_turns_in_the_order_they_came() {
 #[test]
 fn a_prefill_is_not_starved_by_decode_rows() {
     let mut scheduler = Scheduler::new(RowBudget::new(4));
-    scheduler.push_prefill(99, ONE, 2);
-    for _ in 0..2 {
+    scheduler.push_prefill(99, ONE, 4);
+    let mut plans = Vec::new();
+    for _ in 0..7 {
         (0..6).for_each(|key| scheduler.push_decode(key, ONE));
         let plan = scheduler.next(StepCaps::NONE, whole).unwrap();
-        assert_eq!(plan.decode.len(), 4);
-        assert_eq!(plan.prefill, Some((99, 1)));
+        plans.push((plan.decode.len(), plan.prefill));
     }
+    // Six rows are ready after each chunk: two steps of theirs.
+    let (chunk, none) = ((4, Some((99, 1))), (4, None));
+    assert_eq!(plans, [chunk, none, none, chunk, none, none, chunk]);
+}
+
+#[test]
+fn rows_that_waited_for_a_chunk_go_before_the_next_one() {
+    let mut scheduler = Scheduler::new(RowBudget::new(64));
+    scheduler.push_prefill(99, ONE, 1000);
+    assert_eq!(scheduler.next(StepCaps::NONE, whole).unwrap().prefill, Some((99, 64)));
+    scheduler.push_decode(1, ONE);
+    scheduler.push_decode(2, ONE);
+    let plan = scheduler.next(StepCaps { decode: 1, prefill: 64 }, whole).unwrap();
+    assert_eq!(plan, StepPlan { decode: vec![1], prefill: None });
+    scheduler.push_decode(3, ONE);
+    let plan = scheduler.next(StepCaps { decode: 1, prefill: 64 }, whole).unwrap();
+    assert_eq!(plan, StepPlan { decode: vec![2], prefill: None });
+    // Ready since after the chunk: it goes with the next one, which it would have to wait for otherwise.
+    let plan = scheduler.next(StepCaps::NONE, whole).unwrap();
+    assert_eq!(plan, StepPlan { decode: vec![3], prefill: Some((99, 63)) });
+    // Held back by the cap they owe nothing to anybody.
+    scheduler.push_decode(4, ONE);
+    let plan = scheduler.next(StepCaps { decode: 0, prefill: 64 }, whole).unwrap();
+    assert_eq!(plan, StepPlan { decode: vec![], prefill: Some((99, 64)) });
 }
 
 #[test]
@@ -176,6 +200,7 @@ proptest! {
         let mut scheduler = Scheduler::new(budget);
         let mut decode: Vec<u32> = Vec::new();
         let mut prefill: HashMap<u32, u32> = HashMap::new();
+        let (mut owed, mut after_chunk) = (0, false);
         for step in moves.into_iter().chain((0..8_200).map(|_| Move::Step(u32::MAX, u32::MAX))) {
             match step {
                 Move::Decode(key) => {
@@ -195,6 +220,9 @@ proptest! {
                 }
                 Move::Step(longest, cap) => {
                     let caps = StepCaps { decode: cap, prefill: cap };
+                    if std::mem::take(&mut after_chunk) {
+                        owed = decode.len();
+                    }
                     let Some(plan) = scheduler.next(caps, |_, _| longest) else {
                         prop_assert!(decode.is_empty() && prefill.is_empty());
                         continue;
@@ -206,7 +234,11 @@ proptest! {
                         prop_assert!(place.is_some(), "a row that was not ready, or twice");
                         decode.remove(place.unwrap());
                     }
-                    prop_assert_eq!(plan.prefill.is_none(), prefill.is_empty());
+                    // A chunk in every step, but for those of rows that waited for the one before.
+                    let waits = owed > 0 && !plan.decode.is_empty();
+                    prop_assert_eq!(plan.prefill.is_none(), prefill.is_empty() || waits);
+                    owed = if waits { owed.saturating_sub(plan.decode.len()) } else { owed };
+                    after_chunk = plan.prefill.is_some();
                     let mut total = plan.decode.len() as u32;
                     if let Some((key, rows)) = plan.prefill {
                         prop_assert!(rows >= 1 && rows <= longest && rows <= cap.max(budget.prefill_floor));
