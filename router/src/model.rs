@@ -177,17 +177,27 @@ impl Model {
     }
 
     /// As [`Model::encode`], on another thread and with a deadline: template and tokenizer are a stranger's, and
-    /// connections must not starve meanwhile. A thread that is given up ends by its own limits.
+    /// connections must not starve meanwhile. A thread that is given up ends by its own limits; `held` is dropped when
+    /// it has, not before.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe; the thread's result is dropped.
-    pub async fn encode_aside(&self, prompt: &Prompt, now_unix_s: u64) -> Result<Vec<u32>, PromptError> {
+    pub async fn encode_aside(
+        &self,
+        prompt: Prompt,
+        now_unix_s: u64,
+        held: impl Send + 'static,
+    ) -> Result<Vec<u32>, PromptError> {
         if matches!(prompt, Prompt::TokenIds(_)) {
-            return self.encode(prompt, now_unix_s);
+            return self.encode(&prompt, now_unix_s);
         }
-        let (model, prompt) = (self.clone(), prompt.clone());
-        let encoding = tokio::task::spawn_blocking(move || model.encode(&prompt, now_unix_s));
+        let model = self.clone();
+        let encoding = tokio::task::spawn_blocking(move || {
+            let encoded = model.encode(&prompt, now_unix_s);
+            drop((prompt, held));
+            encoded
+        });
         match tokio::time::timeout(ENCODE_DEADLINE, encoding).await {
             Ok(Ok(encoded)) => encoded,
             Ok(Err(error)) => Err(PromptError::Broken { model: self.name.clone(), why: error.to_string() }),
@@ -236,13 +246,15 @@ impl Model {
 /// A prompt that fills the longest context is tokenised in well under a second.
 const ENCODE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// A model for tests.
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use proto::manifest::Architecture;
 
     use super::*;
 
-    fn toy() -> Model {
+    /// Four layers, a hundred ids, no tokenizer.
+    pub(crate) fn toy() -> Model {
         let architecture = Architecture {
             family: "toy".into(),
             n_layers: 4,
@@ -277,6 +289,12 @@ mod tests {
         };
         Model::new(manifest.model_id(), "toy".into(), manifest, None).unwrap()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::toy;
+    use super::*;
 
     fn error(prompt: &Prompt) -> String {
         toy().encode(prompt, 0).unwrap_err().to_string()
@@ -289,9 +307,9 @@ mod tests {
 
     #[tokio::test]
     async fn bad_prompts_are_told_from_the_other_thread_too() {
-        let error = toy().encode_aside(&Prompt::Text("hi".into()), 0).await.unwrap_err();
+        let error = toy().encode_aside(Prompt::Text("hi".into()), 0, ()).await.unwrap_err();
         assert!(matches!(error, PromptError::NoTokenizer(_)));
-        assert_eq!(toy().encode_aside(&Prompt::TokenIds(vec![5]), 0).await.unwrap(), [5]);
+        assert_eq!(toy().encode_aside(Prompt::TokenIds(vec![5]), 0, ()).await.unwrap(), [5]);
     }
 
     #[test]

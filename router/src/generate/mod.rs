@@ -155,7 +155,7 @@ impl Router {
     ) -> Result<Reply, GenerateError> {
         Sampler::new(&request.sampling, model.manifest().architecture.vocab as usize)?;
         let prompt = tokio::select! {
-            prompt = model.encode_aside(&request.prompt, unix_seconds()) => prompt?,
+            prompt = model.encode_aside(request.prompt.clone(), unix_seconds(), ()) => prompt?,
             () = cancel.cancelled() => return Err(GenerateError::Cancelled),
         };
         let room = model.context() - prompt.len() as u32;

@@ -1,6 +1,5 @@
 //! Where a checked request becomes a running answer: model, prompt, place, session, first token.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proto::prefix::TenantId;
@@ -10,13 +9,13 @@ use proto_sampling::Sampler;
 use proto_text::StopMatcher;
 use router_plan::Route;
 use router_plan::admission::{Priority, Tenant, TurnedAway, Wanted};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::answer::Answer;
 use super::catalogue::{Catalogue, Served};
 use super::config::ServeConfig;
+use super::encoders::Encoders;
 use super::events::{About, Sum};
 use super::gate::Place;
 use super::{Asked, Problem, ProblemCode};
@@ -37,8 +36,7 @@ pub(super) struct Desk {
     draining: AtomicBool,
     /// Answers under way.
     open: TaskTracker,
-    /// Prompts being encoded: more at once than cores would only share them.
-    encoders: Semaphore,
+    encoders: Encoders,
 }
 
 impl Desk {
@@ -51,7 +49,7 @@ impl Desk {
             salt,
             draining: AtomicBool::new(false),
             open: TaskTracker::new(),
-            encoders: Semaphore::new(cores),
+            encoders: Encoders::new(cores),
         }
     }
 
@@ -96,7 +94,7 @@ impl Desk {
         let served = self.catalogue.find(asked.model.as_ref())?;
         Sampler::new(&asked.sampling, served.model.manifest().architecture.vocab as usize)?;
         StopMatcher::new(&asked.stop)?;
-        let prompt = self.encode(&served, &asked.prompt).await?;
+        let prompt = self.encoders.encode(&served.model, asked.prompt, unix_seconds(), ()).await?;
         let room = served.model.context() - prompt.len() as u32;
         let max_tokens = asked.max_tokens.min(room);
         let positions = prompt.len() as u32 + max_tokens;
@@ -192,14 +190,6 @@ impl Desk {
             Priority::High => proto::session::Priority::High,
         };
         SessionShare { tenant, priority, ..SessionShare::default() }
-    }
-
-    async fn encode(&self, served: &Arc<Served>, prompt: &Prompt) -> Result<Vec<u32>, Problem> {
-        let _slot =
-            self.encoders.acquire().await.map_err(|error| {
-                Problem::new(ProblemCode::Internal, error, "report it with the request's id")
-            })?;
-        Ok(served.model.encode_aside(prompt, unix_seconds()).await?)
     }
 }
 

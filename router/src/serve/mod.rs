@@ -11,6 +11,7 @@ mod body;
 mod catalogue;
 mod config;
 mod desk;
+mod encoders;
 mod events;
 mod gate;
 mod listener;
