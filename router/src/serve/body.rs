@@ -2,38 +2,52 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use hyper::body::Body as _;
-use tokio::sync::Semaphore;
+use hyper::body::Body as HttpBody;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::config::HttpLimits;
 use super::{Problem, ProblemCode};
 
-/// Reads bodies; all together take no more than their bound.
+/// Reads bodies; all that have come and are not yet ids together take no more than their bound.
 #[derive(Debug)]
 pub(super) struct BodyReader {
     limits: HttpLimits,
     /// In units of [`UNIT`] bytes.
-    budget: Semaphore,
+    budget: Arc<Semaphore>,
 }
 
-/// Most bodies are smaller than one unit.
-const UNIT: usize = 64 << 10;
+/// The room that a body takes until its prompt has become ids. Dropping it gives the room back.
+#[derive(Debug)]
+pub(super) struct Room {
+    budget: Arc<Semaphore>,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+/// So small that as many connections as there may be can't take all room with one byte each, and so large that it is
+/// taken seldom: hyper reads up to 16 KiB at once.
+const UNIT: usize = 4 << 10;
+
+/// Bodies come and go within a second or two, unless somebody holds them back.
+const FULL_RETRY: Duration = Duration::from_secs(2);
 
 impl BodyReader {
     pub(super) fn new(limits: HttpLimits) -> Self {
-        Self { limits, budget: Semaphore::new((limits.bodies_bytes / UNIT).max(units(limits.body_bytes))) }
+        let units = limits.bodies_bytes.max(limits.body_bytes).div_ceil(UNIT);
+        Self { limits, budget: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))) }
     }
 
-    /// The whole body.
+    /// The whole body, and the room that it takes.
     ///
     /// # Cancel safety
     /// What was read is lost; the connection can't be used any further.
-    pub(super) async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
+    pub(super) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<(Bytes, Room), Problem> {
         let limit = self.limits.body_bytes;
         let announced = headers
             .get(header::CONTENT_LENGTH)
@@ -41,29 +55,33 @@ impl BodyReader {
         if announced.is_some_and(|length| length > limit) {
             return Err(self.too_large());
         }
+        self.receive(body).await
+    }
+
+    async fn receive(
+        &self,
+        mut body: impl HttpBody<Data = Bytes, Error: std::fmt::Display> + Unpin,
+    ) -> Result<(Bytes, Room), Problem> {
         let begun = Instant::now();
-        let units = units(announced.unwrap_or(limit)) as u32;
+        // For the whole: whoever sends a byte now and then does not get more of it.
         let end = begun + self.limits.body_within;
-        let Ok(Ok(_budget)) = timeout_at(end, self.budget.acquire_many(units)).await else {
-            return Err(Problem::new(ProblemCode::Busy, "other bodies take all room", "try again")
-                .retry_after(self.limits.body_within)
-                .closing());
-        };
         let mut read = BytesMut::new();
+        let mut room = Room { budget: Arc::clone(&self.budget), taken: None };
         let mut deadline = (begun + self.limits.body_begins_within).min(end);
         loop {
             let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
             match timeout_at(deadline, next).await {
                 Ok(Some(Ok(frame))) => {
                     if let Ok(part) = frame.into_data() {
-                        if read.len() + part.len() > limit {
+                        if read.len() + part.len() > self.limits.body_bytes {
                             return Err(self.too_large());
                         }
+                        room.grow(read.len() + part.len())?;
                         read.extend_from_slice(&part);
                     }
                     deadline = end;
                 }
-                Ok(None) => return Ok(read.freeze()),
+                Ok(None) => return Ok((read.freeze(), room)),
                 Ok(Some(Err(error))) => {
                     let what = format!("read the body: {error}");
                     return Err(Problem::new(ProblemCode::BadRequest, what, "send a whole body").closing());
@@ -92,7 +110,113 @@ impl BodyReader {
     }
 }
 
-const fn units(bytes: usize) -> usize {
-    let units = bytes.div_ceil(UNIT);
-    if units == 0 { 1 } else { units }
+impl Room {
+    /// Takes what is missing for so many bytes, or nothing.
+    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        let has = self.taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = bytes.div_ceil(UNIT).saturating_sub(has);
+        // Waiting for room would hold what is taken already, and two that wait hold it for ever.
+        let more = u32::try_from(missing)
+            .ok()
+            .and_then(|missing| Arc::clone(&self.budget).try_acquire_many_owned(missing).ok())
+            .ok_or_else(|| {
+                let cure = "try again after the time given, or start another router";
+                Problem::new(ProblemCode::Busy, "other requests' bodies take all room", cure)
+                    .retry_after(FULL_RETRY)
+                    .closing()
+            })?;
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            None => self.taken = Some(more),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A body whose parts come when the test says so.
+    struct Parts(mpsc::Receiver<usize>);
+
+    impl HttpBody for Parts {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0
+                .poll_recv(context)
+                .map(|part| part.map(|bytes| Ok(Frame::data(Bytes::from(vec![b' '; bytes])))))
+        }
+    }
+
+    fn reader(body_units: usize, all_units: usize) -> BodyReader {
+        BodyReader::new(HttpLimits {
+            body_bytes: body_units * UNIT,
+            bodies_bytes: all_units * UNIT,
+            ..HttpLimits::default()
+        })
+    }
+
+    async fn whole(reader: &BodyReader, bytes: usize) -> Result<Room, Problem> {
+        let (sender, parts) = mpsc::channel(1);
+        sender.send(bytes).await.unwrap();
+        drop(sender);
+        reader.receive(Parts(parts)).await.map(|(_, room)| room)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_clients_take_no_room() {
+        let reader = reader(4, 4);
+        let (_silent, parts) = mpsc::channel(1);
+        let mut waiting = std::pin::pin!(reader.receive(Parts(parts)));
+        tokio::select! {
+            biased;
+            _ = waiting.as_mut() => panic!("nothing was sent"),
+            () = tokio::task::yield_now() => {}
+        }
+        let room = whole(&reader, 4 * UNIT).await.unwrap();
+        assert_eq!(room.taken.unwrap().num_permits(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_held_until_the_prompt_is_encoded_and_who_finds_none_hears_so_at_once() {
+        let reader = reader(4, 4);
+        let being_encoded = whole(&reader, 3 * UNIT).await.unwrap();
+        let begun = Instant::now();
+        let problem = whole(&reader, 2 * UNIT).await.unwrap_err();
+        assert_eq!((problem.code(), begun.elapsed()), (ProblemCode::Busy, Duration::ZERO));
+        assert!(problem.to_json()["error"]["retry_after_ms"].as_u64() > Some(0));
+        drop(whole(&reader, UNIT).await.unwrap());
+        drop(being_encoded);
+        drop(whole(&reader, 4 * UNIT).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_a_byte_now_and_then_has_no_more_time_than_others() {
+        let reader = reader(4, 4);
+        let (sender, parts) = mpsc::channel(1);
+        let begun = Instant::now();
+        let drip = async {
+            let mut every = tokio::time::interval(Duration::from_secs(3));
+            while sender.send(1).await.is_ok() {
+                every.tick().await;
+            }
+        };
+        let read = async { reader.receive(Parts(parts)).await.map(drop) };
+        let (read, ()) = tokio::join!(read, drip);
+        assert_eq!(read.unwrap_err().code(), ProblemCode::BodyTimeout);
+        assert!(begun.elapsed() < HttpLimits::default().body_within + Duration::from_secs(4));
+        assert_eq!(reader.budget.available_permits(), 4);
+    }
 }

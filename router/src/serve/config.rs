@@ -56,7 +56,8 @@ pub struct HttpLimits {
     pub connections: usize,
     /// Bytes of one request's body: the ids of a prompt that fills the longest context take 0.9 MB, its text less.
     pub body_bytes: usize,
-    /// Bytes of all bodies that are being read, so that many large ones can't fill the memory.
+    /// Bytes of all bodies that have come and whose prompts are not ids yet, so that many large ones can't fill the
+    /// memory.
     pub bodies_bytes: usize,
     /// Bytes of a request's head, and of what is buffered of an answer.
     pub buffer_bytes: usize,
@@ -66,7 +67,7 @@ pub struct HttpLimits {
     pub head_within: Duration,
     /// From the head's end to the first byte of the body.
     pub body_begins_within: Duration,
-    /// From the head's end to the body's end.
+    /// From the head's end to the body's end, however it comes.
     pub body_within: Duration,
     /// A client that takes nothing for this long is cut off: it holds KV on every stage.
     pub write_stall: Duration,

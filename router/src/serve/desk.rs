@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::answer::Answer;
+use super::body::Room;
 use super::catalogue::{Catalogue, Served};
 use super::config::ServeConfig;
 use super::encoders::Encoders;
@@ -80,10 +81,11 @@ impl Desk {
         self.open.wait().await;
     }
 
-    /// Brings a request to its first token.
+    /// Brings a request to its first token. `room` is what its body takes until its prompt has become ids.
     pub(super) async fn answer(
         &self,
         asked: Asked,
+        room: Room,
         request: String,
         arrived: Instant,
     ) -> Result<Answer, Problem> {
@@ -94,7 +96,7 @@ impl Desk {
         let served = self.catalogue.find(asked.model.as_ref())?;
         Sampler::new(&asked.sampling, served.model.manifest().architecture.vocab as usize)?;
         StopMatcher::new(&asked.stop)?;
-        let prompt = self.encoders.encode(&served.model, asked.prompt, unix_seconds(), ()).await?;
+        let prompt = self.encoders.encode(&served.model, asked.prompt, unix_seconds(), room).await?;
         let room = served.model.context() - prompt.len() as u32;
         let max_tokens = asked.max_tokens.min(room);
         let positions = prompt.len() as u32 + max_tokens;

@@ -62,11 +62,11 @@ async fn answer(
         return Err(Problem::draining());
     }
     let (head, body) = request.into_parts();
-    let bytes = shared.bodies.read(&head.headers, body).await?;
+    let (bytes, room) = shared.bodies.read(&head.headers, body).await?;
     let asked = Asked::parse(&bytes)?;
     drop(bytes);
     let stream = asked.stream;
-    let answer = shared.desk.answer(asked, id.to_owned(), arrived).await?;
+    let answer = shared.desk.answer(asked, room, id.to_owned(), arrived).await?;
     if !stream {
         return Ok(object(&answer.collected().await?));
     }
