@@ -279,8 +279,14 @@ impl SessionMachine {
         }
     }
 
-    /// A stage gave up. If it names a lost neighbour, that one is to blame.
+    /// A stage gave up. If it names a lost neighbour, that one is to blame; if the request's own time is over, nobody.
     fn stage_failed(&mut self, now: Duration, stage: usize, failed: Failed, actions: &mut Vec<Action>) {
+        if failed.code == CloseCode::Deadline
+            && let Some(after) = self.terms.limits.total
+            && now + after / CLOCKS_DIFFER + ROUNDING >= after
+        {
+            return self.fail(now, SessionError::TimedOut { after }, actions);
+        }
         let lost = failed.lost.and_then(|lost| self.terms.stages().iter().position(|at| at.node == lost));
         let error = match lost {
             Some(lost) if lost != stage => {
@@ -439,6 +445,12 @@ impl SessionMachine {
 
 /// Leases are renewed this many times within one, so that one lost renewal does no harm.
 const RENEWALS_PER_LEASE: u32 = 3;
+
+/// Clocks of two machines run equally fast within this part of the time. A stage that calls a deadline passed before
+/// that is to blame: it must not be able to end any request as if the client had wanted it.
+const CLOCKS_DIFFER: u32 = 100;
+/// Deadlines are told in milliseconds, which older routers round down; scheduling adds some.
+const ROUNDING: Duration = Duration::from_millis(10);
 
 fn min(a: Duration, b: Option<Duration>) -> Duration {
     b.map_or(a, |b| a.min(b))

@@ -122,10 +122,7 @@ impl SessionTerms {
             service: Added(Service {
                 tenant: self.share.tenant,
                 priority: self.share.priority,
-                deadline_ms: self
-                    .limits
-                    .total
-                    .map_or(0, |total| u32::try_from(total.as_millis()).unwrap_or(u32::MAX).max(1)),
+                deadline_ms: self.limits.total.map_or(0, deadline_ms),
                 prefix: self.prefix_blocks(),
             }),
         }
@@ -146,6 +143,11 @@ impl SessionTerms {
     pub(crate) fn label(&self, stage: usize) -> StageLabel {
         StageLabel { stage, at: self.plan.stages[stage] }
     }
+}
+
+/// Rounded up, so that no stage calls a deadline passed before this router does; 0 would be none.
+fn deadline_ms(total: Duration) -> u32 {
+    u32::try_from(total.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1)
 }
 
 /// A stage as errors name it: `node 1a2b3c4d (layers 10..20, 127.0.0.1:7401)`.

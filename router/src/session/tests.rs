@@ -1,5 +1,7 @@
 //! The session's rules: examples by name, then random peers that may do anything.
 
+mod ends;
+
 use proptest::prelude::*;
 use proto::session::{Finish, Plan, PlanStage, SamplingParams};
 use proto::status::{CloseCode, Refusal, RefusalCode};
