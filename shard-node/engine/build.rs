@@ -67,6 +67,7 @@ fn main() {
         kernels(&[&["-ffp-contract=off"], instructions].concat(), &[file], name);
     };
     level(&["-mavx2", "-mfma", "-mf16c"], "shim/panels_avx2.cc", "layerlane_panels_avx2");
+    level(&["-mavx2", "-mfma"], "shim/pairs_avx2.cc", "layerlane_pairs_avx2");
     level(
         &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma"],
         "shim/panels_avx512.cc",

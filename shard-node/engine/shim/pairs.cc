@@ -1,4 +1,5 @@
-// bf16 linears for CPUs with AVX512-BF16, for any number of rows; those with AMX multiply in pairs_amx.cc.
+// bf16 linears for CPUs with AVX512-BF16, for any number of rows; those with AMX multiply in pairs_amx.cc, those with
+// AVX2 only in pairs_avx2.cc.
 //
 // Layout of a packed weight [out, in]: blocks of 16 outputs, and in a block, for each pair of inputs, that pair of all
 // 16 outputs: 64 bytes that one vdpbf16ps multiplies by one pair of x. A step reads a weight as a few sequential
@@ -127,20 +128,23 @@ BF16_CPU void pack_block(const uint16_t* rows, int64_t stride, int64_t width, ui
     _mm512_storeu_si512(packed + i * kBlock, _mm512_i32gather_epi32(lanes, rows + i, 2));
 }
 
-}  // namespace
-
-extern "C" {
-
-// Whether this CPU has the instructions.
-int ll_pairs_supported() {
+bool has_bf16() {
   __builtin_cpu_init();
   return ll_cpu_level() >= kLevel4 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+}  // namespace
+
+extern "C" {
+
+// Whether this CPU multiplies pairs: 2 with instructions for them, 1 with AVX2 and FMA, 0 not at all.
+int ll_pairs_supported() { return has_bf16() ? 2 : ll_cpu_level() >= kLevel3; }
+
 // Packs one block: 16 rows of `width` values, an even number, that lie `stride` values apart.
 void ll_pairs_pack_block(const uint16_t* rows, int64_t stride, int64_t width, uint16_t* packed) {
-  pack_block(rows, stride, width, packed);
+  if (has_bf16()) return pack_block(rows, stride, width, packed);
+  pairs_pack_by_avx2(rows, stride, width, packed);
 }
 
 // out [rows, outputs] = x [rows, width] times the packed weight, plus residual [rows, outputs] if there is one; bf16,
@@ -148,6 +152,7 @@ void ll_pairs_pack_block(const uint16_t* rows, int64_t stride, int64_t width, ui
 void ll_pairs(const uint16_t* x, const uint16_t* packed, const uint16_t* residual, void* out, int64_t rows,
               int64_t width, int64_t outputs, int wide) {
   const PairsJob job{x, packed, residual, out, rows, width, outputs, wide != 0};
+  if (!has_bf16()) return pairs_by_avx2(job);
   if (amx_usable()) return pairs_by_tiles(job);
   const int64_t blocks = (outputs + kBlock - 1) / kBlock;
   if (rows <= kFewRows) {

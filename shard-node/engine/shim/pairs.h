@@ -1,4 +1,4 @@
-// What the two products of packed bf16 pairs share: see pairs.cc for the layout.
+// What the products of packed bf16 pairs share: see pairs.cc for the layout.
 #pragma once
 #include <immintrin.h>
 
@@ -36,3 +36,6 @@ BF16_CPU INLINE void finish(const PairsJob& job, int64_t row, int64_t output, __
 
 // The product by AMX; only where amx_usable().
 void pairs_by_tiles(const PairsJob& job);
+// The product by AVX2 and FMA, and the packing of one block; at level 3 and above.
+void pairs_by_avx2(const PairsJob& job);
+void pairs_pack_by_avx2(const uint16_t* rows, int64_t stride, int64_t width, uint16_t* packed);

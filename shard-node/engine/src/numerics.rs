@@ -4,7 +4,7 @@
 use proto::tensor::{NumericsClass, WeightFormat};
 use tch::Device;
 
-use crate::ffi::{self, PanelLevel, TorchError};
+use crate::ffi::{self, PairsLevel, PanelLevel, TorchError};
 use crate::kernels::by_shim;
 use crate::kernels::linear::LinearKind;
 use crate::kernels::pairs::Pairs;
@@ -55,11 +55,14 @@ impl Numerics {
 fn linear_kind(weights: WeightFormat, device: Device, onednn_bf16: bool) -> LinearKind {
     match (weights, by_shim(device)) {
         (WeightFormat::Exact, _) => LinearKind::Exact,
-        // As oneDNN is told by ONEDNN_MAX_CPU_ISA what it may use, so are we.
-        (WeightFormat::Bf16, true) if onednn_bf16 && ffi::pairs_supported() => LinearKind::Pairs,
-        (WeightFormat::Bf16, true) if onednn_bf16 => LinearKind::Packed,
-        // Packing needs AVX-512; see `FEW_ROWS` in kernels/linear.rs for what is faster without.
-        (WeightFormat::Bf16, true) => LinearKind::Widened,
+        (WeightFormat::Bf16, true) => match ffi::pairs_level() {
+            // oneDNN's product of bf16 needs AVX-512 and is faster there than ours with AVX2. As it is told by
+            // ONEDNN_MAX_CPU_ISA what it may use, so are we.
+            Some(PairsLevel::Bf16) if onednn_bf16 => LinearKind::Pairs,
+            _ if onednn_bf16 => LinearKind::Packed,
+            Some(_) => LinearKind::Pairs,
+            None => LinearKind::Widened,
+        },
         (WeightFormat::Bf16, _) => LinearKind::Plain,
         (WeightFormat::Int8, true) => LinearKind::Panels(Bits::Eight, PanelLevel::best()),
         (WeightFormat::Int4, true) => LinearKind::Panels(Bits::Four, PanelLevel::best()),

@@ -23,7 +23,7 @@ pub(crate) use device::{device_memory, enter_device, synchronise, to_device, to_
 pub(crate) use kernels::{gated, head, rms_norm, rms_norm_add};
 #[cfg(test)]
 pub(crate) use pairs::without_tiles;
-pub(crate) use pairs::{BLOCK, pairs, pairs_packed, pairs_supported, tiles_usable};
+pub(crate) use pairs::{BLOCK, PairsLevel, pairs, pairs_level, pairs_packed, tiles_usable};
 pub(crate) use panels::{
     GROUP, MAX_WIDTH, PANEL_ROWS, PanelFormat, PanelLevel, PanelMatrix, pack_panel, panels, panels_fine,
 };

@@ -1,4 +1,5 @@
-//! Products of bf16 pairs and how their weights are packed, with sizes checked: `shim/pairs.cc`, `pairs_amx.cc`.
+//! Products of bf16 pairs and how their weights are packed, with sizes checked: `shim/pairs.cc`, `pairs_amx.cc`,
+//! `pairs_avx2.cc`.
 
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
@@ -10,11 +11,24 @@ use tch::{Device, Kind, Tensor};
 use super::TorchError;
 use super::kernels::{check, row_format};
 
-/// Whether this CPU multiplies pairs of bf16 values.
+/// How this CPU multiplies pairs of bf16 values, if it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PairsLevel {
+    /// As f32, with AVX2 and FMA.
+    Avx2,
+    /// By instructions of their own: AVX512-BF16, AMX.
+    Bf16,
+}
+
+/// What this CPU has for pairs of bf16 values.
 #[expect(unsafe_code, reason = "calls the shim")]
-pub(crate) fn pairs_supported() -> bool {
+pub(crate) fn pairs_level() -> Option<PairsLevel> {
     // SAFETY: no arguments.
-    unsafe { ll_pairs_supported() != 0 }
+    match unsafe { ll_pairs_supported() } {
+        0 => None,
+        1 => Some(PairsLevel::Avx2),
+        _ => Some(PairsLevel::Bf16),
+    }
 }
 
 /// Whether it does so by the tiles of AMX.
@@ -46,7 +60,7 @@ pub(crate) fn pairs_packed<E: Send>(
     row: impl Fn(usize, &mut [Bf16]) -> Result<(), E> + Sync,
     packed: impl Fn(Range<usize>) + Sync,
 ) -> Result<Result<Tensor, E>, TorchError> {
-    check(pairs_supported(), "this CPU has no product of bf16 pairs")?;
+    check(pairs_level().is_some(), "this CPU has no product of bf16 pairs")?;
     check(outputs > 0 && width > 0 && width.is_multiple_of(2), "pairs take weights of an even width")?;
     check(width <= MOST_WIDTH, "pairs take no rows that long")?;
     let blocks = outputs.div_ceil(BLOCK);

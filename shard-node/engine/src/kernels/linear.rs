@@ -25,11 +25,11 @@ pub(crate) enum Linear {
     Exact(Tensor),
     /// bf16 in oneDNN's blocked layout, for CPUs with its bf16 kernels that do not multiply pairs.
     Packed(Tensor),
-    /// bf16 in the shim's layout of pairs, for CPUs that multiply those, alone or by AMX's tiles.
+    /// bf16 in the shim's layout of pairs, for CPUs that multiply those: as f32, by pairs or by AMX's tiles.
     Pairs(Pairs),
     /// The activations' own type, through the library's plain `linear`: GPUs.
     Plain(Tensor),
-    /// bf16 that becomes f32 around the products of many rows: CPUs without bf16 kernels.
+    /// bf16 that becomes f32 around the products of many rows: CPUs without AVX2.
     Widened(Tensor),
     /// 8 or 4 bits, multiplied by the shim: the int8 and int4 classes on the CPU.
     Panels(Panels, PanelLevel),
@@ -250,12 +250,13 @@ mod tests {
         }
     }
 
-    /// By AMX's tiles, where this machine has them, and without.
+    /// By AMX's tiles and by instructions for pairs, where this machine has them, and with AVX2 only.
     #[test]
     fn pairs_give_a_row_the_same_bits_in_any_company() {
-        if ffi::pairs_supported() {
+        if ffi::pairs_level().is_some() {
             pairs_in_company();
             ffi::without_tiles(pairs_in_company);
+            ffi::at_cpu_level(3, pairs_in_company);
         }
     }
 
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_team_does_its_work_however_it_rests() {
-        if !ffi::pairs_supported() {
+        if ffi::pairs_level().is_none() {
             return;
         }
         let _mode = ffi::InferenceMode::enter().unwrap();
@@ -337,6 +338,7 @@ mod tests {
             let residual = Tensor::randn([rows, 256], (Kind::BFloat16, Device::Cpu));
             compare(&x, &weight, &residual);
             ffi::without_tiles(|| compare(&x, &weight, &residual));
+            ffi::at_cpu_level(3, || compare(&x, &weight, &residual));
         }
     }
 
@@ -344,7 +346,7 @@ mod tests {
         let exact = x.to_kind(Kind::Float).linear(&weight.to_kind(Kind::Float), None::<&Tensor>);
         let added = &exact + residual.to_kind(Kind::Float);
         for kind in [LinearKind::Packed, LinearKind::Pairs, LinearKind::Plain, LinearKind::Widened] {
-            if kind == LinearKind::Pairs && !ffi::pairs_supported() {
+            if kind == LinearKind::Pairs && ffi::pairs_level().is_none() {
                 continue;
             }
             if kind == LinearKind::Packed && !ffi::onednn_has_bf16().unwrap() {
