@@ -111,7 +111,9 @@ impl Desk {
             until,
         };
         let share = self.share(&asked.tenant, asked.priority);
-        let (place, mut route) = served.gate.enter(wanted, until).await?;
+        let late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let entered = served.gate.enter(wanted, until).await;
+        let (place, mut route) = entered.map_err(|refusal| Problem::no_place(refusal, late()))?;
         let queued = arrived.elapsed();
         let mut generate = GenerateRequest {
             model: asked.model,
@@ -151,7 +153,8 @@ impl Desk {
                     (node, why)
                 }
             };
-            route = place.turned_away(node.0, node.1).await?;
+            let placed = place.turned_away(node.0, node.1).await;
+            route = placed.map_err(|refusal| Problem::no_place(refusal, late()))?;
         }
     }
 

@@ -136,6 +136,16 @@ impl Problem {
         )
     }
 
+    /// A request that got no place. `late`: its own deadline has passed.
+    pub fn no_place(refusal: AdmissionRefusal, late: bool) -> Self {
+        if !late || !matches!(refusal, AdmissionRefusal::Waited { .. }) {
+            return refusal.into();
+        }
+        let what = format!("the deadline passed while the request waited: {refusal}");
+        let cure = "raise `deadline_ms`, or try again after the time given";
+        Self { retry_after: refusal.retry_after(), ..Self::new(ProblemCode::DeadlineExceeded, what, cure) }
+    }
+
     /// Nothing new is taken.
     pub fn draining() -> Self {
         Self::new(ProblemCode::Draining, "the router is draining", "ask another router, or try again later")
@@ -200,11 +210,7 @@ impl From<AdmissionRefusal> for Problem {
             }
             AdmissionRefusal::Closed => return Self::draining(),
         };
-        let problem = Self::new(code, &refusal, cure);
-        match refusal.retry_after() {
-            Some(after) => problem.retry_after(after),
-            None => problem,
-        }
+        Self { retry_after: refusal.retry_after(), ..Self::new(code, &refusal, cure) }
     }
 }
 
@@ -291,5 +297,21 @@ impl From<GenerateError> for Problem {
             GenerateError::Stop(error) => error.into(),
             error => Self::new(ProblemCode::Internal, error, "report it with the request's id"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_passes_in_the_queue_is_told_as_one() {
+        let retry_after = Duration::from_secs(2);
+        let waited = AdmissionRefusal::Waited { waited: Duration::from_millis(100), retry_after };
+        let late = Problem::no_place(waited.clone(), true);
+        assert_eq!((late.code(), late.code().status()), (ProblemCode::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT));
+        assert_eq!(late.retry_after, Some(retry_after));
+        assert_eq!(Problem::no_place(waited, false).code(), ProblemCode::QueueTimeout);
+        assert_eq!(Problem::no_place(AdmissionRefusal::Closed, true).code(), ProblemCode::Draining);
     }
 }

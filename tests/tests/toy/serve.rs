@@ -228,7 +228,7 @@ async fn a_request_that_waits_too_long_or_goes_leaves_the_queue() {
     late["deadline_ms"] = json!(100);
     let answer = http::post(server.addr, "/v1/generate", &late).await.unwrap();
     let (status, code, hint) = refusal(answer).await;
-    assert_eq!((status, &code[..], hint.is_some()), (503, "queue_timeout", true));
+    assert_eq!((status, &code[..], hint.is_some()), (504, "deadline_exceeded", true));
     // One that gives up waiting makes no place for itself.
     let body = asked(&PROMPT, 10);
     assert!(

@@ -117,6 +117,8 @@ struct Placed {
     nodes: Vec<NodeId>,
     avoid: BTreeSet<NodeId>,
     tries: u32,
+    /// When it was submitted.
+    asked: Duration,
     since: Duration,
 }
 
@@ -187,7 +189,7 @@ impl Admission {
         let Some(placed) = self.placed.remove(&ticket) else { return Vec::new() };
         self.free(&placed);
         self.ledger.shut(node, why);
-        let Placed { wanted, mut avoid, tries, .. } = placed;
+        let Placed { wanted, mut avoid, tries, asked, .. } = placed;
         if why == TurnedAway::Failed {
             avoid.insert(node);
         }
@@ -198,12 +200,14 @@ impl Admission {
             decisions.extend(self.pump(now));
             return decisions;
         }
-        let waiting = Waiting { ticket, wanted, avoid, tries, since: now, passed: 0 };
+        let waiting = Waiting { ticket, wanted, avoid, tries, since: asked, passed: 0 };
         let mut decisions = Vec::new();
         if let Err(refusal) = self.enqueue(now, waiting, Place::First) {
             decisions.push(Decision { ticket, verdict: Verdict::Refused(refusal) });
         }
         decisions.extend(self.pump(now));
+        // Its time may be over already.
+        decisions.extend(self.expire(now));
         decisions
     }
 
@@ -258,7 +262,8 @@ impl Admission {
                 });
             }
         }
-        if waiting.wanted.until <= now {
+        // One that had a place and lost it takes another if there is one; its time to wait is the one it had.
+        if place == Place::Last && waiting.wanted.until <= now {
             return Err(AdmissionRefusal::Waited {
                 waited: now.saturating_sub(waiting.since),
                 retry_after: self.retry_after(self.queue.len()),
@@ -297,13 +302,13 @@ impl Admission {
     }
 
     fn place(&mut self, now: Duration, waiting: Waiting, route: &Route) {
-        let Waiting { ticket, wanted, avoid, tries, .. } = waiting;
+        let Waiting { ticket, wanted, avoid, tries, since: asked, .. } = waiting;
         let nodes: Vec<NodeId> = route.stages.iter().map(|stage| stage.node).collect();
         for &node in &nodes {
             self.ledger.take(node, wanted.positions);
         }
         self.queue.began(&wanted.tenant);
-        self.placed.insert(ticket, Placed { wanted, nodes, avoid, tries, since: now });
+        self.placed.insert(ticket, Placed { wanted, nodes, avoid, tries, asked, since: now });
     }
 
     fn free(&mut self, placed: &Placed) {

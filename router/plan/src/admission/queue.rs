@@ -70,6 +70,7 @@ pub(super) struct Waiting {
     /// Nodes that failed it.
     pub(super) avoid: BTreeSet<NodeId>,
     pub(super) tries: u32,
+    /// When it was submitted.
     pub(super) since: Duration,
     /// How often another was placed before it though it was its turn.
     pub(super) passed: u32,

@@ -159,6 +159,20 @@ fn waiting_ends_at_its_time_and_at_closing() {
 }
 
 #[test]
+fn one_that_lost_its_place_takes_another_at_once_and_waits_no_longer_than_it_would_have() {
+    let mut admission = admission(8, replicas(2));
+    let (ticket, decisions) = admission.submit(Duration::ZERO, wanted("a", 4096));
+    let first = placed(&decisions)[0].1;
+    // Its prompt took longer than it may wait; the other replica is free.
+    let decisions = admission.turned_away(11 * SECOND, ticket, first, TurnedAway::Failed);
+    let second = placed(&decisions)[0].1;
+    assert_ne!(first, second);
+    let decisions = admission.turned_away(12 * SECOND, ticket, second, TurnedAway::NoCapacity);
+    let [Decision { verdict: Verdict::Refused(refusal), .. }] = &decisions[..] else { panic!("{decisions:?}") };
+    assert_eq!(refusal.to_string(), "no place became free within 12000 ms");
+}
+
+#[test]
 fn other_routers_sessions_count_and_own_ones_count_once() {
     let mut admission = admission(8, replicas(1));
     submit(&mut admission, wanted("a", 1000));
