@@ -12,6 +12,7 @@
 //! ```
 
 mod ledger;
+mod no_room;
 mod queue;
 mod refusal;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use proto::{ModelId, NodeId};
 use crate::route::{Route, RouteRequest, choose_route};
 use crate::view::View;
 use ledger::Ledger;
+use no_room::NoRoom;
 use queue::{Queue, Waiting};
 
 pub use queue::{Priority, Tenant, TenantError};
@@ -217,23 +219,28 @@ impl Admission {
             self.free(&placed);
             let held = now.saturating_sub(placed.since);
             self.hold = Some(self.hold.map_or(held, |hold| (hold * (HOLD_MEMORY - 1) + held) / HOLD_MEMORY));
-            return self.pump(now);
+        } else if self.queue.remove(ticket).is_none() {
+            return Vec::new();
         }
-        self.queue.remove(ticket);
-        Vec::new()
+        // One that waited may have kept others from a place that was too small for it.
+        self.pump(now)
     }
 
     /// Refuses what has waited for too long.
     pub fn expire(&mut self, now: Duration) -> Vec<Decision> {
         let late = self.queue.take_late(now);
+        if late.is_empty() {
+            return Vec::new();
+        }
         let hint = self.retry_after(self.queue.len());
-        late.into_iter()
-            .map(|waiting| {
-                let refusal =
-                    AdmissionRefusal::Waited { waited: now.saturating_sub(waiting.since), retry_after: hint };
-                Decision { ticket: waiting.ticket, verdict: Verdict::Refused(refusal) }
-            })
-            .collect()
+        let refused = |waiting: Waiting| {
+            let refusal =
+                AdmissionRefusal::Waited { waited: now.saturating_sub(waiting.since), retry_after: hint };
+            Decision { ticket: waiting.ticket, verdict: Verdict::Refused(refusal) }
+        };
+        let mut decisions: Vec<Decision> = late.into_iter().map(refused).collect();
+        decisions.extend(self.pump(now));
+        decisions
     }
 
     /// Refuses everything that waits, and everything from now on.
@@ -280,19 +287,25 @@ impl Admission {
     /// that large ones get their turn.
     fn pump(&mut self, now: Duration) -> Vec<Decision> {
         let mut decisions = Vec::new();
+        // Room only shrinks here, so what found none finds none later on either.
+        let mut no_room = NoRoom::default();
         'again: loop {
             let mut blocked = Vec::new();
             for ticket in self.queue.heads() {
                 let Some(waiting) = self.queue.get(ticket) else { continue };
-                let request = self.request(&waiting.wanted, &waiting.avoid);
-                if let Ok(route) = choose_route(self.ledger.view(), &request) {
-                    self.queue.overtake(&blocked);
-                    let Some(waiting) = self.queue.remove(ticket) else { continue };
-                    self.place(now, waiting, &route);
-                    decisions.push(Decision { ticket, verdict: Verdict::Placed(route) });
-                    continue 'again;
+                let Waiting { wanted, avoid, passed, .. } = waiting;
+                if !no_room.covers(wanted, avoid) {
+                    let request = self.request(wanted, avoid);
+                    if let Ok(route) = choose_route(self.ledger.view(), &request) {
+                        self.queue.overtake(&blocked);
+                        let Some(waiting) = self.queue.remove(ticket) else { continue };
+                        self.place(now, waiting, &route);
+                        decisions.push(Decision { ticket, verdict: Verdict::Placed(route) });
+                        continue 'again;
+                    }
+                    no_room.found(wanted, avoid);
                 }
-                if waiting.passed >= OVERTAKEN {
+                if *passed >= OVERTAKEN || no_room.len() >= SCANNED {
                     break;
                 }
                 blocked.push(ticket);
@@ -345,6 +358,9 @@ enum Place {
 
 /// Requests that may be placed before one that did not fit: enough to fill the holes that a large request leaves.
 const OVERTAKEN: u32 = 8;
+/// Routes looked for in vain until the others wait for the next change. Each is a search over all nodes, and with a
+/// tenant for each waiting request there are as many heads as the queue is long.
+const SCANNED: usize = 16;
 /// The average forgets with the last sixteen answers.
 const HOLD_MEMORY: u32 = 16;
 /// An answer of 256 tokens at 50 ms each, before one was seen.

@@ -1,6 +1,8 @@
 //! The requests that wait: a line for each tenant, the next one from the tenant that has least.
 //!
-//! A tenant's priority orders its own requests only: it can't push others aside.
+//! A tenant has one line and one share, whatever priorities it uses: they order its own requests within the line and
+//! push nobody aside. Shares count sessions, not what they cost. A tenant is what a request says it is: until keys
+//! exist, whoever invents names has a line for each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;

@@ -168,7 +168,9 @@ fn one_that_lost_its_place_takes_another_at_once_and_waits_no_longer_than_it_wou
     let second = placed(&decisions)[0].1;
     assert_ne!(first, second);
     let decisions = admission.turned_away(12 * SECOND, ticket, second, TurnedAway::NoCapacity);
-    let [Decision { verdict: Verdict::Refused(refusal), .. }] = &decisions[..] else { panic!("{decisions:?}") };
+    let [Decision { verdict: Verdict::Refused(refusal), .. }] = &decisions[..] else {
+        panic!("{decisions:?}")
+    };
     assert_eq!(refusal.to_string(), "no place became free within 12000 ms");
 }
 
@@ -211,6 +213,80 @@ fn a_large_request_is_overtaken_a_bounded_number_of_times() {
         admission.release(SECOND, ticket);
     }
     assert!(admission.placed.contains_key(&large));
+}
+
+/// A node with 2,048 positions taken, a large request that was overtaken as often as may be, and a small one behind
+/// it that would fit.
+fn held_back() -> (Admission, Ticket, Ticket) {
+    let mut admission = admission(64, replicas(1));
+    submit(&mut admission, wanted("runs", 2048));
+    let large = submit(&mut admission, wanted("large", 4096));
+    for _ in 0..OVERTAKEN {
+        let (ticket, decisions) = admission.submit(SECOND, wanted("small", 1024));
+        assert_eq!(placed(&decisions)[0].0, ticket);
+        admission.release(SECOND, ticket);
+    }
+    let (small, decisions) = admission.submit(SECOND, Wanted { until: 60 * SECOND, ..wanted("small", 1024) });
+    assert_eq!(decisions, []);
+    (admission, large, small)
+}
+
+#[test]
+fn one_that_gives_up_waiting_lets_those_behind_it_pass() {
+    let (mut admission, large, small) = held_back();
+    assert_eq!(placed(&admission.release(SECOND, large))[0].0, small);
+}
+
+#[test]
+fn one_that_waited_too_long_lets_those_behind_it_pass() {
+    let (mut admission, large, small) = held_back();
+    let decisions = admission.expire(10 * SECOND);
+    assert!(matches!(decisions[0].verdict, Verdict::Refused(AdmissionRefusal::Waited { .. })));
+    assert_eq!((decisions[0].ticket, placed(&decisions[1..])[0].0), (large, small));
+}
+
+#[test]
+fn however_many_tenants_wait_a_bounded_number_of_routes_is_looked_for() {
+    let mut admission = admission(1000, replicas(1));
+    submit(&mut admission, wanted("runs", 2048));
+    // Each smaller than the one before, so that none is refused for another's sake.
+    for tenant in 0..SCANNED as u32 {
+        submit(&mut admission, wanted(&format!("t{tenant}"), 4096 - tenant));
+    }
+    // It would fit, and waits for the next change: the others have a claim before it.
+    submit(&mut admission, wanted("u", 1024));
+    assert_eq!((admission.placed(), admission.waiting()), (1, SCANNED + 1));
+    // With equal ones in front it is found.
+    let mut admission = self::admission(1000, replicas(1));
+    submit(&mut admission, wanted("runs", 2048));
+    for tenant in 0..200 {
+        submit(&mut admission, wanted(&format!("t{tenant}"), 4096));
+    }
+    let (small_too, decisions) = admission.submit(SECOND, wanted("u", 1024));
+    assert_eq!(placed(&decisions)[0].0, small_too);
+}
+
+#[test]
+fn three_priorities_are_one_tenants_share() {
+    let mut admission = admission(64, replicas(1));
+    let first = submit(&mut admission, wanted("runs", 4096));
+    let all = [Priority::Low, Priority::Normal, Priority::High];
+    for priority in all.iter().chain(&all) {
+        submit(&mut admission, Wanted { priority: *priority, ..wanted("three", 4096) });
+        submit(&mut admission, wanted("one", 4096));
+    }
+    let (mut running, mut order) = (first, Vec::new());
+    while admission.waiting() > 0 {
+        running = placed(&admission.release(SECOND, running))[0].0;
+        let wanted = &admission.placed[&running].wanted;
+        order.push((wanted.tenant.to_string(), wanted.priority));
+    }
+    let tenants: Vec<&str> = order.iter().map(|(tenant, _)| &tenant[..]).collect();
+    assert_eq!(tenants.iter().filter(|tenant| **tenant == "three").count(), 6);
+    assert!(tenants.chunks(2).all(|pair| pair[0] != pair[1]), "they take turns: {order:?}");
+    let own: Vec<Priority> =
+        order.iter().filter(|(tenant, _)| tenant == "three").map(|(_, priority)| *priority).collect();
+    assert!(own.is_sorted_by(|a, b| a >= b), "the higher first: {own:?}");
 }
 
 proptest! {
