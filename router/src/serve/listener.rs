@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::{HttpLimits, Listen};
+use super::hangup::Hangup;
 
 /// A running listener.
 #[derive(Debug)]
@@ -161,6 +162,10 @@ async fn serve(
     finish: CancellationToken,
     cut: CancellationToken,
 ) {
+    let hangup = match Hangup::of(&stream) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::warn!(%error, "watch a connection"),
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_within)
@@ -174,6 +179,8 @@ async fn serve(
     let mut finishing = false;
     loop {
         tokio::select! {
+            // What is ready goes out before the client's going is looked at: it may only have closed its sending side.
+            biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended");
@@ -185,6 +192,7 @@ async fn serve(
                 connection.as_mut().graceful_shutdown();
             }
             () = cut.cancelled() => return,
+            () = hangup.gone() => return,
         }
     }
 }

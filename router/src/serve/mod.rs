@@ -14,6 +14,7 @@ mod desk;
 mod encoders;
 mod events;
 mod gate;
+mod hangup;
 mod listener;
 mod problem;
 mod request;

@@ -13,5 +13,6 @@ mod failures;
 mod pipelining;
 mod reuse;
 mod serve;
+mod serve_clients;
 mod serve_soak;
 mod swarm;

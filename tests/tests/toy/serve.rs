@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::swarm::{LAYERS, PATIENCE, Settings, TestRouter, ToySwarm, served};
 
-const PROMPT: [u32; 5] = [3, 1, 4, 1, 5];
+pub(crate) const PROMPT: [u32; 5] = [3, 1, 4, 1, 5];
 
 /// A server with its router.
 pub(crate) struct TestServer {
@@ -40,6 +40,11 @@ impl TestServer {
         let addr = server.ready().listen;
         assert_eq!(server.ready().models, ["toy"]);
         Self { server, addr, router }
+    }
+
+    pub(crate) async fn stop_draining(self) {
+        self.server.shutdown().await;
+        self.router.shutdown().await;
     }
 
     pub(crate) async fn stop(self) {
@@ -78,7 +83,7 @@ pub(crate) async fn read(events: &mut Events, prompt: usize) -> (Vec<u32>, Value
 }
 
 /// Answers that outlast what sockets buffer: whoever does not read keeps its place.
-fn long(parts: u32) -> Settings {
+pub(crate) fn long(parts: u32) -> Settings {
     let model = ToyModel { context: 40_000, ..ToyModel::new(LAYERS) };
     Settings {
         model,
@@ -88,10 +93,10 @@ fn long(parts: u32) -> Settings {
     }
 }
 
-const LONG: u32 = 12_000;
+pub(crate) const LONG: u32 = 12_000;
 
 /// The code and the retry hint of a refusal.
-async fn refusal(answer: Answer) -> (u16, String, Option<u64>) {
+pub(crate) async fn refusal(answer: Answer) -> (u16, String, Option<u64>) {
     let (status, header) = (answer.status, answer.header("retry-after").map(str::to_owned));
     let object = answer.json().await.unwrap();
     let hint = object["error"]["retry_after_ms"].as_u64();

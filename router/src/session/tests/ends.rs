@@ -16,7 +16,10 @@ fn out_of_time(total: Duration) -> SessionMachine {
 fn deadline_passed(stage: usize) -> Event {
     let (session, generation) = (SessionId::new(9), Generation::new(1));
     let (code, detail) = (CloseCode::Deadline, "500 ms".into());
-    Event::Reported { stage, report: Report::Failed(Failed { session, generation, code, lost: None, detail }) }
+    Event::Reported {
+        stage,
+        report: Report::Failed(Failed { session, generation, code, lost: None, detail }),
+    }
 }
 
 #[test]
@@ -40,8 +43,7 @@ fn a_node_that_calls_a_deadline_passed_long_before_it_is_or_without_one_is_to_bl
 #[test]
 fn stages_never_have_less_time_than_the_router() {
     for (total, told) in [(500_000, 500), (500_001, 501), (1, 1), (0, 1)] {
-        let limits =
-            SessionLimits { total: Some(Duration::from_micros(total)), ..SessionLimits::default() };
+        let limits = SessionLimits { total: Some(Duration::from_micros(total)), ..SessionLimits::default() };
         assert_eq!(SessionTerms { limits, ..terms(2) }.open(0).service.deadline_ms, told, "{total} us");
     }
     assert_eq!(terms(2).open(0).service.deadline_ms, 0);

@@ -1,0 +1,81 @@
+//! Notices that a client has gone, whatever it sent before it went.
+//!
+//! hyper learns of the end of a connection by reading it, and it reads no further while a request is served and a byte
+//! of the next one waits. The system knows anyway.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Watches the other side of one connection.
+#[derive(Debug)]
+pub(super) struct Hangup {
+    /// A second handle, so that what is noticed here is not taken from whoever reads.
+    watched: TcpStream,
+}
+
+impl Hangup {
+    pub(super) fn of(stream: &TcpStream) -> io::Result<Self> {
+        let second = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+        Ok(Self { watched: TcpStream::from_std(second)? })
+    }
+
+    /// Returns when the client has closed its sending side, or the connection is broken.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(super) async fn gone(&self) {
+        loop {
+            // An error says that the runtime ends.
+            let Ok(ready) = self.watched.ready(Interest::READABLE).await else { return };
+            if ready.is_read_closed() {
+                return;
+            }
+            // Bytes: they are hyper's. To say that there are none makes this handle wait for the system's next word.
+            let _ = self
+                .watched
+                .try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_is_noticed_behind_bytes_that_nobody_reads() {
+        for half in [false, true] {
+            let (mut client, mut server) = pair().await;
+            let hangup = Hangup::of(&server).unwrap();
+            client.write_all(b"ab").await.unwrap();
+            server.readable().await.unwrap();
+            let mut gone = std::pin::pin!(hangup.gone());
+            assert!(timeout(Duration::from_millis(50), gone.as_mut()).await.is_err(), "it is still there");
+            if half {
+                client.shutdown().await.unwrap();
+            } else {
+                drop(client);
+            }
+            timeout(Duration::from_secs(10), gone).await.unwrap();
+            // What it sent is still to be had.
+            let mut rest = Vec::new();
+            server.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"ab");
+        }
+    }
+}
