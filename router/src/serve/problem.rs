@@ -105,7 +105,12 @@ pub struct Problem {
 impl Problem {
     /// A problem and what helps against it.
     pub fn new(code: ProblemCode, message: impl Display, cure: impl Display) -> Self {
-        Self { code, message: message.to_string(), cure: cure.to_string(), retry_after: None, close: false }
+        let mut message = message.to_string();
+        if message.len() > MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+            message.push_str(" ...");
+        }
+        Self { code, message, cure: cure.to_string(), retry_after: None, close: false }
     }
 
     /// With the time after which it is worth trying again.
@@ -164,6 +169,8 @@ impl Problem {
     }
 }
 
+/// Bytes of a message: a parser repeats what it does not understand, which may be all of a body of megabytes.
+const MAX_MESSAGE: usize = 2048;
 /// A restarted router is back within this.
 const DRAINED_AFTER: Duration = Duration::from_secs(5);
 
@@ -305,11 +312,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_message_repeats_no_more_of_a_request_than_people_read() {
+        let problem = Problem::field("x", "\u{1}\u{fc}".repeat(1_000_000));
+        assert!(problem.to_json().to_string().len() < 8 * MAX_MESSAGE);
+    }
+
+    #[test]
     fn a_deadline_that_passes_in_the_queue_is_told_as_one() {
         let retry_after = Duration::from_secs(2);
         let waited = AdmissionRefusal::Waited { waited: Duration::from_millis(100), retry_after };
         let late = Problem::no_place(waited.clone(), true);
-        assert_eq!((late.code(), late.code().status()), (ProblemCode::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT));
+        assert_eq!(
+            (late.code(), late.code().status()),
+            (ProblemCode::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT)
+        );
         assert_eq!(late.retry_after, Some(retry_after));
         assert_eq!(Problem::no_place(waited, false).code(), ProblemCode::QueueTimeout);
         assert_eq!(Problem::no_place(AdmissionRefusal::Closed, true).code(), ProblemCode::Draining);
