@@ -215,7 +215,7 @@ enum Begun {
 fn turned_away(error: &SessionError) -> TurnedAway {
     match error {
         SessionError::Refused { refusal, .. } if refusal.code == RefusalCode::NoCapacity => {
-            TurnedAway::NoCapacity
+            TurnedAway::NoCapacity { retry_after: error.retry_after() }
         }
         _ => TurnedAway::Failed,
     }

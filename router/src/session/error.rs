@@ -92,6 +92,16 @@ impl SessionError {
         }
     }
 
+    /// When the node that refused says that it may be worth asking again. Any number: it is a stranger's.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { refusal, .. } if *refusal.retry_after_ms > 0 => {
+                Some(Duration::from_millis(u64::from(*refusal.retry_after_ms)))
+            }
+            _ => None,
+        }
+    }
+
     /// The node that another route should do without; `None` if another route would not help.
     pub fn avoid(&self) -> Option<NodeId> {
         let hopeless = matches!(self, Self::Refused { refusal, .. }

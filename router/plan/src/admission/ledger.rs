@@ -97,7 +97,7 @@ impl Ledger {
     pub(super) fn shut(&mut self, node: NodeId, why: TurnedAway) {
         if let Some(account) = self.accounts.get_mut(&node) {
             match why {
-                TurnedAway::NoCapacity => account.full = true,
+                TurnedAway::NoCapacity { .. } => account.full = true,
                 TurnedAway::Failed => {
                     account.measured.unreachable = Some("it failed a session just now".into());
                 }

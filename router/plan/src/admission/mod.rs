@@ -93,7 +93,10 @@ pub struct Decision {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TurnedAway {
     /// It has no room: others have filled it.
-    NoCapacity,
+    NoCapacity {
+        /// When there may be some, by its own word.
+        retry_after: Option<Duration>,
+    },
     /// It could not be used.
     Failed,
 }
@@ -122,6 +125,8 @@ struct Placed {
     /// When it was submitted.
     asked: Duration,
     since: Duration,
+    /// The longest time that a node gave it.
+    hint: Duration,
 }
 
 impl Admission {
@@ -160,7 +165,15 @@ impl Admission {
     pub fn submit(&mut self, now: Duration, wanted: Wanted) -> (Ticket, Vec<Decision>) {
         let ticket = Ticket(self.next);
         self.next += 1;
-        let waiting = Waiting { ticket, wanted, avoid: BTreeSet::new(), tries: 0, since: now, passed: 0 };
+        let waiting = Waiting {
+            ticket,
+            wanted,
+            avoid: BTreeSet::new(),
+            tries: 0,
+            since: now,
+            passed: 0,
+            hint: Duration::ZERO,
+        };
         let mut decisions = Vec::new();
         match self.enqueue(now, waiting, Place::Last) {
             Ok(()) => decisions = self.pump(now),
@@ -173,7 +186,7 @@ impl Admission {
         {
             let refusal = AdmissionRefusal::QueueFull {
                 waiting: self.limits.queue,
-                retry_after: self.retry_after(self.limits.queue),
+                retry_after: self.hint(self.limits.queue, last.hint),
             };
             decisions.push(Decision { ticket: last.ticket, verdict: Verdict::Refused(refusal) });
         }
@@ -191,18 +204,19 @@ impl Admission {
         let Some(placed) = self.placed.remove(&ticket) else { return Vec::new() };
         self.free(&placed);
         self.ledger.shut(node, why);
-        let Placed { wanted, mut avoid, tries, asked, .. } = placed;
-        if why == TurnedAway::Failed {
-            avoid.insert(node);
+        let Placed { wanted, mut avoid, tries, asked, mut hint, .. } = placed;
+        match why {
+            TurnedAway::NoCapacity { retry_after } => hint = hint.max(retry_after.unwrap_or_default()),
+            TurnedAway::Failed => drop(avoid.insert(node)),
         }
         let tries = tries + 1;
         if tries >= self.limits.tries {
-            let refusal = AdmissionRefusal::TurnedAway { tries, retry_after: self.retry_after(0) };
+            let refusal = AdmissionRefusal::TurnedAway { tries, retry_after: self.hint(0, hint) };
             let mut decisions = vec![Decision { ticket, verdict: Verdict::Refused(refusal) }];
             decisions.extend(self.pump(now));
             return decisions;
         }
-        let waiting = Waiting { ticket, wanted, avoid, tries, since: asked, passed: 0 };
+        let waiting = Waiting { ticket, wanted, avoid, tries, since: asked, passed: 0, hint };
         let mut decisions = Vec::new();
         if let Err(refusal) = self.enqueue(now, waiting, Place::First) {
             decisions.push(Decision { ticket, verdict: Verdict::Refused(refusal) });
@@ -232,10 +246,12 @@ impl Admission {
         if late.is_empty() {
             return Vec::new();
         }
-        let hint = self.retry_after(self.queue.len());
+        let ahead = self.queue.len();
         let refused = |waiting: Waiting| {
-            let refusal =
-                AdmissionRefusal::Waited { waited: now.saturating_sub(waiting.since), retry_after: hint };
+            let refusal = AdmissionRefusal::Waited {
+                waited: now.saturating_sub(waiting.since),
+                retry_after: self.hint(ahead, waiting.hint),
+            };
             Decision { ticket: waiting.ticket, verdict: Verdict::Refused(refusal) }
         };
         let mut decisions: Vec<Decision> = late.into_iter().map(refused).collect();
@@ -315,13 +331,13 @@ impl Admission {
     }
 
     fn place(&mut self, now: Duration, waiting: Waiting, route: &Route) {
-        let Waiting { ticket, wanted, avoid, tries, since: asked, .. } = waiting;
+        let Waiting { ticket, wanted, avoid, tries, since: asked, hint, .. } = waiting;
         let nodes: Vec<NodeId> = route.stages.iter().map(|stage| stage.node).collect();
         for &node in &nodes {
             self.ledger.take(node, wanted.positions);
         }
         self.queue.began(&wanted.tenant);
-        self.placed.insert(ticket, Placed { wanted, nodes, avoid, tries, asked, since: now });
+        self.placed.insert(ticket, Placed { wanted, nodes, avoid, tries, asked, since: now, hint });
     }
 
     fn free(&mut self, placed: &Placed) {
@@ -339,6 +355,11 @@ impl Admission {
             max_positions: wanted.positions,
             exclude: avoid.clone(),
         }
+    }
+
+    /// What a refused request is told: not sooner than the nodes that refused it said, who know of others' sessions.
+    fn hint(&self, ahead: usize, nodes_say: Duration) -> Duration {
+        self.retry_after(ahead).max(nodes_say.min(RETRY_LATEST))
     }
 
     /// When a place should be free for one that comes after `ahead` others: places become free one after the other,

@@ -76,6 +76,8 @@ pub(super) struct Waiting {
     pub(super) since: Duration,
     /// How often another was placed before it though it was its turn.
     pub(super) passed: u32,
+    /// The longest time that a node gave it.
+    pub(super) hint: Duration,
 }
 
 /// All that wait.

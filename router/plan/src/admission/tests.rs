@@ -8,6 +8,7 @@ use crate::measurement::Measurement;
 use crate::testing::{NOW, Shard, model, node};
 
 const SECOND: Duration = Duration::from_secs(1);
+const NO_ROOM: TurnedAway = TurnedAway::NoCapacity { retry_after: None };
 
 /// Two replicas of a whole model with 4,096 positions each, as the records of [`Shard`] say.
 fn replicas(count: u8) -> View {
@@ -106,18 +107,34 @@ fn a_node_that_turns_a_session_away_loses_it_to_another_a_bounded_number_of_time
     let mut admission = admission(8, replicas(2));
     let (ticket, decisions) = admission.submit(Duration::ZERO, wanted("a", 100));
     let first = placed(&decisions)[0].1;
-    let decisions = admission.turned_away(Duration::ZERO, ticket, first, TurnedAway::NoCapacity);
+    let decisions = admission.turned_away(Duration::ZERO, ticket, first, NO_ROOM);
     let second = placed(&decisions)[0].1;
     assert_ne!(first, second);
     // Both are full by their own word: it waits, and a fresh view lets it in.
-    assert_eq!(admission.turned_away(Duration::ZERO, ticket, second, TurnedAway::NoCapacity), []);
+    assert_eq!(admission.turned_away(Duration::ZERO, ticket, second, NO_ROOM), []);
     assert_eq!(admission.waiting(), 1);
     let third = placed(&admission.set_view(SECOND, replicas(2)))[0].1;
-    let decisions = admission.turned_away(SECOND, ticket, third, TurnedAway::NoCapacity);
+    let decisions = admission.turned_away(SECOND, ticket, third, NO_ROOM);
     assert_eq!(placed(&decisions).len(), 1);
-    let decisions = admission.turned_away(SECOND, ticket, first, TurnedAway::NoCapacity);
+    let decisions = admission.turned_away(SECOND, ticket, first, NO_ROOM);
     assert!(matches!(&decisions[0].verdict, Verdict::Refused(AdmissionRefusal::TurnedAway { tries: 4, .. })));
     assert_eq!((admission.waiting(), admission.placed()), (0, 0));
+}
+
+#[test]
+fn a_refused_client_is_told_the_longest_time_that_nodes_gave_within_a_bound() {
+    for (nodes_say, told) in [([3, 40, 5], 40), ([3, 7, 100_000], 60)] {
+        let mut admission = admission(8, replicas(4));
+        let (ticket, mut decisions) = admission.submit(Duration::ZERO, wanted("a", 100));
+        for seconds in nodes_say.into_iter().map(Some).chain([None]) {
+            let at = placed(&decisions)[0].1;
+            let retry_after = seconds.map(Duration::from_secs);
+            decisions =
+                admission.turned_away(Duration::ZERO, ticket, at, TurnedAway::NoCapacity { retry_after });
+        }
+        let Verdict::Refused(refusal) = &decisions[0].verdict else { panic!("{decisions:?}") };
+        assert_eq!(refusal.retry_after(), Some(Duration::from_secs(told)), "{refusal}");
+    }
 }
 
 #[test]
@@ -167,7 +184,7 @@ fn one_that_lost_its_place_takes_another_at_once_and_waits_no_longer_than_it_wou
     let decisions = admission.turned_away(11 * SECOND, ticket, first, TurnedAway::Failed);
     let second = placed(&decisions)[0].1;
     assert_ne!(first, second);
-    let decisions = admission.turned_away(12 * SECOND, ticket, second, TurnedAway::NoCapacity);
+    let decisions = admission.turned_away(12 * SECOND, ticket, second, NO_ROOM);
     let [Decision { verdict: Verdict::Refused(refusal), .. }] = &decisions[..] else {
         panic!("{decisions:?}")
     };
@@ -315,7 +332,7 @@ proptest! {
                     let (ticket, at) = running.remove(tenant as usize % running.len());
                     waiting.insert(ticket);
                     turned_away += 1;
-                    admission.turned_away(now, ticket, at, TurnedAway::NoCapacity)
+                    admission.turned_away(now, ticket, at, NO_ROOM)
                 }
                 5 => admission.expire(now),
                 _ => admission.set_view(now, admission.ledger.empty_view().clone()),
