@@ -88,6 +88,7 @@ mod tests {
 
     #[test]
     fn copies_over_the_border_keep_every_bit_and_need_no_gpu_on_the_cpu() {
+        crate::kernels::seeded();
         for kind in [Kind::Float, Kind::BFloat16, Kind::Int64] {
             let host = (Tensor::randn([3, 50], (Kind::Float, Device::Cpu)) * 100.0).to_kind(kind);
             let mut there = to_device(&host, Device::Cpu).unwrap();

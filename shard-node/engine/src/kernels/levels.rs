@@ -40,6 +40,7 @@ fn a_level_can_be_lowered_and_comes_back() {
 
 #[test]
 fn row_kernels_have_the_same_bits_at_every_level() {
+    crate::kernels::seeded();
     for kind in [Kind::Float, Kind::BFloat16] {
         for width in [576, 72, 50] {
             let x = normal(&[5, width], kind) * 3.0;
@@ -93,6 +94,7 @@ fn row_kernels_have_the_same_bits_at_every_level() {
 
 #[test]
 fn attention_and_head_agree_at_every_level() {
+    crate::kernels::seeded();
     for kind in [Kind::Float, Kind::BFloat16] {
         // Products and sums are fused at levels 3 and 4 only, and the result is rounded to `kind`.
         let bound = if kind == Kind::Float { 1e-5 } else { 0.02 };

@@ -227,6 +227,7 @@ mod tests {
 
     #[test]
     fn exact_rows_have_the_same_bits_at_any_index_and_with_any_neighbours() {
+        crate::kernels::seeded();
         tch::set_num_threads(1);
         let _mode = ffi::InferenceMode::enter().unwrap();
         for (width, out) in SIZES {
@@ -253,6 +254,7 @@ mod tests {
     /// By AMX's tiles and by instructions for pairs, where this machine has them, and with AVX2 only.
     #[test]
     fn pairs_give_a_row_the_same_bits_in_any_company() {
+        crate::kernels::seeded();
         if ffi::pairs_level().is_some() {
             pairs_in_company();
             ffi::without_tiles(pairs_in_company);
@@ -306,6 +308,7 @@ mod tests {
 
     #[test]
     fn a_team_does_its_work_however_it_rests() {
+        crate::kernels::seeded();
         if ffi::pairs_level().is_none() {
             return;
         }
@@ -331,6 +334,7 @@ mod tests {
 
     #[test]
     fn packed_and_widened_products_agree_with_f32() {
+        crate::kernels::seeded();
         let _mode = ffi::InferenceMode::enter().unwrap();
         let weight = Tensor::randn([256, 512], (Kind::BFloat16, Device::Cpu));
         for rows in [1, 5, 16, 23, 40, 600] {

@@ -96,6 +96,7 @@ mod tests {
 
     #[test]
     fn a_packed_matrix_gives_its_rows_back() {
+        crate::kernels::seeded();
         if ffi::pairs_level().is_none() {
             return;
         }

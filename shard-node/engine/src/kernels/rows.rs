@@ -73,6 +73,7 @@ mod tests {
 
     #[test]
     fn row_kernels_agree_with_the_library() {
+        crate::kernels::seeded();
         for kind in [Kind::Float, Kind::BFloat16] {
             // One unit in the last place of values around 8 in bf16.
             let bound = if kind == Kind::Float { 2e-5 } else { 0.07 };
@@ -110,6 +111,7 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_in_any_company() {
+        crate::kernels::seeded();
         for kind in [Kind::Float, Kind::BFloat16] {
             for width in [576, 72, 50] {
                 let x = Tensor::randn([9, width], (kind, Device::Cpu));

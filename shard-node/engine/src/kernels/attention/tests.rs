@@ -57,6 +57,7 @@ fn layer(architecture: &Architecture, heads: Heads, extras: bool) -> LayerAttent
 
 #[test]
 fn our_kernels_agree_with_the_library() {
+    crate::kernels::seeded();
     let shapes = [(9, 3, 64), (8, 2, 128), (5, 1, 48), (4, 4, 10), (14, 2, 64)];
     for (queries, keys, dim) in shapes {
         for (kind, extras) in [Kind::Float, Kind::BFloat16].into_iter().flat_map(|k| [(k, false), (k, true)])
@@ -110,6 +111,7 @@ fn compare(heads: Heads, kind: Kind, extras: bool, width: Option<u32>) {
 
 #[test]
 fn a_position_outside_the_window_changes_nothing_and_one_inside_does() {
+    crate::kernels::seeded();
     let heads = Heads { queries: 4, keys: 2, dim: 16 };
     let architecture = architecture(16, Some(SlidingWindow { width: 32, global_every: None }));
     let how = layer(&architecture, heads, false);
@@ -139,6 +141,7 @@ fn a_position_outside_the_window_changes_nothing_and_one_inside_does() {
 
 #[test]
 fn keys_and_values_in_8_bits_stay_near() {
+    crate::kernels::seeded();
     for (queries, keys, dim) in [(9, 3, 64), (8, 2, 128), (4, 1, 256), (6, 2, 80), (5, 1, 48), (4, 4, 10)] {
         for extras in [false, true] {
             for width in [None, Some(32), Some(100)] {
@@ -189,8 +192,11 @@ fn compare_kv8(heads: Heads, extras: bool, width: Option<u32>) {
         };
         let (by_rows, by_chunk, wide) =
             (attended(true, &ours), attended(false, &ours), attended(true, &truth));
-        assert!(difference(&by_rows, &by_chunk) < 0.04, "{what}: rows against a chunk");
         let rms = |t: &Tensor| t.to_kind(Kind::Float).square().mean(None).sqrt().double_value(&[]);
+        let between = rms(&(by_rows.to_kind(Kind::Float) - by_chunk.to_kind(Kind::Float))) / rms(&by_chunk);
+        // A chunk widens keys and values to bf16 first, which single elements show by more than any bound that a
+        // wrong row or head would break: over 40 seeds this is 0.005 at most, and one wrong head of a row makes 0.04.
+        assert!(between < 0.012, "{what}: rows against a chunk: {between}");
         let error = rms(&(by_rows.to_kind(Kind::Float) - wide.to_kind(Kind::Float))) / rms(&wide);
         // Norms with random factors make large scores, which the keys' rounding moves most.
         worst = worst.max(error);
@@ -201,6 +207,7 @@ fn compare_kv8(heads: Heads, extras: bool, width: Option<u32>) {
 
 #[test]
 fn a_value_that_is_no_number_is_not_hidden_by_8_bits() {
+    crate::kernels::seeded();
     let heads = Heads { queries: 2, keys: 1, dim: 64 };
     let architecture = architecture(64, None);
     let how = layer(&architecture, heads, false);
