@@ -2,18 +2,21 @@
 //! task.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use proto::ModelId;
 use router_plan::admission::AdmissionLimits;
-use router_plan::{ModelRef, ResolveError, ResolvedModel, View, models as offered, resolve};
+use router_plan::{ModelCandidate, ModelRef, ResolveError, ResolvedModel, View, models as offered, resolve};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::config::MAX_MODELS;
 use super::gate::Gate;
+use super::shelf::{Kept, fits, let_go};
+use super::{Problem, ProblemCode};
 use crate::discovery::measure;
 use crate::generate::GenerateError;
 use crate::model::Model;
@@ -24,6 +27,10 @@ use crate::router::Router;
 pub(super) struct Served {
     pub(super) model: Model,
     pub(super) gate: Gate,
+    /// The setting that it is served for; `None` if it is only one of those that were found.
+    by: Option<ModelRef>,
+    /// When a request named it last, milliseconds from the catalogue's beginning.
+    used: AtomicU64,
 }
 
 /// The models that are served. Clones are handles to the same ones.
@@ -38,6 +45,9 @@ struct Inner {
     wanted: Vec<ModelRef>,
     limits: AdmissionLimits,
     known: RwLock<Known>,
+    epoch: Instant,
+    /// Models that requests named and that are not served. At most [`MAX_MODELS`]: more can't be served anyway.
+    asked: Mutex<BTreeSet<ModelId>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,30 +62,52 @@ const LOOKUP_EVERY: Duration = Duration::from_secs(5);
 /// Models fetched at once: each holds its tokenizer's text in memory while it is read.
 const LOADS: usize = 2;
 
-type Loaded = (ModelId, Result<Model, GenerateError>);
+/// How long fetching a model takes that is small or was fetched before.
+const FETCHED_AFTER: Duration = Duration::from_secs(3);
+
+/// A model to serve, and the setting that says so.
+type Wanted = (Option<ModelRef>, ResolvedModel);
+type Loaded = (Option<ModelRef>, ModelId, Result<Model, GenerateError>);
 
 impl Catalogue {
     pub(super) fn new(router: Router, wanted: Vec<ModelRef>, limits: AdmissionLimits) -> Self {
-        Self { inner: Arc::new(Inner { router, wanted, limits, known: RwLock::default() }) }
+        let (known, epoch, asked) = (RwLock::default(), Instant::now(), Mutex::default());
+        Self { inner: Arc::new(Inner { router, wanted, limits, known, epoch, asked }) }
     }
 
-    /// The model that is meant, if it is served.
-    pub(super) fn find(&self, wanted: Option<&ModelRef>) -> Result<Arc<Served>, ResolveError> {
+    /// The model that is meant, if it is served. One that is not, and may be, is fetched.
+    pub(super) fn find(&self, wanted: Option<&ModelRef>) -> Result<Arc<Served>, Problem> {
         let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
         // A router that serves one model needs no name, whatever else the swarm offers.
-        if wanted.is_none()
+        let served = if wanted.is_none()
             && let (1, Some(only)) = (known.served.len(), known.served.values().next())
         {
-            return Ok(Arc::clone(only));
+            only
+        } else {
+            let resolved = resolve(&known.view, wanted)?;
+            match known.served.get(&resolved.model) {
+                Some(served) => served,
+                None => return Err(self.not_served(&known, wanted, &resolved)),
+            }
+        };
+        served.used.store(self.now_ms(), Ordering::Relaxed);
+        Ok(Arc::clone(served))
+    }
+
+    fn not_served(&self, known: &Known, wanted: Option<&ModelRef>, resolved: &ResolvedModel) -> Problem {
+        if self.inner.wanted.is_empty() {
+            let mut asked = self.asked();
+            if asked.len() < MAX_MODELS {
+                asked.insert(resolved.model);
+            }
+            let what = format!("model {} is not fetched yet", resolved.name);
+            let cure = "try again after the time given; if it stays so, the router's log says why";
+            return Problem::new(ProblemCode::Busy, what, cure).retry_after(FETCHED_AFTER);
         }
-        let resolved = resolve(&known.view, wanted)?;
-        known.served.get(&resolved.model).cloned().ok_or_else(|| ResolveError::Unknown {
-            wanted: wanted.map_or_else(|| resolved.name.clone(), ToString::to_string),
-            found: offered(&known.view)
-                .into_iter()
-                .filter(|candidate| known.served.contains_key(&candidate.model))
-                .collect(),
-        })
+        let wanted = wanted.map_or_else(|| resolved.name.clone(), ToString::to_string);
+        let served = |candidate: &ModelCandidate| known.served.contains_key(&candidate.model);
+        let found = offered(&known.view).into_iter().filter(served).collect();
+        ResolveError::Unknown { wanted, found }.into()
     }
 
     /// All models that are served, ordered by id.
@@ -131,6 +163,7 @@ impl Catalogue {
                             self.load_missing(&view, &mut loads, &mut tried);
                         }
                         self.refresh(view).await;
+                        self.tidy(&mut loads, &mut tried);
                     };
                     tokio::select! {
                         () = work => {}
@@ -175,41 +208,111 @@ impl Catalogue {
         self.inner.known.read().unwrap_or_else(PoisonError::into_inner).view.clone()
     }
 
-    /// Begins to load what is wanted, not known and not in `tried`.
-    fn load_missing(&self, view: &View, loads: &mut JoinSet<Loaded>, tried: &mut BTreeSet<ModelId>) {
-        let known: BTreeSet<ModelId> = self.list().iter().map(|served| served.model.id()).collect();
-        for resolved in self.wanted(view) {
-            if loads.len() >= LOADS || known.len() + loads.len() >= MAX_MODELS {
-                return;
-            }
-            if known.contains(&resolved.model) || !tried.insert(resolved.model) {
-                continue;
-            }
-            let (router, view) = (self.inner.router.clone(), view.clone());
-            loads.spawn(async move { (resolved.model, router.load_model(resolved, &view).await) });
+    /// Lets models go that nobody offers or uses, and begins to load what requests named.
+    fn tidy(&self, loads: &mut JoinSet<Loaded>, tried: &mut BTreeSet<ModelId>) {
+        let view = self.view();
+        self.remove(&let_go(&self.kept(&view), 0, 0));
+        let offers: BTreeSet<ModelId> = offered(&view).into_iter().map(|candidate| candidate.model).collect();
+        self.asked().retain(|model| offers.contains(model));
+        if !self.asked().is_empty() {
+            self.load_missing(&view, loads, tried);
         }
     }
 
-    /// The models to serve that the swarm offers.
-    fn wanted(&self, view: &View) -> Vec<ResolvedModel> {
-        let references = if self.inner.wanted.is_empty() {
-            offered(view).into_iter().map(|candidate| ModelRef::Id(candidate.model)).collect()
-        } else {
-            self.inner.wanted.clone()
+    /// What is served, as the decision sees it.
+    fn kept(&self, view: &View) -> Vec<Kept> {
+        let offers: BTreeSet<ModelId> = offered(view).into_iter().map(|candidate| candidate.model).collect();
+        let now = self.now_ms();
+        let as_kept = |served: &Arc<Served>| {
+            let model = served.model.id();
+            // A setting keeps what it means, and what it meant as long as it means nothing else.
+            let still_means = |by| resolve(view, Some(by)).map_or(true, |now| now.model == model);
+            Kept {
+                model,
+                configured: served.by.as_ref().is_some_and(still_means),
+                offered: offers.contains(&model),
+                busy: served.gate.counts() != (0, 0),
+                unused: Duration::from_millis(now.saturating_sub(served.used.load(Ordering::Relaxed))),
+            }
         };
-        references.iter().filter_map(|reference| resolve(view, Some(reference)).ok()).collect()
+        self.list().iter().map(as_kept).collect()
     }
 
-    fn add(&self, (id, loaded): Loaded) {
+    fn remove(&self, gone: &[ModelId]) {
+        if gone.is_empty() {
+            return;
+        }
+        let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
+        for model in gone {
+            tracing::info!(id = %model.short(), "no longer serving");
+            known.served.remove(model);
+        }
+    }
+
+    /// Begins to load what is wanted, not known and not in `tried`. What requests named may take another's place, but
+    /// only when it is here: what can't be fetched drives nothing out.
+    fn load_missing(&self, view: &View, loads: &mut JoinSet<Loaded>, tried: &mut BTreeSet<ModelId>) {
+        let (kept, asked) = (self.kept(view), self.asked().clone());
+        for (by, resolved) in self.wanted(view) {
+            let model = resolved.model;
+            if loads.len() >= LOADS {
+                return;
+            }
+            let full = kept.len() + loads.len() >= MAX_MODELS;
+            if kept.iter().any(|kept| kept.model == model)
+                || full && !(asked.contains(&model) && fits(&kept, loads.len()))
+                || !tried.insert(model)
+            {
+                continue;
+            }
+            let (router, view) = (self.inner.router.clone(), view.clone());
+            loads.spawn(async move { (by, model, router.load_model(resolved, &view).await) });
+        }
+    }
+
+    /// The models to serve that the swarm offers: by the settings, or all, those that requests named first.
+    fn wanted(&self, view: &View) -> Vec<Wanted> {
+        if !self.inner.wanted.is_empty() {
+            let meant = |by: &ModelRef| Some((Some(by.clone()), resolve(view, Some(by)).ok()?));
+            return self.inner.wanted.iter().filter_map(meant).collect();
+        }
+        let asked = self.asked().clone();
+        let others = offered(view).into_iter().map(|candidate| candidate.model);
+        asked
+            .into_iter()
+            .chain(others)
+            .filter_map(|model| Some((None, resolve(view, Some(&ModelRef::Id(model))).ok()?)))
+            .collect()
+    }
+
+    fn asked(&self) -> MutexGuard<'_, BTreeSet<ModelId>> {
+        // Every change under the lock is one set operation.
+        self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.inner.epoch.elapsed().as_millis() as u64
+    }
+
+    fn add(&self, (by, id, loaded): Loaded) {
+        // Whether it came or not, it is for the next request to ask again.
+        self.asked().remove(&id);
+        let kept = self.kept(&self.view());
         match loaded {
+            Ok(model) if !fits(&kept, 0) => {
+                tracing::warn!(model = model.name(), "all places are taken by models in use or configured");
+            }
             Ok(model) => {
+                self.remove(&let_go(&kept, 0, 1));
                 tracing::info!(model = model.name(), id = %id.short(), "serving");
                 let metrics = self.inner.router.metrics().clone();
                 let layers = model.manifest().architecture.n_layers;
                 let gate = Gate::new(id, layers, self.inner.limits, metrics);
                 gate.set_view(self.view());
                 let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
-                known.served.insert(id, Arc::new(Served { model, gate }));
+                known
+                    .served
+                    .insert(id, Arc::new(Served { model, gate, by, used: AtomicU64::new(self.now_ms()) }));
             }
             Err(error) => tracing::warn!(id = %id.short(), %error, "fetch a model; tried again"),
         }

@@ -19,6 +19,7 @@ mod listener;
 mod problem;
 mod request;
 mod routes;
+mod shelf;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
