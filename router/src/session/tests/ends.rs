@@ -48,3 +48,90 @@ fn stages_never_have_less_time_than_the_router() {
     }
     assert_eq!(terms(2).open(0).service.deadline_ms, 0);
 }
+
+#[test]
+fn a_silent_stage_is_named_after_a_second() {
+    let mut machine = running(3);
+    machine.on_event(ms(0), report(2, sampled(3, 40)));
+    for now in (100..=1100).step_by(100).map(ms) {
+        machine.on_event(now, progress(0, 3));
+        machine.on_event(now, progress(2, 0));
+        let actions = machine.on_event(now, Event::Tick);
+        if now >= ms(1000) {
+            assert_eq!(
+                error(&actions),
+                "node 02020202 (layers 10..20, 127.0.0.1:7402) was lost: stalled, no sign of life"
+            );
+            return;
+        }
+        assert_eq!(outcome(&actions), None, "{now:?}");
+    }
+}
+
+#[test]
+fn a_stage_that_lives_but_does_not_compute_is_named() {
+    let mut machine = running(3);
+    machine.on_event(ms(10), report(2, sampled(3, 40)));
+    for now in (100..5000).step_by(100).map(ms) {
+        // Stage 1 has the fourth row from stage 0 and does nothing with it.
+        for (stage, applied) in [(0, 4), (1, 3), (2, 3)] {
+            machine.on_event(now, progress(stage, applied));
+        }
+        let actions = machine.on_event(now, Event::Tick);
+        if outcome(&actions).is_some() {
+            assert!(error(&actions).contains("node 02020202 (layers 10..20"), "{}", error(&actions));
+            assert!(now >= ms(2000) && now <= ms(2300), "{now:?}");
+            return;
+        }
+    }
+    panic!("not noticed");
+}
+
+#[test]
+fn a_neighbours_word_and_a_lost_link_name_the_lost_node() {
+    let lost = terms(3).stages()[1].node;
+    let text = error(&running(3).on_event(ms(10), failed(2, Some(lost))));
+    assert!(text.starts_with("node 02020202 (layers 10..20, 127.0.0.1:7402) was lost"), "{text}");
+    let text = error(&running(3).on_event(ms(10), failed(2, None)));
+    assert!(text.starts_with("node 03030303 (layers 20..30, 127.0.0.1:7403) gave up"), "{text}");
+    let event = Event::LinkLost { stage: 1, why: "the peer fell silent".into() };
+    let actions = running(3).on_event(ms(10), event);
+    assert_eq!(
+        error(&actions),
+        "node 02020202 (layers 10..20, 127.0.0.1:7402) was lost: the peer fell silent"
+    );
+    assert_eq!(closed_stages(&actions), [0, 2]);
+}
+
+#[test]
+fn accounts_are_waited_for_but_not_for_long() {
+    let mut machine = running(2);
+    machine.on_event(ms(10), Event::Satisfied);
+    assert_eq!(machine.on_event(ms(20), ended(0)), []);
+    let actions = machine.on_event(ms(30), ended(1));
+    assert!(matches!(&actions[..], [Action::Done { accounts }] if accounts.iter().all(Option::is_some)));
+
+    let mut machine = running(2);
+    machine.on_event(ms(10), Event::Cancelled);
+    machine.on_event(ms(20), ended(0));
+    assert_eq!(machine.next_tick(), Some(ms(310)));
+    let actions = machine.on_event(ms(310), Event::Tick);
+    assert!(
+        matches!(&actions[..], [Action::Done { accounts }] if accounts[0].is_some() && accounts[1].is_none())
+    );
+    assert!(machine.is_done());
+}
+
+#[test]
+fn a_long_chunk_of_the_prompt_is_no_stall() {
+    let mut machine = running(2);
+    assert_eq!(outcome(&machine.on_event(ms(29_000), Event::Tick)), None);
+    assert!(error(&machine.on_event(ms(30_000), Event::Tick)).contains("no sign of life"));
+}
+
+#[test]
+fn a_sleep_of_the_router_itself_is_no_stages_fault() {
+    let mut machine = running(2);
+    machine.forgive(ms(5000));
+    assert_eq!(outcome(&machine.on_event(ms(5500), Event::Tick)), None);
+}
