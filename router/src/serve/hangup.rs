@@ -1,13 +1,15 @@
-//! Notices that a client has gone, whatever it sent before it went.
+//! Notices that a client has gone, whatever it sent before it went, and lets one that is still sending read its answer.
 //!
 //! hyper learns of the end of a connection by reading it, and it reads no further while a request is served and a byte
 //! of the next one waits. The system knows anyway.
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// Watches the other side of one connection.
 #[derive(Debug)]
@@ -39,15 +41,38 @@ impl Hangup {
                 .try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
         }
     }
+
+    /// Ends the connection after the last answer: takes what is still under way and drops it. Closing at once would
+    /// answer those bytes with a reset, and the client, which may not have read yet, would lose its answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(super) async fn linger(mut self) {
+        let drained = async {
+            let mut dropped = vec![0; 16 << 10];
+            let mut left = LINGER_BYTES;
+            if self.watched.shutdown().await.is_err() {
+                return;
+            }
+            while let Ok(read @ 1..) = self.watched.read(&mut dropped).await
+                && left > 0
+            {
+                left = left.saturating_sub(read);
+            }
+        };
+        // Whoever sends on and on is cut off.
+        let _ = timeout(LINGER, drained).await;
+    }
 }
+
+/// Long enough for a round trip or two, in which a client sees the answer and stops.
+const LINGER: Duration = Duration::from_secs(1);
+/// A whole body that was refused for its length, if it is no more than some times too long.
+const LINGER_BYTES: usize = 32 << 20;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
-    use tokio::time::timeout;
 
     use super::*;
 

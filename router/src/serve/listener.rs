@@ -155,6 +155,7 @@ const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: applic
     {\"error\":{\"code\":\"busy\",\"message\":\"too many connections\",\"cure\":\"reuse connections\",\
     \"retry_after_ms\":1000}}\n";
 
+/// One connection from its first byte to its last.
 async fn serve(
     stream: TcpStream,
     app: axum::Router,
@@ -185,7 +186,7 @@ async fn serve(
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended");
                 }
-                return;
+                break;
             }
             () = finish.cancelled(), if !finishing => {
                 finishing = true;
@@ -194,6 +195,10 @@ async fn serve(
             () = cut.cancelled() => return,
             () = hangup.gone() => return,
         }
+    }
+    tokio::select! {
+        () = hangup.linger() => {}
+        () = cut.cancelled() => {}
     }
 }
 

@@ -130,6 +130,20 @@ async fn bodies_that_nobody_should_send_get_an_answer_and_hurt_nobody() {
     server.stop().await;
 }
 
+/// A client that sends all of a body before it looks for an answer, as most do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let swarm = ToySwarm::start(Settings::split(1)).await;
+    let server = TestServer::start(&swarm, 100, |config| config.http.body_bytes = 10_000).await;
+    for round in 0..10 {
+        let bytes = request(&vec![b' '; 3 << 20]);
+        let answer = timeout(PATIENCE, http::send(server.addr, &bytes)).await.unwrap();
+        let (status, code, _) = refusal(answer.unwrap_or_else(|error| panic!("{round}: {error:#}"))).await;
+        assert_eq!((status, &code[..]), (413, "body_too_large"));
+    }
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_at_the_end_is_told_at_once_and_open_answers_are_finished() {
     let swarm = ToySwarm::start(long(1)).await;
