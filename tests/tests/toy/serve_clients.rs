@@ -130,6 +130,59 @@ async fn bodies_that_nobody_should_send_get_an_answer_and_hurt_nobody() {
     server.stop().await;
 }
 
+/// The router and every node count the same time; whoever is first, the answer is the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_that_passes_while_an_answer_comes_is_told_as_one() {
+    let swarm = ToySwarm::start(long(3)).await;
+    let server = TestServer::start(&swarm, 100, |_| {}).await;
+    for round in 0..10 {
+        let mut body = asked(&PROMPT, 35_000);
+        body["deadline_ms"] = json!(40 + round);
+        let mut events = begin(server.addr, &body).await;
+        let end = loop {
+            let event = timeout(PATIENCE, events.next()).await.unwrap().unwrap().expect("an end should come");
+            if !event.name.is_empty() {
+                break event;
+            }
+        };
+        assert_eq!(end.name, "error", "{}", end.data);
+        let object: Value = serde_json::from_str(&end.data).unwrap();
+        assert_eq!(object["error"]["code"], "deadline_exceeded", "{object}");
+        body["stream"] = json!(false);
+        let answer = timeout(PATIENCE, http::post(server.addr, "/v1/generate", &body)).await.unwrap();
+        let (status, code, _) = refusal(answer.unwrap()).await;
+        assert_eq!((status, &code[..]), (504, "deadline_exceeded"));
+    }
+    swarm.wait_until_idle().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_close_their_side_at_once_leave_nothing_behind() {
+    let swarm = ToySwarm::start(long(2)).await;
+    let server = TestServer::start(&swarm, 100, |config| config.admission.sessions_per_node = 2).await;
+    for stream in [true, false] {
+        let mut clients = Vec::new();
+        for _ in 0..16 {
+            let mut client = TcpStream::connect(server.addr).await.unwrap();
+            let mut body = asked(&PROMPT, LONG);
+            body["stream"] = json!(stream);
+            client.write_all(&request(body.to_string().as_bytes())).await.unwrap();
+            client.shutdown().await.unwrap();
+            clients.push(client);
+        }
+        for mut client in clients {
+            // Whatever it is told, the connection ends.
+            let _ = timeout(PATIENCE, client.read_to_end(&mut Vec::new())).await.expect("it should end");
+        }
+        until_waiting(server.addr, 0).await;
+        swarm.wait_until_idle().await;
+    }
+    let (ids, _) = read(&mut begin(server.addr, &asked(&PROMPT, 5)).await, PROMPT.len()).await;
+    assert_eq!(ids, swarm.model.answer(&PROMPT, 5));
+    server.stop().await;
+}
+
 /// A client that sends all of a body before it looks for an answer, as most do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_reaches_a_client_that_is_still_sending() {
