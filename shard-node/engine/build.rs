@@ -13,72 +13,116 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/libtorch/torch/lib");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
 
-    // libtorch's headers take most of a minute to compile; the kernels beside it change far more often.
-    if !up_to_date("layerlane_torch_shim", &TORCH_SOURCES) {
-        cc::Build::new()
-            .cpp(true)
-            .pic(true)
-            .std("c++17")
-            .opt_level(2)
-            .warnings(false)
-            .include(&include)
-            .include(include.join("torch/csrc/api/include"))
-            .files(["shim/torch.cc", "shim/device.cc"])
-            .compile("layerlane_torch_shim");
-    }
-
-    // No torch headers here; the loops want -O3. Their threads are those of libtorch's own libgomp.
-    let kernels = |flags: &[&str], files: &[&str], name: &str| {
-        if up_to_date(name, &[files, &HEADERS, &["build.rs"]].concat()) {
-            return;
+    // A thread for each archive: libtorch's headers take most of a minute to compile, the kernels some seconds each.
+    std::thread::scope(|scope| {
+        for name in ["torch", "device"] {
+            let include = &include;
+            scope.spawn(move || with_torch(name, include));
         }
-        let mut build = cc::Build::new();
-        for flag in flags {
-            build.flag(flag);
+        for archive in &KERNELS {
+            scope.spawn(move || kernels(archive));
         }
-        build
-            .cpp(true)
-            .pic(true)
-            .std("c++17")
-            .opt_level(3)
-            .flag("-fopenmp")
-            .flag("-fno-math-errno")
-            .flag("-fno-trapping-math")
-            .flag("-Wno-psabi")
-            // GCC 12 finds its own AVX-512 headers wanting.
-            .flag("-Wno-maybe-uninitialized")
-            .files(files)
-            .compile(name);
-    };
-    // See the head of rows.cc for why it must not fuse products and sums.
-    let unfused = ["shim/rows.cc", "shim/panels.cc", "shim/panels_pack.cc"];
-    kernels(&["-ffp-contract=off"], &unfused, "layerlane_rows");
-    let fused = [
-        "shim/amx.cc",
-        "shim/attention.cc",
-        "shim/head.cc",
-        "shim/pairs.cc",
-        "shim/pairs_amx.cc",
-        "shim/team.cc",
-    ];
-    kernels(&["-ffp-contract=fast"], &fused, "layerlane_attention");
-    // Whole files for one level of vectors, called only where the CPU has it.
-    let level = |instructions: &[&str], file: &str, name: &str| {
-        kernels(&[&["-ffp-contract=off"], instructions].concat(), &[file], name);
-    };
-    level(&["-mavx2", "-mfma", "-mf16c"], "shim/panels_avx2.cc", "layerlane_panels_avx2");
-    level(&["-mavx2", "-mfma"], "shim/pairs_avx2.cc", "layerlane_pairs_avx2");
-    level(
-        &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma"],
-        "shim/panels_avx512.cc",
-        "layerlane_panels_avx512",
-    );
-    // A compiler that does not know these makes a file without kernels of it.
-    let tiles = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mf16c", "-mfma", "-mamx-tile", "-mamx-int8"];
-    let known = cc::Build::new().cpp(true).is_flag_supported("-mamx-int8").unwrap_or(false);
-    level(if known { &tiles } else { &[] }, "shim/panels_amx.cc", "layerlane_panels_amx");
+    });
     println!("cargo:rustc-link-search=native={lib}");
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
+}
+
+/// The half with libtorch's headers; the kernels beside it change far more often.
+fn with_torch(name: &str, include: &Path) {
+    let (archive, file) = (format!("layerlane_{name}_shim"), format!("shim/{name}.cc"));
+    if up_to_date(&archive, &[&file, "shim/guarded.h", "shim/values.h"]) {
+        return;
+    }
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .std("c++17")
+        .opt_level(2)
+        .warnings(false)
+        .include(include)
+        .include(include.join("torch/csrc/api/include"))
+        .file(file)
+        .compile(&archive);
+}
+
+/// An archive of kernels.
+struct Kernels {
+    name: &'static str,
+    flags: &'static [&'static str],
+    files: &'static [&'static str],
+}
+
+const KERNELS: [Kernels; 8] = [
+    // See the head of rows.cc for why it must not fuse products and sums.
+    Kernels { name: "rows", flags: UNFUSED, files: &["shim/rows.cc"] },
+    Kernels { name: "panels", flags: UNFUSED, files: &["shim/panels.cc", "shim/panels_pack.cc"] },
+    Kernels {
+        name: "attention",
+        flags: &["-ffp-contract=fast"],
+        files: &["shim/attention.cc", "shim/head.cc", "shim/amx.cc", "shim/team.cc"],
+    },
+    Kernels {
+        name: "pairs",
+        flags: &["-ffp-contract=fast"],
+        files: &["shim/pairs.cc", "shim/pairs_amx.cc"],
+    },
+    // Whole files for one level of vectors, called only where the CPU has it.
+    Kernels {
+        name: "pairs_avx2",
+        flags: &["-ffp-contract=off", "-mavx2", "-mfma"],
+        files: &["shim/pairs_avx2.cc"],
+    },
+    Kernels {
+        name: "panels_avx2",
+        flags: &["-ffp-contract=off", "-mavx2", "-mfma", "-mf16c"],
+        files: &["shim/panels_avx2.cc"],
+    },
+    Kernels {
+        name: "panels_avx512",
+        flags: &["-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma"],
+        files: &["shim/panels_avx512.cc"],
+    },
+    Kernels { name: "panels_amx", flags: TILES, files: &["shim/panels_amx.cc"] },
+];
+
+const UNFUSED: &[&str] = &["-ffp-contract=off"];
+const TILES: &[&str] = &[
+    "-ffp-contract=off",
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512vl",
+    "-mf16c",
+    "-mfma",
+    "-mamx-tile",
+    "-mamx-int8",
+];
+
+/// No torch headers here; the loops want -O3. Their threads are those of libtorch's own libgomp.
+fn kernels(archive: &Kernels) {
+    let name = format!("layerlane_{}", archive.name);
+    if up_to_date(&name, &[archive.files, &HEADERS].concat()) {
+        return;
+    }
+    // A compiler that does not know AMX makes a file without kernels of it.
+    let known = !archive.flags.contains(&"-mamx-int8")
+        || cc::Build::new().cpp(true).is_flag_supported("-mamx-int8").unwrap_or(false);
+    let mut build = cc::Build::new();
+    for flag in if known { archive.flags } else { UNFUSED } {
+        build.flag(flag);
+    }
+    build
+        .cpp(true)
+        .pic(true)
+        .std("c++17")
+        .opt_level(3)
+        .flag("-fopenmp")
+        .flag("-fno-math-errno")
+        .flag("-fno-trapping-math")
+        .flag("-Wno-psabi")
+        // GCC 12 finds its own AVX-512 headers wanting.
+        .flag("-Wno-maybe-uninitialized")
+        .files(archive.files)
+        .compile(&name);
 }
 
 /// What the kernels include.
@@ -93,6 +137,7 @@ fn up_to_date(archive: &str, sources: &[&str]) -> bool {
     let libtorch = modified(Path::new(&std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default()));
     sources
         .iter()
+        .chain([&"build.rs"])
         .map(|source| modified(Path::new(source)))
         .chain([libtorch])
         .all(|source| source < Some(made))
@@ -103,7 +148,3 @@ fn up_to_date(archive: &str, sources: &[&str]) -> bool {
             true
         }
 }
-
-/// What the half with libtorch's headers is made of.
-const TORCH_SOURCES: [&str; 5] =
-    ["shim/torch.cc", "shim/device.cc", "shim/guarded.h", "shim/values.h", "build.rs"];

@@ -34,7 +34,7 @@ thread_local bool without = false;
 
 bool amx_usable() {
   static const bool usable =
-      cpu_has_tiles() && allowed_by_environment() && syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
+      HAS_AMX_BF16 && cpu_has_tiles() && allowed_by_environment() && syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
   return usable && !without;
 }
 

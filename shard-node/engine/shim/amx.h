@@ -2,6 +2,13 @@
 #pragma once
 #include <cstdint>
 
+// A compiler that does not know AMX for bf16 (GCC before 11) makes programs without it.
+#if __has_include(<amxbf16intrin.h>)
+#define HAS_AMX_BF16 1
+#else
+#define HAS_AMX_BF16 0
+#endif
+
 #define AMX_CPU \
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16,amx-int8")))
 

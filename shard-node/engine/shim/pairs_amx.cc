@@ -12,6 +12,8 @@
 #include "pairs.h"
 #include "team.h"
 
+#if HAS_AMX_BF16
+
 namespace {
 
 constexpr int64_t kTileRows = 16, kStep = 32;  // rows and inputs of a tile of x
@@ -276,3 +278,9 @@ void pairs_by_tiles(const PairsJob& job) {
       odd_block(job, rows, from, to, block);
   });
 }
+
+#else
+
+void pairs_by_tiles(const PairsJob&) {}  // not called: amx_usable() is false
+
+#endif

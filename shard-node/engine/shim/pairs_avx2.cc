@@ -15,43 +15,67 @@ namespace {
 
 // Inputs that go through all rows before the next ones: of 16 outputs 16 KiB, which stay in the first level cache.
 constexpr int64_t kPart = 512;
-// Rows of a chunk of many: one part of them as f32, 384 KiB, stays in the second level cache for all blocks of a chunk.
-constexpr int64_t kTileRows = 192;
-// Rows whose sums for a block fit the registers beside the block's weights.
-constexpr int64_t kFewRows = 6;
+// Rows whose sums for a block fit the registers beside the block's weights. They lie side by side in a group of x:
+// [inputs][lanes], which the product reads from front to back. Rows a power of two apart would share few sets of a cache.
+constexpr int kLanes = 6;
+// Groups of a chunk of many rows: one part of them, 384 KiB, stays in the second level cache for all blocks of a chunk.
+constexpr int64_t kChunkGroups = 32;
 // Blocks of a chunk of many rows.
 constexpr int64_t kChunkBlocks = 4;
 
-// kRows rows, `width` values apart, times kBlocks blocks over `pairs` pairs of inputs, added to `sum`.
+// The upper value of each pair. Words, not a vector: initialising one would run AVX on any CPU that loads the program.
+alignas(32) constexpr uint32_t kHigh[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                           0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+
+#define UNROLL _Pragma("GCC unroll 8")
+
 template <int kRows, int kBlocks>
-INLINE void multiply(const float* x, int64_t width, const uint16_t* weight, int64_t block_stride, int64_t pairs,
-                     __m256 (&sum)[kRows][kBlocks][2]) {
-  const __m256i high = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u));
-  for (int64_t p = 0; p < pairs; ++p) {
-#pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; ++b) {
-      const uint16_t* at = weight + b * block_stride + p * 2 * kBlock;
-      if (kRows <= 2) _mm_prefetch(reinterpret_cast<const char*>(at + 1024), _MM_HINT_NTA);
+struct Sums {
+  __m256 v[kRows][kBlocks][2];
+
+  INLINE void zero() {
+    UNROLL for (int r = 0; r < kRows; ++r)
+      UNROLL for (int b = 0; b < kBlocks; ++b) v[r][b][0] = v[r][b][1] = _mm256_setzero_ps();
+  }
+};
+
+// The first kRows of each kStride values of x, one for each row, times kBlocks blocks over `pairs` pairs of inputs, added
+// to `sums`; weights come from memory if `kFar`. Unrolled to the last loop, or the sums would not be registers.
+template <int kRows, int kStride, int kBlocks, bool kFar>
+INLINE void multiply(const float* x, const uint16_t* weight, int64_t block_stride, int64_t pairs,
+                     Sums<kRows, kBlocks>& sums) {
+  const auto* high = reinterpret_cast<const __m256i*>(kHigh);
+  __m256 sum[kRows][kBlocks][2];
+  UNROLL for (int r = 0; r < kRows; ++r)
+    UNROLL for (int b = 0; b < kBlocks; ++b)
+      UNROLL for (int h = 0; h < 2; ++h) sum[r][b][h] = sums.v[r][b][h];
+  for (int64_t p = 0; p < pairs; ++p, x += 2 * kStride, weight += 2 * kBlock) {
+    // Six rows leave no register for the mask: the compiler must not know that it stays the same.
+    __asm__("" : "+r"(high));
+    UNROLL for (int b = 0; b < kBlocks; ++b) {
+      const uint16_t* at = weight + b * block_stride;
+      if (kFar) _mm_prefetch(reinterpret_cast<const char*>(at + 1024), _MM_HINT_NTA);
       const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
       const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + kBlock));
       const __m256 even0 = _mm256_castsi256_ps(_mm256_slli_epi32(w0, 16));
       const __m256 even1 = _mm256_castsi256_ps(_mm256_slli_epi32(w1, 16));
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const __m256 v = _mm256_broadcast_ss(x + r * width + 2 * p);
+      UNROLL for (int r = 0; r < kRows; ++r) {
+        const __m256 v = _mm256_broadcast_ss(x + r);
         sum[r][b][0] = _mm256_fmadd_ps(even0, v, sum[r][b][0]);
         sum[r][b][1] = _mm256_fmadd_ps(even1, v, sum[r][b][1]);
       }
-      const __m256 odd0 = _mm256_castsi256_ps(_mm256_and_si256(w0, high));
-      const __m256 odd1 = _mm256_castsi256_ps(_mm256_and_si256(w1, high));
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const __m256 v = _mm256_broadcast_ss(x + r * width + 2 * p + 1);
+      const __m256 odd0 = _mm256_castsi256_ps(_mm256_and_si256(w0, *high));
+      const __m256 odd1 = _mm256_castsi256_ps(_mm256_and_si256(w1, *high));
+      UNROLL for (int r = 0; r < kRows; ++r) {
+        const __m256 v = _mm256_broadcast_ss(x + kStride + r);
         sum[r][b][0] = _mm256_fmadd_ps(odd0, v, sum[r][b][0]);
         sum[r][b][1] = _mm256_fmadd_ps(odd1, v, sum[r][b][1]);
       }
     }
   }
+  UNROLL for (int r = 0; r < kRows; ++r)
+    UNROLL for (int b = 0; b < kBlocks; ++b)
+      UNROLL for (int h = 0; h < 2; ++h) sums.v[r][b][h] = sum[r][b][h];
 }
 
 // Eight sums to bf16, rounded to nearest even; a NaN stays one.
@@ -101,23 +125,22 @@ INLINE void finish8(const PairsJob& job, int64_t row, int64_t output, __m256 sum
 }
 
 template <int kRows, int kBlocks>
-INLINE void finish(const PairsJob& job, int64_t row, int64_t block, const __m256 (&sum)[kRows][kBlocks][2]) {
-  for (int r = 0; r < kRows; ++r)
-    for (int b = 0; b < kBlocks; ++b) {
-      finish8(job, row + r, (block + b) * kBlock, sum[r][b][0]);
-      finish8(job, row + r, (block + b) * kBlock + 8, sum[r][b][1]);
+INLINE void finish(const PairsJob& job, int64_t row, int64_t block, const Sums<kRows, kBlocks>& sums) {
+  UNROLL for (int r = 0; r < kRows; ++r)
+    UNROLL for (int b = 0; b < kBlocks; ++b) {
+      finish8(job, row + r, (block + b) * kBlock, sums.v[r][b][0]);
+      finish8(job, row + r, (block + b) * kBlock + 8, sums.v[r][b][1]);
     }
 }
 
-// A few rows: all inputs at once.
+// A few rows, [inputs][kRows], all inputs at once.
 template <int kRows, int kBlocks>
 INLINE void few(const PairsJob& job, const float* x, int64_t block) {
-  __m256 sum[kRows][kBlocks][2];
-  for (auto& r : sum)
-    for (auto& b : r) b[0] = b[1] = _mm256_setzero_ps();
-  multiply<kRows, kBlocks>(x, job.width, job.weight + block * kBlock * job.width, kBlock * job.width, job.width / 2,
-                           sum);
-  finish(job, 0, block, sum);
+  Sums<kRows, kBlocks> sums;
+  sums.zero();
+  multiply<kRows, kRows, kBlocks, true>(x, job.weight + block * kBlock * job.width, kBlock * job.width, job.width / 2,
+                                        sums);
+  finish(job, 0, block, sums);
 }
 
 void few_chunk(const PairsJob& job, const float* x, int64_t begin, int64_t end) {
@@ -126,6 +149,8 @@ void few_chunk(const PairsJob& job, const float* x, int64_t begin, int64_t end) 
     for (; begin + 4 <= end; begin += 4) few<1, 4>(job, x, begin);
   if (job.rows == 2)
     for (; begin + 2 <= end; begin += 2) few<2, 2>(job, x, begin);
+  if (job.rows == 3)
+    for (; begin + 2 <= end; begin += 2) few<3, 2>(job, x, begin);
   for (; begin < end; ++begin) switch (job.rows) {
       case 1: few<1, 1>(job, x, begin); break;
       case 2: few<2, 1>(job, x, begin); break;
@@ -136,49 +161,73 @@ void few_chunk(const PairsJob& job, const float* x, int64_t begin, int64_t end) 
     }
 }
 
-// Rows row..row + kRows with one part of the inputs; `kept` [kRows][16] holds the sums between parts.
-template <int kRows>
+// Many rows: x as [parts][groups][inputs of the part][kLanes].
+struct Groups {
+  const float* values;
+  int64_t count;
+
+  const float* at(int64_t from, int64_t to, int64_t group) const {
+    return values + (from * count + group * (to - from)) * kLanes;
+  }
+};
+
+// kRows rows of a group with one part of the inputs; `kept` [kLanes][16] holds the sums between parts.
+template <int kRows, bool kFar>
 INLINE void part(const PairsJob& job, const float* x, int64_t row, int64_t block, int64_t from, int64_t to,
                  float* kept) {
-  __m256 sum[kRows][1][2];
-  for (int r = 0; r < kRows; ++r)
-    for (int h = 0; h < 2; ++h)
-      sum[r][0][h] = from == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(kept + r * kBlock + 8 * h);
-  multiply<kRows, 1>(x + row * job.width + from, job.width, job.weight + block * kBlock * job.width + from * kBlock, 0,
-                     (to - from) / 2, sum);
-  if (to == job.width) return finish(job, row, block, sum);
-  for (int r = 0; r < kRows; ++r)
-    for (int h = 0; h < 2; ++h) _mm256_storeu_ps(kept + r * kBlock + 8 * h, sum[r][0][h]);
+  Sums<kRows, 1> sums;
+  if (from == 0) {
+    sums.zero();
+  } else {
+    UNROLL for (int r = 0; r < kRows; ++r)
+      UNROLL for (int h = 0; h < 2; ++h) sums.v[r][0][h] = _mm256_loadu_ps(kept + r * kBlock + 8 * h);
+  }
+  multiply<kRows, kLanes, 1, kFar>(x, job.weight + block * kBlock * job.width + from * kBlock, 0, (to - from) / 2,
+                                   sums);
+  if (to == job.width) return finish(job, row, block, sums);
+  UNROLL for (int r = 0; r < kRows; ++r)
+    UNROLL for (int h = 0; h < 2; ++h) _mm256_storeu_ps(kept + r * kBlock + 8 * h, sums.v[r][0][h]);
 }
 
-void many_chunk(const PairsJob& job, const float* x, int64_t begin, int64_t end, int64_t first, int64_t last) {
-  thread_local std::vector<float> kept;  // bounded by kChunkBlocks * kTileRows * 16 floats
-  kept.resize((last - first) * (end - begin) * kBlock);
+// Groups begin..end times blocks first..last.
+void many_chunk(const PairsJob& job, const Groups& x, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  thread_local std::vector<float> kept;  // bounded by kChunkBlocks * kChunkGroups * kLanes * 16 floats
+  kept.resize((last - first) * (end - begin) * kLanes * kBlock);
   for (int64_t from = 0; from < job.width; from += kPart) {
     const int64_t to = from + kPart < job.width ? from + kPart : job.width;
     float* sums = kept.data();
-    for (int64_t block = first; block < last; ++block) {
-      int64_t row = begin;
-      for (; row + 6 <= end; row += 6, sums += 6 * kBlock) part<6>(job, x, row, block, from, to, sums);
-      switch (end - row) {
-        case 5: part<5>(job, x, row, block, from, to, sums); break;
-        case 4: part<4>(job, x, row, block, from, to, sums); break;
-        case 3: part<3>(job, x, row, block, from, to, sums); break;
-        case 2: part<2>(job, x, row, block, from, to, sums); break;
-        case 1: part<1>(job, x, row, block, from, to, sums); break;
-        default: break;
+    for (int64_t block = first; block < last; ++block)
+      for (int64_t group = begin; group < end; ++group, sums += kLanes * kBlock) {
+        const float* values = x.at(from, to, group);
+        const int64_t row = group * kLanes;
+        // The first group reads the weights from memory, the others from the first level cache.
+        if (group == begin && job.rows - row >= kLanes)
+          part<kLanes, true>(job, values, row, block, from, to, sums);
+        else
+          switch (job.rows - row) {
+            case 1: part<1, false>(job, values, row, block, from, to, sums); break;
+            case 2: part<2, false>(job, values, row, block, from, to, sums); break;
+            case 3: part<3, false>(job, values, row, block, from, to, sums); break;
+            case 4: part<4, false>(job, values, row, block, from, to, sums); break;
+            case 5: part<5, false>(job, values, row, block, from, to, sums); break;
+            default: part<kLanes, false>(job, values, row, block, from, to, sums); break;
+          }
       }
-      sums += (end - row) * kBlock;
-    }
   }
 }
 
-// bf16 values `from`..`to` of x as f32.
-void widen(const uint16_t* x, float* wide, int64_t from, int64_t to) {
-  for (; from + 8 <= to; from += 8) _mm256_storeu_ps(wide + from, widened(x + from));
-  for (; from < to; ++from) {
-    const uint32_t bits = static_cast<uint32_t>(x[from]) << 16;
-    std::memcpy(wide + from, &bits, 4);
+INLINE float wide(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
+
+// Inputs from..to of `rows` rows side by side, `lanes` apart.
+void widen(const PairsJob& job, int64_t row, int64_t rows, int64_t from, int64_t to, int64_t lanes, float* values) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint16_t* x = job.x + (row + r) * job.width;
+    for (int64_t i = from; i < to; ++i) values[(i - from) * lanes + r] = wide(x[i]);
   }
 }
 
@@ -197,30 +246,36 @@ void pairs_pack_by_avx2(const uint16_t* rows, int64_t stride, int64_t width, uin
 }
 
 void pairs_by_avx2(const PairsJob& job) {
-  const int64_t blocks = (job.outputs + kBlock - 1) / kBlock, values = job.rows * job.width;
+  const int64_t blocks = (job.outputs + kBlock - 1) / kBlock, groups = (job.rows + kLanes - 1) / kLanes;
   thread_local std::vector<float> scratch;  // of the thread that owns the stage: as large as its largest chunk of rows
+  const int64_t values = job.width * (job.rows <= kLanes ? job.rows : groups * kLanes);
   if (static_cast<int64_t>(scratch.size()) < values) scratch.resize(values);
   float* x = scratch.data();
-  constexpr int64_t kPiece = 1 << 16;
-  in_team((values + kPiece - 1) / kPiece, [&](int64_t piece) {
-    const int64_t to = (piece + 1) * kPiece;
-    widen(job.x, x, piece * kPiece, to < values ? to : values);
-  });
-  if (job.rows <= kFewRows) {
+  if (job.rows <= kLanes) {
+    widen(job, 0, job.rows, 0, job.width, job.rows, x);
     // Chunks of about 64 KiB: some microseconds, so that no thread waits long for another.
-    int64_t group = (64 << 10) / (kBlock * job.width * 2) / 4 * 4;
-    if (group < 4) group = 4;
-    in_team((blocks + group - 1) / group, [&](int64_t chunk) {
-      const int64_t end = (chunk + 1) * group;
-      few_chunk(job, x, chunk * group, end < blocks ? end : blocks);
+    int64_t chunk_blocks = (64 << 10) / (kBlock * job.width * 2) / 4 * 4;
+    if (chunk_blocks < 4) chunk_blocks = 4;
+    in_team((blocks + chunk_blocks - 1) / chunk_blocks, [&](int64_t chunk) {
+      const int64_t end = (chunk + 1) * chunk_blocks;
+      few_chunk(job, x, chunk * chunk_blocks, end < blocks ? end : blocks);
     });
     return;
   }
-  const int64_t groups = (blocks + kChunkBlocks - 1) / kChunkBlocks, tiles = (job.rows + kTileRows - 1) / kTileRows;
-  in_team(groups * tiles, [&](int64_t chunk) {
-    const int64_t first = chunk % tiles * kTileRows, block = chunk / tiles * kChunkBlocks;
-    const int64_t last = first + kTileRows < job.rows ? first + kTileRows : job.rows;
-    const int64_t end = block + kChunkBlocks < blocks ? block + kChunkBlocks : blocks;
-    many_chunk(job, x, first, last, block, end);
+  const Groups packed{x, groups};
+  in_team(groups, [&](int64_t group) {
+    const int64_t row = group * kLanes, rows = job.rows - row < kLanes ? job.rows - row : kLanes;
+    for (int64_t from = 0; from < job.width; from += kPart) {
+      const int64_t to = from + kPart < job.width ? from + kPart : job.width;
+      widen(job, row, rows, from, to, kLanes, x + (packed.at(from, to, group) - x));
+    }
+  });
+  const int64_t across = (blocks + kChunkBlocks - 1) / kChunkBlocks;
+  const int64_t down = (groups + kChunkGroups - 1) / kChunkGroups;
+  in_team(across * down, [&](int64_t chunk) {
+    const int64_t begin = chunk % down * kChunkGroups, block = chunk / down * kChunkBlocks;
+    const int64_t end = begin + kChunkGroups < groups ? begin + kChunkGroups : groups;
+    const int64_t last = block + kChunkBlocks < blocks ? block + kChunkBlocks : blocks;
+    many_chunk(job, packed, begin, end, block, last);
   });
 }
