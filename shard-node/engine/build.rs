@@ -61,11 +61,7 @@ const KERNELS: [Kernels; 8] = [
         flags: &["-ffp-contract=fast"],
         files: &["shim/attention.cc", "shim/head.cc", "shim/amx.cc", "shim/team.cc"],
     },
-    Kernels {
-        name: "pairs",
-        flags: &["-ffp-contract=fast"],
-        files: &["shim/pairs.cc", "shim/pairs_amx.cc"],
-    },
+    Kernels { name: "pairs", flags: &["-ffp-contract=fast"], files: &["shim/pairs.cc", "shim/pairs_amx.cc"] },
     // Whole files for one level of vectors, called only where the CPU has it.
     Kernels {
         name: "pairs_avx2",
