@@ -129,7 +129,7 @@ async fn run(seed: u64) {
     let routers = [Arc::new(swarm.router(100).await), Arc::new(swarm.router(101).await)];
     let (model, told) = (swarm.model, Arc::new(AtomicUsize::new(0)));
     let victim = rng.random_range(0..swarm.nodes.len());
-    let dies = seed % 3 != 0;
+    let dies = !seed.is_multiple_of(3);
     let dies_after = rng.random_range(1..400);
     let (over, mut running) = (Arc::new(Notify::new()), JoinSet::new());
     for session in 0..SESSIONS {
