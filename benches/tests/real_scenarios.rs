@@ -3,6 +3,9 @@
 //! Their limits of time are the three times over, since other tests run beside them; `cargo xtask soak` has the
 //! long ones with the limits themselves.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+#![expect(clippy::print_stdout, reason = "each test prints its figures")]
+
 use std::process::Command;
 
 use serde_json::Value;

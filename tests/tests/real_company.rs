@@ -18,7 +18,8 @@ const OTHERS: usize = 32;
 /// The requests that are watched: greedy, seeded, and a long one with whole blocks.
 fn watched() -> Vec<Value> {
     let user = |text: &str| json!([{"role": "user", "content": text}]);
-    let long: String = (1..=24).map(|day| format!("on day {day} {} ships came; ", day * 7 % 19)).collect();
+    let day = |day: u32| format!("on day {day} {} ships came; ", day * 7 % 19);
+    let long: String = (1..=24).map(day).collect();
     let question = format!("Here is the log of a harbour: {long}how many ships came on day 3?");
     vec![
         json!({"messages": user(PROMPTS[0])}),
@@ -98,5 +99,5 @@ async fn an_answer_is_the_same_alone_among_others_and_with_reused_rows() {
     // Two long prompts, three stages, at least three blocks of 64.
     let reused = skipped().sum::<f64>() - before;
     assert!(reused >= 2.0 * 3.0 * 192.0, "{reused} rows reused");
-    println!("{} tokens each, {reused} rows reused", TOKENS);
+    println!("{TOKENS} tokens each, {reused} rows reused");
 }

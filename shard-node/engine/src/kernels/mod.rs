@@ -42,7 +42,6 @@ pub(crate) mod rows;
 
 /// Seeds the library's random numbers for a test and prints by what: `LAYERLANE_TEST_SEED`, or always the same.
 #[cfg(test)]
-#[expect(clippy::print_stdout, reason = "whoever repeats a failure needs it")]
 pub(crate) fn seeded() {
     let seed = std::env::var("LAYERLANE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("seed {seed} (LAYERLANE_TEST_SEED)");
