@@ -64,8 +64,10 @@ impl ComputeThread {
                 let limits = limits(shape);
                 load.kv_capacity.store(limits.kv_positions, Ordering::Relaxed);
                 let table = SessionTable::new(Admission { own, model, shape }, limits);
+                // Its metrics are there before the node says that it is ready.
+                let worker = Worker::new(stage, table, queue, load, open_sessions, metrics);
                 if loaded.send(Ok(shape)).is_ok() {
-                    Worker::new(stage, table, queue, load, open_sessions, metrics).run();
+                    worker.run();
                 }
             })
             .map_err(LoadFailure::Spawn)?;
