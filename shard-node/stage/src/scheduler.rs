@@ -71,7 +71,9 @@ pub struct Scheduler<K, T> {
     clock: u64,
     /// The last step held a chunk.
     after_chunk: bool,
-    /// Decode rows that were ready when a chunk was done and go before the next one.
+    /// Chunks that were done, as far as this has heard.
+    chunks: u64,
+    /// Decode rows that go before the next chunk: as many as were ready when the last one was done.
     owed: usize,
 }
 
@@ -93,8 +95,16 @@ struct Queue<K> {
     weight: u32,
     /// When its next row starts, among the tenant's.
     start: u64,
-    decode: VecDeque<K>,
+    decode: VecDeque<Ready<K>>,
     prefill: VecDeque<Waiting<K>>,
+}
+
+/// A decode row.
+#[derive(Debug, Clone, Copy)]
+struct Ready<K> {
+    key: K,
+    /// Chunks that were done when it became ready.
+    since: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -129,19 +139,26 @@ impl<K, T> Share<K, T> {
     fn decode_rows(&self) -> usize {
         self.queues.iter().map(|queue| queue.decode.len()).sum()
     }
+
+    /// Decode rows that were ready before this many chunks were done.
+    fn rows_before(&self, chunks: u64) -> usize {
+        let ready = self.queues.iter().flat_map(|queue| &queue.decode);
+        ready.filter(|row| row.since < chunks).count()
+    }
 }
 
 impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     /// Nothing is ready.
     pub const fn new(budget: RowBudget) -> Self {
-        Self { budget, shares: Vec::new(), clock: 0, after_chunk: false, owed: 0 }
+        Self { budget, shares: Vec::new(), clock: 0, after_chunk: false, chunks: 0, owed: 0 }
     }
 
     /// A decode row of `key` is ready; a session has at most one, so a second one is not counted.
     pub fn push_decode(&mut self, key: K, flow: Flow<T>) {
+        let since = self.chunks;
         let queue = self.queue(flow);
-        if !queue.decode.contains(&key) {
-            queue.decode.push_back(key);
+        if queue.decode.iter().all(|row| row.key != key) {
+            queue.decode.push_back(Ready { key, since });
         }
     }
 
@@ -158,7 +175,7 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     /// Forgets all rows of `key`: the next step holds none of them.
     pub fn cancel(&mut self, key: K) {
         for queue in self.shares.iter_mut().flat_map(|share| &mut share.queues) {
-            queue.decode.retain(|&other| other != key);
+            queue.decode.retain(|row| row.key != key);
             queue.prefill.retain(|waiting| waiting.key != key);
         }
     }
@@ -170,6 +187,11 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     pub fn next(&mut self, caps: StepCaps, longest: impl FnMut(K, u32) -> u32) -> Option<StepPlan<K>> {
         if std::mem::take(&mut self.after_chunk) {
             self.owed = self.decode_rows();
+            self.chunks += 1;
+        }
+        if self.owed > 0 {
+            // Who has gone is owed nothing, and whoever came since does not take its place.
+            self.owed = self.owed.min(self.shares.iter().map(|share| share.rows_before(self.chunks)).sum());
         }
         let decode = self.take_decode(self.budget.rows.min(caps.decode));
         // Where the cap holds all of them back, a chunk costs nobody anything.
@@ -197,7 +219,7 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
                 share.charge(&mut self.clock, rows as u32);
                 for queue in share.queues.iter_mut().filter(|queue| !queue.decode.is_empty()) {
                     queue.charge(&mut share.clock, queue.decode.len() as u32);
-                    taken.extend(queue.decode.drain(..));
+                    taken.extend(queue.decode.drain(..).map(|row| row.key));
                 }
             }
             return taken;
@@ -209,7 +231,7 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
             let waiting = share.queues.iter_mut().filter(|queue| !queue.decode.is_empty());
             let Some(queue) = waiting.min_by_key(|queue| queue.start) else { break };
             queue.charge(&mut share.clock, 1);
-            taken.extend(queue.decode.pop_front());
+            taken.extend(queue.decode.pop_front().map(|row| row.key));
         }
         taken
     }
@@ -277,7 +299,9 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
         }
         let clock = share.clock;
         let place = share.queues.iter().position(|queue| queue.weight == flow.weight).unwrap_or_else(|| {
-            share.queues.retain(|queue| !queue.is_idle());
+            if share.queues.len() >= MOST_WEIGHTS {
+                share.queues.retain(|queue| !queue.is_idle());
+            }
             let (decode, prefill) = (VecDeque::new(), VecDeque::new());
             share.queues.push(Queue { weight: flow.weight, start: clock, decode, prefill });
             share.queues.len() - 1
@@ -294,6 +318,8 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
 const ROW: u64 = 1 << 16;
 /// A share is remembered while its tenant waits for its next row, so that it can't begin anew with each. As many as sessions.
 const MOST_IDLE: usize = 1024;
+/// As for shares: a queue is remembered with what it has used. More than there are priorities.
+const MOST_WEIGHTS: usize = 8;
 
 #[cfg(test)]
 mod tests;

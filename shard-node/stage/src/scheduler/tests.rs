@@ -65,6 +65,41 @@ fn rows_that_waited_for_a_chunk_go_before_the_next_one() {
 }
 
 #[test]
+fn rows_that_were_cancelled_hold_no_chunk_back() {
+    let mut scheduler = Scheduler::new(RowBudget::new(64));
+    scheduler.push_prefill(99, ONE, 1000);
+    assert_eq!(scheduler.next(StepCaps::NONE, whole).unwrap().prefill, Some((99, 64)));
+    (1..=3).for_each(|key| scheduler.push_decode(key, ONE));
+    let plan = scheduler.next(StepCaps { decode: 1, prefill: 64 }, whole).unwrap();
+    assert_eq!(plan, StepPlan { decode: vec![1], prefill: None });
+    scheduler.cancel(2);
+    scheduler.cancel(3);
+    // Nobody is left that waited for the chunk.
+    scheduler.push_decode(4, ONE);
+    let plan = scheduler.next(StepCaps::NONE, whole).unwrap();
+    assert_eq!(plan, StepPlan { decode: vec![4], prefill: Some((99, 63)) });
+}
+
+#[test]
+fn what_a_flow_has_used_is_remembered_while_it_waits_for_its_next_row() {
+    let mut scheduler = Scheduler::new(RowBudget::new(16));
+    let mut rows = [0; 3];
+    for step in 0..90 {
+        // Weight 1 is ready every other step and weight 4 always; a third weight comes and goes in between.
+        scheduler.push_prefill(1, flow(1, 4), 16);
+        if step % 2 == 0 {
+            scheduler.push_prefill(0, flow(1, 1), 16)
+        } else {
+            scheduler.push_decode(2, flow(1, 2))
+        }
+        if let Some((key, _)) = scheduler.next(StepCaps::NONE, whole).unwrap().prefill {
+            rows[key as usize] += 1;
+        }
+    }
+    assert!(rows[0] <= 90 / 5 + 1, "{rows:?}");
+}
+
+#[test]
 fn a_cancelled_session_has_no_row_in_the_next_step() {
     let mut scheduler = Scheduler::new(RowBudget::new(4));
     scheduler.push_decode(1, ONE);
@@ -200,7 +235,9 @@ proptest! {
         let mut scheduler = Scheduler::new(budget);
         let mut decode: Vec<u32> = Vec::new();
         let mut prefill: HashMap<u32, u32> = HashMap::new();
-        let (mut owed, mut after_chunk) = (0, false);
+        // Keys that waited for the last chunk, and how many rows went without one since.
+        let (mut stood, mut after_chunk) = (Vec::new(), false);
+        let (mut stood_then, mut without) = (0, 0);
         for step in moves.into_iter().chain((0..8_200).map(|_| Move::Step(u32::MAX, u32::MAX))) {
             match step {
                 Move::Decode(key) => {
@@ -217,11 +254,13 @@ proptest! {
                     scheduler.cancel(key);
                     decode.retain(|&k| k != key);
                     prefill.remove(&key);
+                    stood.retain(|&k| k != key);
                 }
                 Move::Step(longest, cap) => {
                     let caps = StepCaps { decode: cap, prefill: cap };
                     if std::mem::take(&mut after_chunk) {
-                        owed = decode.len();
+                        stood.clone_from(&decode);
+                        (stood_then, without) = (decode.len(), 0);
                     }
                     let Some(plan) = scheduler.next(caps, |_, _| longest) else {
                         prop_assert!(decode.is_empty() && prefill.is_empty());
@@ -234,10 +273,17 @@ proptest! {
                         prop_assert!(place.is_some(), "a row that was not ready, or twice");
                         decode.remove(place.unwrap());
                     }
-                    // A chunk in every step, but for those of rows that waited for the one before.
-                    let waits = owed > 0 && !plan.decode.is_empty();
-                    prop_assert_eq!(plan.prefill.is_none(), prefill.is_empty() || waits);
-                    owed = if waits { owed.saturating_sub(plan.decode.len()) } else { owed };
+                    // A chunk is held back only by rows that waited for the one before and are still here, and
+                    // by no more rows than these were.
+                    if plan.prefill.is_none() && !prefill.is_empty() {
+                        prop_assert!(!stood.is_empty() && without < stood_then);
+                    }
+                    // And one goes only when as many rows went as waited, or as are left of them.
+                    if plan.prefill.is_some() && !plan.decode.is_empty() {
+                        prop_assert!(stood.is_empty() || without >= stood.len().min(stood_then));
+                    }
+                    without += plan.decode.len();
+                    stood.retain(|key| !plan.decode.contains(key));
                     after_chunk = plan.prefill.is_some();
                     let mut total = plan.decode.len() as u32;
                     if let Some((key, rows)) = plan.prefill {
