@@ -31,14 +31,23 @@ fn kv_is_free_on_every_node_soon_after_a_client_has_gone() {
 }
 
 #[test]
-fn a_slow_reader_slows_nobody() {
-    play("slow-reader", &["--clients", "8", "--step-us", "3000"]);
+fn nodes_stand_still_for_slow_readers_and_nobody_else_notices() {
+    let figures = play("slow-reader", &["--clients", "8", "--step-us", "1000"]);
+    assert!(figures["generated_for_them_when_full"].as_f64() > Some(0.0));
 }
 
 #[test]
 fn overload_is_refused_at_once_and_disturbs_no_answer() {
     let figures = play("overload", &["--clients", "8", "--tokens", "60", "--step-us", "3000"]);
     assert!(figures["overloaded"]["refusal_ms"]["count"].as_u64() > Some(10));
+    assert!(figures["overloaded"]["text_refusal_ms"]["count"].as_u64() > Some(10));
+}
+
+#[test]
+fn overload_by_several_tenants_leaves_each_its_share() {
+    let arguments = ["--clients", "8", "--tokens", "60", "--step-us", "3000", "--tenants", "4"];
+    let figures = play("overload", &arguments);
+    assert_eq!(figures["overloaded"]["done_by_tenant"].as_object().map(serde_json::Map::len), Some(4));
 }
 
 #[test]

@@ -26,10 +26,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 /// Scenarios of `benches -- load`, as docs/BENCHMARKS.md gives their figures.
-const LOADS: [&str; 8] = [
+const LOADS: [&str; 9] = [
     "--toy --scenario cancel",
     "--toy --scenario slow-reader --clients 8 --step-us 3000",
     "--toy --scenario overload --clients 8 --tokens 100 --step-us 3000",
+    "--toy --scenario overload --clients 8 --tokens 100 --step-us 3000 --tenants 4",
     "--toy --scenario streaming --clients 256 --tokens 400 --step-us 20000",
     "--toy --scenario idle --clients 256",
     "--scenario cancel",

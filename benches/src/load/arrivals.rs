@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::client::{Ask, Ending, Told, ask};
+use super::client::{Ask, Ending, Told, Word, ask};
 use super::mix::Mix;
 
 /// How requests arrive.
@@ -29,10 +29,20 @@ pub(crate) struct Load {
     /// Requests are sent for this long; those under way then are finished.
     pub(crate) duration: Duration,
     pub(crate) mix: Mix,
+    /// Every second request has a prompt of text.
+    pub(crate) texts: Option<Texts>,
     pub(crate) vocab: u32,
     pub(crate) seed: u64,
     /// Requests are spread over so many tenants.
     pub(crate) tenants: u32,
+}
+
+/// Prompts of text.
+#[derive(Clone, Debug)]
+pub(crate) struct Texts {
+    pub(crate) word: Word,
+    /// Their lengths in words.
+    pub(crate) mix: Mix,
 }
 
 /// Requests under way at once in an open-loop run: beyond it the generator itself would be what is measured.
@@ -57,8 +67,7 @@ async fn closed(load: &Load, clients: usize, epoch: Instant) -> Vec<Told> {
             let mut rng = ChaCha8Rng::seed_from_u64(load.seed.wrapping_mul(1_000_003) + client as u64);
             let mut all = Vec::new();
             while epoch.elapsed() < load.duration {
-                let mut wanted = Ask::draw(load.mix.draw(&mut rng), load.vocab, &mut rng);
-                wanted.tenant = tenant(&load, client as u64);
+                let wanted = wanted(&load, client as u64, &mut rng);
                 let told = ask(load.address, &wanted, epoch).await;
                 // A client that is refused comes back a little later, as it is told to.
                 if told.tokens.is_empty() {
@@ -96,8 +105,7 @@ async fn open(load: &Load, rate: f64, epoch: Instant) -> Vec<Told> {
         if running.len() >= MAX_OPEN {
             all.extend(running.join_next().await.and_then(Result::ok));
         }
-        let mut wanted = Ask::draw(load.mix.draw(&mut rng), load.vocab, &mut rng);
-        wanted.tenant = tenant(load, number);
+        let wanted = wanted(load, number, &mut rng);
         number += 1;
         let address = load.address;
         // A generator that is late must not make answers look faster than a client saw them.
@@ -117,8 +125,16 @@ async fn open(load: &Load, rate: f64, epoch: Instant) -> Vec<Told> {
     all
 }
 
-fn tenant(load: &Load, number: u64) -> String {
-    format!("tenant-{}", number % u64::from(load.tenants.max(1)))
+/// A request of the client, or arrival, of this number.
+fn wanted(load: &Load, number: u64, rng: &mut ChaCha8Rng) -> Ask {
+    let mut wanted = match &load.texts {
+        Some(texts) if rng.random_bool(0.5) => {
+            Ask::draw_text(texts.mix.draw(rng), texts.word, load.vocab, rng)
+        }
+        _ => Ask::draw(load.mix.draw(rng), load.vocab, rng),
+    };
+    wanted.tenant = format!("tenant-{}", number % u64::from(load.tenants.max(1)));
+    wanted
 }
 
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);

@@ -16,22 +16,42 @@ use super::mix::Length;
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) length: Length,
-    pub(crate) ids: Vec<u32>,
+    prompt: Prompt,
     pub(crate) tenant: String,
-    /// Milliseconds between two reads of a slow client; 0 reads at once.
-    pub(crate) pause: Duration,
 }
+
+#[derive(Clone, Debug)]
+enum Prompt {
+    Ids(Vec<u32>),
+    /// How many tokens it is, the model's tokenizer knows.
+    Text(String),
+}
+
+/// Makes a word of a number, for prompts of text.
+pub(crate) type Word = fn(u32) -> String;
 
 impl Ask {
     /// A prompt of random ids.
     pub(crate) fn draw(length: Length, vocab: u32, rng: &mut impl Rng) -> Self {
         // Small ids are special tokens in many models.
         let ids = (0..length.prompt_tokens).map(|_| rng.random_range(vocab / 8..vocab)).collect();
-        Self { length, ids, tenant: String::new(), pause: Duration::ZERO }
+        Self { length, prompt: Prompt::Ids(ids), tenant: String::new() }
+    }
+
+    /// A prompt of as many random words.
+    pub(crate) fn draw_text(length: Length, word: Word, vocab: u32, rng: &mut impl Rng) -> Self {
+        let words: Vec<String> =
+            (0..length.prompt_tokens).map(|_| word(rng.random_range(vocab / 8..vocab))).collect();
+        Self { length, prompt: Prompt::Text(words.join(" ")), tenant: String::new() }
     }
 
     pub(crate) fn body(&self) -> Value {
-        json!({"token_ids": self.ids, "max_tokens": self.length.max_tokens, "stream": true, "tenant": self.tenant})
+        let mut body = json!({"max_tokens": self.length.max_tokens, "stream": true, "tenant": self.tenant});
+        match &self.prompt {
+            Prompt::Ids(ids) => body["token_ids"] = json!(ids),
+            Prompt::Text(text) => body["prompt"] = json!(text),
+        }
+        body
     }
 }
 
@@ -39,6 +59,9 @@ impl Ask {
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) sent: Duration,
+    pub(crate) tenant: String,
+    /// Whether the prompt was text.
+    pub(crate) text: bool,
     pub(crate) end: Ending,
     /// When each token came.
     pub(crate) tokens: Vec<Duration>,
@@ -55,15 +78,18 @@ pub(crate) enum Ending {
     Broken(String),
 }
 
+/// An event of a token.
 #[derive(Deserialize)]
-struct TokenEvent {
-    position: u32,
-    token_ids: Vec<u32>,
+pub(crate) struct TokenEvent {
+    pub(crate) position: u32,
+    pub(crate) token_ids: Vec<u32>,
 }
 
 /// Sends one request and reads its answer.
 pub(crate) async fn ask(address: SocketAddr, ask: &Ask, epoch: Instant) -> Told {
-    let mut told = Told { sent: epoch.elapsed(), end: Ending::Done, tokens: Vec::new() };
+    let text = matches!(ask.prompt, Prompt::Text(_));
+    let (sent, tenant) = (epoch.elapsed(), ask.tenant.clone());
+    let mut told = Told { sent, tenant, text, end: Ending::Done, tokens: Vec::new() };
     match converse(address, ask, epoch, &mut told).await {
         Ok(end) => told.end = end,
         Err(error) => told.end = Ending::Broken(format!("{error:#}")),
@@ -80,17 +106,14 @@ async fn converse(address: SocketAddr, ask: &Ask, epoch: Instant, told: &mut Tol
         return Ok(Ending::Problem { code: code(&object), after, hint });
     }
     let mut events = answer.events();
-    let first = ask.length.prompt_tokens;
+    let mut first = (!told.text).then_some(ask.length.prompt_tokens);
     while let Some(event) = events.next().await? {
         if event.name.is_empty() {
             let token: TokenEvent = serde_json::from_str(&event.data)?;
-            let expected = first + told.tokens.len() as u32;
+            let expected = *first.get_or_insert(token.position) + told.tokens.len() as u32;
             ensure!(token.position == expected, "position {}, expected {expected}", token.position);
             let now = epoch.elapsed();
             told.tokens.extend(token.token_ids.iter().map(|_| now));
-            if !ask.pause.is_zero() {
-                tokio::time::sleep(ask.pause).await;
-            }
             continue;
         }
         let object: Value = serde_json::from_str(&event.data)?;
@@ -100,6 +123,8 @@ async fn converse(address: SocketAddr, ask: &Ask, epoch: Instant, told: &mut Tol
         }
         let count = told.tokens.len() as u64;
         ensure!(object["usage"]["completion_tokens"] == count, "{count} tokens came: {object}");
+        let prompt = first.is_none_or(|first| object["usage"]["prompt_tokens"] == first);
+        ensure!(prompt, "tokens from position {first:?} on: {object}");
         let length = object["finish_reason"] != "length" || count == u64::from(ask.length.max_tokens);
         ensure!(length, "{count} tokens of {}: {object}", ask.length.max_tokens);
         return Ok(Ending::Done);

@@ -49,6 +49,11 @@ impl Mix {
         Self(vec![length])
     }
 
+    /// One as often as the other.
+    pub(crate) fn either(one: Length, other: Length) -> Self {
+        Self(vec![one, other])
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let mut lengths = Vec::new();
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

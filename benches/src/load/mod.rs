@@ -82,6 +82,9 @@ pub(crate) struct Options {
     /// Tokens of the long prompt of prefill-burst
     #[arg(long, default_value_t = 2000)]
     burst_tokens: u32,
+    /// Words of the long prompts of text of overload
+    #[arg(long, default_value_t = 1000)]
+    text_words: u32,
     /// One step of the swarm, milliseconds: allowed beside the 200 ms of cancel
     #[arg(long, default_value_t = 50.0)]
     slack_ms: f64,
@@ -100,7 +103,7 @@ pub(crate) struct Options {
 enum Scenario {
     /// Clients that go: how soon KV is free on every node
     Cancel,
-    /// One client that hardly reads: what the others and the router's memory see of it
+    /// Clients that hardly read: what the others and the router's memory see of them
     SlowReader,
     /// Ten times the capacity: refusals in time, and the admitted ones undisturbed
     Overload,
@@ -151,6 +154,7 @@ async fn plain(options: &Options) -> Result<serde_json::Value> {
         arrivals,
         duration: options.duration(),
         mix: Mix::read(options.mix.as_deref())?,
+        texts: None,
         vocab: swarm.vocab,
         seed: options.seed,
         tenants: options.tenants,

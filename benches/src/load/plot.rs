@@ -153,7 +153,8 @@ mod tests {
     fn a_picture_is_made_of_nothing_and_of_something() {
         assert!(svg("a < b", &[]).contains("a &lt; b"));
         let tokens = (1..50).map(|ms| Duration::from_millis(ms * 10)).collect();
-        let told = Told { sent: Duration::ZERO, end: Ending::Done, tokens };
+        let told =
+            Told { sent: Duration::ZERO, tenant: String::new(), text: false, end: Ending::Done, tokens };
         let picture = svg("run", &[told]);
         assert_eq!(picture.matches("<circle").count(), 49);
         assert!(!picture.contains("NaN") && !picture.contains("inf"));

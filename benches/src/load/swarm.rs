@@ -16,6 +16,7 @@ use shard_node::node::{AdminConfig, Node, NodeConfig, PortChoice};
 use shard_node_stage::{StepHook, ToyModel, ToyStage};
 
 use super::Options;
+use super::client::Word;
 use crate::synthetic::{self, StoredAs};
 
 /// Layers of the toy model.
@@ -30,6 +31,8 @@ pub(crate) struct Swarm {
     pub(crate) address: SocketAddr,
     /// Ids of prompts are below this.
     pub(crate) vocab: u32,
+    /// Words of prompts, if the model has a tokenizer of its own.
+    pub(crate) word: Option<Word>,
     router: Option<Running>,
     nodes: Nodes,
     _home: Option<tempfile::TempDir>,
@@ -56,7 +59,7 @@ impl Swarm {
     pub(crate) fn there(url: &str, vocab: u32) -> Result<Self> {
         let address = url.trim_start_matches("http://").trim_end_matches('/');
         let address = address.parse().with_context(|| format!("read --url {url}: http://IP:PORT"))?;
-        Ok(Self { address, vocab, router: None, nodes: Nodes::Theirs, _home: None })
+        Ok(Self { address, vocab, word: None, router: None, nodes: Nodes::Theirs, _home: None })
     }
 
     /// Nodes and a router of our own. `arguments` are the router's.
@@ -81,7 +84,12 @@ impl Swarm {
         let line = line.with_context(|| format!("wait for the router: {}", router.log_text()))?;
         let ready: Value = serde_json::from_str(&line)?;
         let address = ready["listen"].as_str().context("the ready line has an address")?.parse()?;
-        let swarm = Self { address, vocab, router: Some(router), nodes, _home: Some(home) };
+        let word: Option<Word> = match (options.toy, options.synthetic) {
+            (true, _) => Some(|id| format!("w{id}")),
+            (false, None) => Some(|id| WORDS[id as usize % WORDS.len()].to_owned()),
+            (false, Some(_)) => None,
+        };
+        let swarm = Self { address, vocab, word, router: Some(router), nodes, _home: Some(home) };
         swarm.wait_for_model().await?;
         Ok(swarm)
     }
@@ -158,6 +166,10 @@ fn processes(programs: &Programs, home: &Path, options: &Options) -> Result<(Vec
     }
     Ok((nodes, vocab))
 }
+
+/// For prompts of text to a model of ours that reads English.
+const WORDS: [&str; 12] =
+    ["the", "ship", "came", "harbour", "to", "wind", "and", "left", "of", "morning", "again", "fair"];
 
 /// Of SmolLM2-135M.
 const REAL_LAYERS: u32 = 30;

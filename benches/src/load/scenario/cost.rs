@@ -22,14 +22,15 @@ pub(super) async fn streaming(options: &Options) -> Result<Value> {
     let before = swarm.usage()?.context("the router is ours")?;
     let samples = Samples::of(&run(&steady(options, &swarm)).await);
     let after = swarm.usage()?.context("the router is ours")?;
-    ensure!(samples.done > 0, "no answer was finished: {:?}", samples.errors);
+    ensure!(samples.done > 0, "no answer was finished: {:?}", samples.faults(&[]));
     let each = (after.cpu - before.cpu) * 1e6 / samples.tokens as f64;
     Ok(json!({
         "streams": samples.to_json(),
         "cpu_us_per_token": each,
         "cpu_share": (after.cpu - before.cpu) / samples.seconds,
         "resident_bytes": after.resident,
-        "holds": each <= MOST_CPU_US * options.factor && samples.broken.is_empty() && samples.errors.is_empty(),
+        "faults": samples.faults(&[]),
+        "holds": each <= MOST_CPU_US * options.factor && samples.faults(&[]).is_empty(),
     }))
 }
 

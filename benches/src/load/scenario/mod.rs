@@ -1,10 +1,11 @@
 //! The scenarios that must hold. Each gives its figures, its limits and whether they hold; `--factor` widens the limits
 //! of time for machines that do other things as well.
 
-mod beside;
+mod burst;
 mod cost;
 mod overload;
 mod scaling;
+mod slow;
 
 use std::time::Duration;
 
@@ -28,9 +29,9 @@ use crate::tell;
 pub(super) async fn play(scenario: Scenario, options: &Options) -> Result<Value> {
     match scenario {
         Scenario::Cancel => cancel(options).await,
-        Scenario::SlowReader => beside::slow_reader(options).await,
+        Scenario::SlowReader => slow::slow_reader(options).await,
         Scenario::Overload => overload::overload(options).await,
-        Scenario::PrefillBurst => beside::prefill_burst(options).await,
+        Scenario::PrefillBurst => burst::prefill_burst(options).await,
         Scenario::Scaling => scaling::scaling(options).await,
         Scenario::Streaming => cost::streaming(options).await,
         Scenario::Idle => cost::idle(options).await,
@@ -71,13 +72,16 @@ fn steady(options: &Options, swarm: &Swarm) -> Load {
         address: swarm.address,
         arrivals: Arrivals::Closed(options.clients),
         duration: options.duration(),
-        mix: Mix::only(Length::of(16, options.tokens)),
+        mix: Mix::only(Length::of(PROMPT, options.tokens)),
+        texts: None,
         vocab: swarm.vocab,
         seed: options.seed,
         tenants: options.tenants,
     }
 }
 
+/// Tokens of a short prompt.
+const PROMPT: u32 = 16;
 const CANCELS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
