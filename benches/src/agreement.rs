@@ -4,11 +4,10 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use cluster_tests::processes::Programs;
 use cluster_tests::prompts::PROMPTS;
 use serde_json::{Value, json};
 
-use crate::{print_result, tell};
+use crate::{leash, print_result, tell};
 
 /// Options of `agreement`.
 #[derive(Args, Debug)]
@@ -22,7 +21,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let programs = Programs::built()?;
+    let programs = leash::programs()?;
     let home = tempfile::tempdir()?;
     let folders = [home.path().join("one"), home.path().join("three")];
     let spans: [&[&str]; 2] = [&["0..30"], &["0..10", "10..20", "20..30"]];

@@ -3,11 +3,11 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use cluster_tests::processes::{NodeProcess, Programs};
+use cluster_tests::processes::NodeProcess;
 use serde_json::{Value, json};
 
 use crate::statistics::{median, percentile};
-use crate::{print_result, tell};
+use crate::{leash, print_result, tell};
 
 /// Options of `decode`.
 #[derive(Args, Debug)]
@@ -35,7 +35,7 @@ struct Answer {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let programs = Programs::built()?;
+    let programs = leash::programs()?;
     let home = tempfile::tempdir()?;
     let mut extra = vec!["--numerics", &options.numerics];
     if let Some(threads) = &options.threads {

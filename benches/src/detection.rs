@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use cluster_tests::processes::{Programs, Running};
+use cluster_tests::processes::Running;
 use serde_json::json;
 
 use crate::statistics::{median, percentile};
-use crate::{print_result, tell};
+use crate::{leash, print_result, tell};
 
 /// Options of `detection`.
 #[derive(Args, Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let programs = Programs::built()?;
+    let programs = leash::programs()?;
     let mut seconds = Vec::new();
     for round in 0..options.rounds {
         let home = tempfile::tempdir()?;

@@ -1,6 +1,6 @@
 //! A warm `cargo xtask demo`, from the command to the first character of the answer.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -9,7 +9,7 @@ use cluster_tests::processes::Running;
 use serde_json::json;
 
 use crate::statistics::{median, percentile};
-use crate::{print_result, tell};
+use crate::{leash, print_result, tell};
 
 /// Options of `first-token`.
 #[derive(Args, Debug)]
@@ -24,7 +24,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut seconds = Vec::new();
     for round in 0..options.rounds {
         let started = now();
-        let mut command = Command::new("cargo");
+        let mut command = leash::command("cargo");
         command.args(["xtask", "demo", "--max-tokens", "16"]).stdin(Stdio::null());
         let mut demo = Running::start(command, &home.path().join("demo.log"))?;
         demo.wait_for_output(1, Duration::from_mins(5))?;

@@ -9,6 +9,7 @@ mod decode;
 mod detection;
 mod engine;
 mod first_token;
+mod leash;
 mod load;
 mod statistics;
 mod swarm_speed;
@@ -42,6 +43,9 @@ enum Command {
     Load(Box<load::Options>),
     /// A synthetic model over three nodes, and over llama.cpp's RPC servers if they are given
     SwarmSpeed(swarm_speed::Options),
+    /// Start a program that dies with its parent
+    #[command(hide = true)]
+    Leash(leash::Options),
 }
 
 fn main() -> Result<()> {
@@ -54,6 +58,7 @@ fn main() -> Result<()> {
         Command::Engine(options) => engine::run(&options),
         Command::Load(options) => load::run(&options),
         Command::SwarmSpeed(options) => swarm_speed::run(&options),
+        Command::Leash(options) => leash::exec(&options),
     }
 }
 

@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::statistics::median;
 use crate::synthetic::{self, Shape, StoredAs};
-use crate::{print_result, tell};
+use crate::{leash, print_result, tell};
 
 /// Options of `swarm-speed`.
 #[derive(Args, Debug)]
@@ -52,7 +51,7 @@ struct Speed {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let programs = Programs::built()?;
+    let programs = leash::programs()?;
     let model = synthetic::made(options.shape, StoredAs::Bf16)?;
     let mut results = Vec::new();
     for class in &options.classes {
@@ -149,7 +148,7 @@ impl Peer {
         for number in 0..options.stages {
             // It takes no port 0: a free one is asked for, and is still free a moment later.
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            let mut command = Command::new(folder.join("ggml-rpc-server"));
+            let mut command = leash::command(folder.join("ggml-rpc-server"));
             command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
             servers.push(Running::start(command, &home.join(format!("rpc-server-{number}.log")))?);
             let address = format!("127.0.0.1:{port}");
@@ -167,7 +166,7 @@ impl Peer {
     }
 
     fn measure(&self, options: &Options) -> Result<Speed> {
-        let mut command = Command::new(&self.bench);
+        let mut command = leash::command(&self.bench);
         command.arg("-m").arg(&self.file).args(["--rpc", &self.addresses.join(",")]);
         command.args(["-ngl", "99", "-p", &options.prompt.to_string(), "-n", &options.tokens.to_string()]);
         command.args(["-r", "1", "-o", "json"]);

@@ -24,6 +24,8 @@ const READY_TIMEOUT: Duration = Duration::from_mins(2);
 pub struct Programs {
     folder: PathBuf,
     workspace: PathBuf,
+    /// Words before each program.
+    before: Vec<OsString>,
 }
 
 /// The line a node prints when it serves.
@@ -99,7 +101,13 @@ impl Programs {
                 path.display()
             );
         }
-        Ok(Self { folder, workspace })
+        Ok(Self { folder, workspace, before: Vec::new() })
+    }
+
+    /// The same, each started by a command that becomes the program: these words and then the program's own.
+    #[must_use]
+    pub fn behind(self, words: &[OsString]) -> Self {
+        Self { before: words.to_vec(), ..self }
     }
 
     /// A program's path.
@@ -116,8 +124,10 @@ impl Programs {
 
     /// A command with an environment of its own: state, cache and configuration live in `home`.
     pub fn command(&self, name: &str, home: &Path) -> Command {
-        let mut command = Command::new(self.path(name));
+        let words = [&self.before[..], &[self.path(name).into()]].concat();
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .env("XDG_STATE_HOME", home.join("state"))
             .env("XDG_CACHE_HOME", home.join("cache"))
             .env("XDG_CONFIG_HOME", home.join("config"))

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Measurement;
 use super::memory::Memory;
 use crate::asked::Asked;
+use crate::leash;
 use crate::statistics::median;
 use crate::tell;
 
@@ -44,7 +45,7 @@ impl Contestant {
     /// `transformers` in bf16.
     pub(super) fn transformers(python: &Path, model: &Path, threads: usize) -> Result<Self> {
         let script = workspace().join("benches/reference/transformers_speed.py");
-        let mut command = Command::new(python);
+        let mut command = leash::command(python);
         command.arg(script).arg(model).args(["--threads", &threads.to_string()]);
         let mut process = Asked::start("transformers", &mut command)?;
         let versions = process.told()?;
@@ -119,7 +120,7 @@ impl Limit {
 
 /// Starts the engine's measuring program as a node would start the engine.
 pub(super) fn stage(model: Option<(&Path, &str)>, threads: usize) -> Result<Asked> {
-    let mut command = Command::new(program()?);
+    let mut command = leash::command(program()?);
     let mut name = "read limit".to_owned();
     if let Some((model, class)) = model {
         command.arg(model).args(["--numerics", class]);
@@ -134,10 +135,11 @@ pub(super) fn stage(model: Option<(&Path, &str)>, threads: usize) -> Result<Aske
     Asked::start(name, &mut command)
 }
 
-/// Builds the engine's measuring program: an example, which may link libtorch where `benches` may not.
+/// Builds the engine's measuring program: an example, which may link libtorch where `benches` may not. As a part of
+/// the workspace, since a package by itself is built with other features, and torch-sys would be compiled anew.
 pub(super) fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["build", "--release", "--quiet", "-p", "shard-node-engine", "--example", "stage_speed"];
+    let arguments = ["build", "--release", "--quiet", "--workspace", "--example", "stage_speed"];
     let status = Command::new(cargo).args(arguments).current_dir(workspace()).status();
     ensure!(status.context("start cargo")?.success(), "building the engine's measuring program failed");
     Ok(())

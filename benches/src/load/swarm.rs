@@ -17,6 +17,7 @@ use shard_node_stage::{StepHook, ToyModel, ToyStage};
 
 use super::Options;
 use super::client::Word;
+use crate::leash;
 use crate::synthetic::{self, StoredAs};
 
 /// Layers of the toy model.
@@ -64,7 +65,7 @@ impl Swarm {
 
     /// Nodes and a router of our own. `arguments` are the router's.
     pub(crate) async fn start(options: &Options, arguments: &[&str]) -> Result<Self> {
-        let programs = Programs::built()?;
+        let programs = leash::programs()?;
         let home = tempfile::tempdir()?;
         let (nodes, vocab, target) = if options.toy {
             let nodes = toys(options).await?;
