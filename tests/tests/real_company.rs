@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 const PATIENCE: Duration = Duration::from_mins(4);
 const TOKENS: u32 = 16;
 const OTHERS: usize = 32;
+/// Tokens of a step of the tail, prompts' steps included, which make one of their session at most.
+const LEAST_BATCH: f64 = 2.0;
 
 /// The requests that are watched: greedy, seeded, and a long one with whole blocks.
 fn watched() -> Vec<Value> {
@@ -85,6 +87,13 @@ async fn an_answer_is_the_same_alone_among_others_and_with_reused_rows() {
     let line = router.line(PATIENCE).unwrap_or_else(|error| panic!("{error}: {}", router.log_text()));
     let ready: Value = serde_json::from_str(&line).unwrap();
     let address: SocketAddr = ready["listen"].as_str().unwrap().parse().unwrap();
+    // Of tokens and of the steps that made them: what a step's batch is on average.
+    let decoded = || {
+        let tail = &swarm[swarm.len() - 1];
+        let steps = |phase| format!("shard_node_step_seconds_count{{phase=\"{phase}\"}}");
+        let steps = [steps("decode"), steps("prefill")].map(|name| tail.metric(&name).unwrap());
+        (tail.metric("shard_node_sampled_tokens_total").unwrap(), steps.into_iter().sum::<f64>())
+    };
     let skipped = || swarm.iter().map(|node| node.metric("shard_node_prefix_skipped_rows_total").unwrap());
 
     let mut alone = Vec::new();
@@ -93,11 +102,14 @@ async fn an_answer_is_the_same_alone_among_others_and_with_reused_rows() {
     }
     assert!(alone.iter().all(|ids| !ids.is_empty()), "{alone:?}");
     assert!(skipped().all(|rows| rows == 0.0), "tenants of their own reuse nothing");
+    let before = decoded();
     assert_eq!(in_company(address, "company").await, alone, "among {OTHERS} others");
+    let batch = (decoded().0 - before.0) / (decoded().1 - before.1);
+    assert!(batch >= LEAST_BATCH, "a step makes {batch} tokens: they are hardly in company");
     let before: f64 = skipped().sum();
     assert_eq!(in_company(address, "company").await, alone, "with reused rows, among {OTHERS} others");
     // Two long prompts, three stages, at least three blocks of 64.
     let reused = skipped().sum::<f64>() - before;
     assert!(reused >= 2.0 * 3.0 * 192.0, "{reused} rows reused");
-    println!("{TOKENS} tokens each, {reused} rows reused");
+    println!("{TOKENS} tokens each, {batch:.1} in a step, {reused} rows reused");
 }

@@ -1,6 +1,7 @@
 //! The real model over real processes: a second prompt with the same beginning is answered sooner and no differently.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+#![expect(clippy::print_stdout, reason = "each test prints its figures")]
 
 use cluster_tests::processes::Programs;
 use serde_json::Value;
@@ -19,8 +20,8 @@ fn skipped(answer: &Value) -> Vec<u64> {
     answer["hops"].as_array().unwrap().iter().map(|hop| hop["skipped_rows"].as_u64().unwrap()).collect()
 }
 
-#[test]
-fn answers_with_reused_rows_are_bit_equal_and_begin_sooner() {
+/// Asks twice with one beginning; the second first token may take this share of a stranger's with the same prompt.
+fn begins_sooner(limit: f64) {
     let (programs, home) = (Programs::built().unwrap(), tempfile::tempdir().unwrap());
     let swarm =
         programs.swarm(home.path(), &["0..10", "10..20", "20..30"], &["--numerics", "exact"]).unwrap();
@@ -51,6 +52,20 @@ fn answers_with_reused_rows_are_bit_equal_and_begin_sooner() {
         ttft(&second),
         ttft(&stranger)
     );
-    // 15 % is the target; other work of the machine falls on the short time harder than on the long one.
-    assert!(ttft(&second) < 0.3 * ttft(&stranger));
+    assert!(ttft(&second) <= limit * ttft(&stranger));
 }
+
+/// Other work of the machine falls on the short time harder than on the long one: twice the target.
+#[test]
+fn answers_with_reused_rows_are_bit_equal_and_begin_sooner() {
+    begins_sooner(2.0 * TARGET);
+}
+
+#[test]
+#[ignore = "takes half a minute of a machine that does nothing else"]
+fn soak_the_second_of_two_prompts_with_one_beginning_begins_within_its_target() {
+    begins_sooner(TARGET);
+}
+
+/// Of the time to the first token without reuse, for 960 rows of some 1,000.
+const TARGET: f64 = 0.15;

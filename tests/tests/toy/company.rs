@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use proto::Position;
 use proto::session::SamplingParams;
+use proto::{NodeId, Position};
 use proto_sampling::{Sampler, Scratch, TokenCounts};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use router::generate::{Finish, GenerateError, GenerateRequest, Step};
 use router::model::Prompt;
+use shard_node::node::Node;
 use shard_node_stage::ToyModel;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -77,21 +78,38 @@ enum End {
     NodeLost,
 }
 
-async fn play(router: &TestRouter, model: ToyModel, case: Case, told: Arc<AtomicUsize>, victim: &str) -> End {
+/// The node that may die.
+#[derive(Clone, Debug)]
+struct Victim {
+    id: NodeId,
+    /// How errors name it.
+    label: String,
+}
+
+async fn play(
+    router: &TestRouter,
+    model: ToyModel,
+    case: Case,
+    told: Arc<AtomicUsize>,
+    victim: Victim,
+) -> End {
     let truth = case.truth(&model);
     let cancel = CancellationToken::new();
     if case.gives_up_after == Some(0) {
         cancel.cancel();
     }
-    let mut came = Vec::new();
-    let mut watch = |step: Step<'_>| {
-        if let Step::Token(timed, _) = step {
+    let (mut came, mut route) = (Vec::new(), Vec::new());
+    let mut watch = |step: Step<'_>| match step {
+        // The last one tried is the session's.
+        Step::Route(tried) => route = tried.stages.iter().map(|stage| stage.node).collect(),
+        Step::Token(timed, _) => {
             came.push(timed.token.token);
             told.fetch_add(1, Ordering::Relaxed);
             if case.gives_up_after == Some(came.len()) {
                 cancel.cancel();
             }
         }
+        Step::Retry(_) | Step::Rest(_) => {}
     };
     let answer = timeout(PATIENCE, router.router.generate(&case.request, &mut watch, &cancel)).await;
     let answer = answer.expect("an answer or an error should come");
@@ -100,23 +118,57 @@ async fn play(router: &TestRouter, model: ToyModel, case: Case, told: Arc<Atomic
         Ok(reply) => {
             assert_eq!(reply.token_ids, truth[..reply.token_ids.len()]);
             if reply.finish == Finish::Cancelled {
-                assert!(case.gives_up_after.is_some());
+                let gives_up_after = case.gives_up_after.expect("nobody cancels but a client that gives up");
+                assert!(came.len() >= gives_up_after, "{} tokens came of {gives_up_after}", came.len());
                 return End::GivenUp;
             }
             assert_eq!(reply.token_ids.len(), truth.len());
             End::Whole
         }
-        Err(GenerateError::Cancelled) => End::GivenUp,
+        Err(GenerateError::Cancelled) => {
+            // Later it is a reply with what came.
+            assert_eq!(case.gives_up_after, Some(0), "nobody cancels but a client that gives up");
+            End::GivenUp
+        }
         Err(error) => {
             // Nobody else is blamed, and nobody else's sessions end.
             let text = error.to_string();
-            assert!(text.starts_with(&format!("{victim} was lost")), "after {} tokens: {text}", came.len());
+            let named = text.starts_with(&format!("{} was lost", victim.label));
+            assert!(named, "after {} tokens: {text}", came.len());
+            assert!(route.contains(&victim.id), "{text}, but the session went over {route:?}");
             End::NodeLost
         }
     }
 }
 
-async fn run(seed: u64) {
+/// How the sessions of some runs ended.
+#[derive(Clone, Copy, Default, Debug)]
+struct Tally {
+    whole: usize,
+    lost: usize,
+    /// Prompt rows that nodes held already.
+    skipped: usize,
+}
+
+impl Tally {
+    async fn of(seeds: std::ops::RangeInclusive<u64>) -> Self {
+        let mut sum = Self::default();
+        for seed in seeds {
+            let one = run(seed).await;
+            sum.whole += one.whole;
+            sum.lost += one.lost;
+            sum.skipped += one.skipped;
+        }
+        sum
+    }
+
+    /// Something of everything: otherwise a run says nothing.
+    fn is_telling(self) -> bool {
+        self.whole > 0 && self.lost > 0 && self.skipped > 0
+    }
+}
+
+async fn run(seed: u64) -> Tally {
     let mut rng = StdRng::seed_from_u64(seed);
     eprintln!("seed {seed}");
     // Two nodes for each span of a drawn split.
@@ -135,8 +187,8 @@ async fn run(seed: u64) {
     for session in 0..SESSIONS {
         let (router, case, told) =
             (Arc::clone(&routers[session % 2]), Case::draw(&mut rng), Arc::clone(&told));
-        let label = swarm.label(victim);
-        running.spawn(async move { play(&router, model, case, told, &label).await });
+        let victim = Victim { id: swarm.id(victim), label: swarm.label(victim) };
+        running.spawn(async move { play(&router, model, case, told, victim).await });
     }
     let ended = Arc::clone(&over);
     let death = async {
@@ -162,7 +214,10 @@ async fn run(seed: u64) {
     let ((), ends) = tokio::join!(death, answers);
     let count = |wanted| ends.iter().filter(|&&end| end == wanted).count();
     let (whole, given_up, lost) = (count(End::Whole), count(End::GivenUp), count(End::NodeLost));
-    eprintln!("{spans:?}, death {dies}: {whole} whole, {given_up} given up, {lost} lost with their node");
+    let skipped = swarm.nodes.iter().map(skipped_rows).sum();
+    eprintln!(
+        "{spans:?}, death {dies}: {whole} whole, {given_up} given up, {lost} lost with their node, {skipped} rows reused"
+    );
     assert_eq!(whole + given_up + lost, SESSIONS);
     assert!(dies || lost == 0, "nothing died and answers are lost");
     swarm.faults[victim].thaw();
@@ -171,19 +226,25 @@ async fn run(seed: u64) {
         Arc::into_inner(router).expect("all sessions are over").shutdown().await;
     }
     swarm.shutdown().await;
+    Tally { whole, lost, skipped }
+}
+
+/// Prompt rows that a node held already.
+fn skipped_rows(node: &Node) -> usize {
+    let metrics = node.metrics_text();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("shard_node_prefix_skipped_rows_total "));
+    line.expect("every node counts them").parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_the_models_whoever_comes_goes_or_dies() {
-    for seed in 1..=6 {
-        run(seed).await;
-    }
+    let tally = Tally::of(1..=6).await;
+    assert!(tally.is_telling(), "{tally:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes some minutes"]
 async fn soak_answers_are_the_models_whoever_comes_goes_or_dies() {
-    for seed in 1000..1050 {
-        run(seed).await;
-    }
+    let tally = Tally::of(1000..=1049).await;
+    assert!(tally.is_telling(), "{tally:?}");
 }
