@@ -1,4 +1,5 @@
-//! Short runs of the load generator's scenarios, each with `router serve` in a process of its own and toy nodes.
+//! Short runs of the load generator's scenarios, each with `router serve` in a process of its own and, but for one,
+//! toy nodes.
 //!
 //! Their limits of time are the three times over, since other tests run beside them; `cargo xtask soak` has the
 //! long ones with the limits themselves.
@@ -11,9 +12,14 @@ use std::process::Command;
 use serde_json::Value;
 
 fn play(scenario: &str, arguments: &[&str]) -> Value {
+    play_with(&["--toy"], scenario, arguments)
+}
+
+fn play_with(model: &[&str], scenario: &str, arguments: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_benches"));
     command
-        .args(["load", "--toy", "--seconds", "2", "--factor", "3", "--scenario", scenario])
+        .args(["load", "--seconds", "2", "--factor", "3", "--scenario", scenario])
+        .args(model)
         .args(arguments);
     let output = command.output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
@@ -63,4 +69,11 @@ fn a_streamed_token_costs_the_router_little() {
 #[test]
 fn a_session_that_stands_still_costs_the_router_little_memory() {
     play("idle", &["--clients", "64", "--prompt-tokens", "16"]);
+}
+
+/// Twice as fast as one client, and 30 % of that over three stages, at least. A smaller model measures the router.
+#[test]
+fn sixteen_clients_share_a_models_steps_on_one_stage_and_on_three() {
+    let model = ["--synthetic", "smol-135m", "--kv-positions", "4096"];
+    play_with(&model, "scaling", &["--clients", "16", "--tokens", "48", "--rounds", "1"]);
 }
