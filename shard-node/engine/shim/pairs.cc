@@ -136,6 +136,12 @@ bool has_bf16() {
 
 }  // namespace
 
+float* pairs_scratch(int64_t values) {
+  thread_local std::vector<float> scratch;
+  if (static_cast<int64_t>(scratch.size()) < values) scratch.resize(values);
+  return scratch.data();
+}
+
 extern "C" {
 
 // Whether this CPU multiplies pairs: 2 with instructions for them, 1 with AVX2 and FMA, 0 not at all.
@@ -151,6 +157,7 @@ void ll_pairs_pack_block(const uint16_t* rows, int64_t stride, int64_t width, ui
 // or f32 out if `wide`.
 void ll_pairs(const uint16_t* x, const uint16_t* packed, const uint16_t* residual, void* out, int64_t rows,
               int64_t width, int64_t outputs, int wide) {
+  if (rows == 0) return;  // the kernels have no case of none
   const PairsJob job{x, packed, residual, out, rows, width, outputs, wide != 0};
   if (!has_bf16()) return pairs_by_avx2(job);
   if (amx_usable()) return pairs_by_tiles(job);

@@ -36,6 +36,9 @@ BF16_CPU INLINE void finish(const PairsJob& job, int64_t row, int64_t output, __
 
 // The product by AMX; only where amx_usable().
 void pairs_by_tiles(const PairsJob& job);
+// Room for so many values, of the calling thread's own until it asks again: it owns a stage, and keeps what its largest
+// chunk of rows took. Made here for the kernels that are compiled for one CPU as a whole.
+float* pairs_scratch(int64_t values);
 // The product by AVX2 and FMA, and the packing of one block; at level 3 and above.
 void pairs_by_avx2(const PairsJob& job);
 void pairs_pack_by_avx2(const uint16_t* rows, int64_t stride, int64_t width, uint16_t* packed);

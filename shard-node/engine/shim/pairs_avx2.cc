@@ -3,10 +3,9 @@
 //
 // Every output is one chain of fused products over the inputs in order, whatever the number of rows and wherever the
 // work is split, so that a row's bits depend on that row alone. They differ from those of the other two kernels, which
-// add products of pairs. Compiled for such a CPU as a whole, like panels_avx2.cc.
+// add products of pairs. Compiled for such a CPU as a whole, like panels_avx2.cc: no container and no inline function of
+// a library, whose copy from here the linker might give to code for any CPU (a test holds it).
 #include <immintrin.h>
-
-#include <vector>
 
 #include "pairs.h"
 #include "team.h"
@@ -189,13 +188,12 @@ INLINE void part(const PairsJob& job, const float* x, int64_t row, int64_t block
     UNROLL for (int h = 0; h < 2; ++h) _mm256_storeu_ps(kept + r * kBlock + 8 * h, sums.v[r][0][h]);
 }
 
-// Groups begin..end times blocks first..last.
+// Groups begin..end times blocks first..last, kChunkGroups and kChunkBlocks at most.
 void many_chunk(const PairsJob& job, const Groups& x, int64_t begin, int64_t end, int64_t first, int64_t last) {
-  thread_local std::vector<float> kept;  // bounded by kChunkBlocks * kChunkGroups * kLanes * 16 floats
-  kept.resize((last - first) * (end - begin) * kLanes * kBlock);
+  alignas(32) float kept[kChunkBlocks * kChunkGroups * kLanes * kBlock];  // 48 KiB, of which a chunk writes what it needs
   for (int64_t from = 0; from < job.width; from += kPart) {
     const int64_t to = from + kPart < job.width ? from + kPart : job.width;
-    float* sums = kept.data();
+    float* sums = kept;
     for (int64_t block = first; block < last; ++block)
       for (int64_t group = begin; group < end; ++group, sums += kLanes * kBlock) {
         const float* values = x.at(from, to, group);
@@ -247,10 +245,7 @@ void pairs_pack_by_avx2(const uint16_t* rows, int64_t stride, int64_t width, uin
 
 void pairs_by_avx2(const PairsJob& job) {
   const int64_t blocks = (job.outputs + kBlock - 1) / kBlock, groups = (job.rows + kLanes - 1) / kLanes;
-  thread_local std::vector<float> scratch;  // of the thread that owns the stage: as large as its largest chunk of rows
-  const int64_t values = job.width * (job.rows <= kLanes ? job.rows : groups * kLanes);
-  if (static_cast<int64_t>(scratch.size()) < values) scratch.resize(values);
-  float* x = scratch.data();
+  float* x = pairs_scratch(job.width * (job.rows <= kLanes ? job.rows : groups * kLanes));
   if (job.rows <= kLanes) {
     widen(job, 0, job.rows, 0, job.width, job.rows, x);
     // Chunks of about 64 KiB: some microseconds, so that no thread waits long for another.

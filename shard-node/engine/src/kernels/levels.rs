@@ -2,6 +2,8 @@
 //!
 //! `ATEN_CPU_CAPABILITY` sets the level of a process; here a thread chooses, so that levels can be compared.
 
+use std::process::Command;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::ffi::{self, AppendAt, AttendJob, HeadExtras, KvTensors};
@@ -36,6 +38,32 @@ fn a_level_can_be_lowered_and_comes_back() {
     let own = ffi::cpu_level();
     assert_eq!(at_each_level(ffi::cpu_level), LEVELS.map(|level| level.min(own)));
     assert_eq!(ffi::cpu_level(), own);
+}
+
+/// The linker keeps one copy of what several files define weakly, inline functions and templates above all. One from a
+/// file that is compiled for some CPUs as a whole would run on all of them.
+#[test]
+fn archives_for_some_cpus_define_nothing_that_the_linker_shares() {
+    let archives: Vec<_> = env!("LAYERLANE_LEVEL_ARCHIVES").split(' ').collect();
+    assert!(archives.contains(&"pairs_avx2") && archives.contains(&"panels_avx512"), "{archives:?}");
+    for archive in archives {
+        let path = format!("{}/liblayerlane_{archive}.a", env!("OUT_DIR"));
+        let listed = Command::new("nm").args(["--portability", &path]).output().expect("nm is where ar is");
+        assert!(listed.status.success(), "{path}: {}", String::from_utf8_lossy(&listed.stderr));
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let symbols = listed.lines().filter_map(|line| line.split_once(' '));
+        let (mut functions, mut shared) = (0, Vec::new());
+        for (name, rest) in symbols {
+            match rest.as_bytes().first() {
+                Some(b'T') => functions += 1,
+                Some(b'V' | b'W' | b'u' | b'i') => shared.push(name),
+                // Code that runs when the program starts.
+                _ if name.starts_with("_GLOBAL__sub_I") => shared.push(name),
+                _ => {}
+            }
+        }
+        assert!(functions > 0 && shared.is_empty(), "{archive}: {functions} functions, shared {shared:?}");
+    }
 }
 
 #[test]

@@ -307,6 +307,23 @@ mod tests {
     }
 
     #[test]
+    fn no_rows_have_a_product_of_no_rows() {
+        let _mode = ffi::InferenceMode::enter().unwrap();
+        let kinds = [LinearKind::Exact, LinearKind::Pairs];
+        for kind in
+            kinds.into_iter().filter(|&kind| kind != LinearKind::Pairs || ffi::pairs_level().is_some())
+        {
+            let linear =
+                Linear::new(Tensor::ones([33, 30], (kind.weight_kind(), Device::Cpu)), kind).unwrap();
+            let none = Tensor::ones([0, 30], (kind.activation_kind(), Device::Cpu));
+            let product = || linear.forward_f32(&none).unwrap().size();
+            assert_eq!(product(), [0, 33], "{kind:?}");
+            assert_eq!(ffi::without_tiles(product), [0, 33], "{kind:?}");
+            assert_eq!(ffi::at_cpu_level(3, product), [0, 33], "{kind:?}");
+        }
+    }
+
+    #[test]
     fn a_team_does_its_work_however_it_rests() {
         crate::kernels::seeded();
         if ffi::pairs_level().is_none() {
