@@ -29,6 +29,9 @@ struct Bf16 {
   uint16_t bits;
 };
 
+typedef float F32x4 __attribute__((vector_size(16)));
+typedef float F32x8 __attribute__((vector_size(32)));
+typedef uint32_t U32x8 __attribute__((vector_size(32)));
 typedef float F32x16 __attribute__((vector_size(64)));
 typedef uint32_t U32x16 __attribute__((vector_size(64)));
 typedef uint16_t U16x16 __attribute__((vector_size(32)));
@@ -89,30 +92,43 @@ static INLINE void head16(const int8_t* head, int64_t at, int64_t dim, F32x16& v
   }
 }
 
-static INLINE float sum16(F32x16 v) {
-  constexpr U32x16 kHalf8 = {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7};
-  constexpr U32x16 kHalf4 = {4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11};
-  constexpr U32x16 kHalf2 = {2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13};
-  v += __builtin_shuffle(v, kHalf8);
-  v += __builtin_shuffle(v, kHalf4);
-  v += __builtin_shuffle(v, kHalf2);
-  return v[0] + v[1];
+static INLINE F32x8 halves_sum(F32x16 v) {
+  F32x8 low, high;
+  std::memcpy(&low, &v, 32);
+  std::memcpy(&high, reinterpret_cast<const char*>(&v) + 32, 32);
+  return low + high;
 }
 
-// sum16 of each of sixteen vectors, added in the same order, with a third of the instructions.
+// By vectors that every level has, as sums16: of a wider one GCC takes a shuffle apart value by value.
+static INLINE float sum16(F32x16 v) {
+  const F32x8 eight = halves_sum(v);
+  F32x4 low, high;
+  std::memcpy(&low, &eight, 16);
+  std::memcpy(&high, reinterpret_cast<const char*>(&eight) + 16, 16);
+  const F32x4 four = low + high;
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// sum16 of each of sixteen vectors, added in the same order.
 static INLINE F32x16 sums16(const F32x16* v) {
-  constexpr U32x16 kLow8 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
-  constexpr U32x16 kLow4 = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
-  constexpr U32x16 kLow2 = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29};
-  constexpr U32x16 kLow1 = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-  F32x16 a[8], b[4], c[2];
-  for (int i = 0; i < 8; ++i)
-    a[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], kLow8) + __builtin_shuffle(v[2 * i], v[2 * i + 1], kLow8 + 8);
-  for (int i = 0; i < 4; ++i)
-    b[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], kLow4) + __builtin_shuffle(a[2 * i], a[2 * i + 1], kLow4 + 4);
-  for (int i = 0; i < 2; ++i)
-    c[i] = __builtin_shuffle(b[2 * i], b[2 * i + 1], kLow2) + __builtin_shuffle(b[2 * i], b[2 * i + 1], kLow2 + 2);
-  return __builtin_shuffle(c[0], c[1], kLow1) + __builtin_shuffle(c[0], c[1], kLow1 + 1);
+  constexpr U32x8 kLow4 = {0, 1, 2, 3, 8, 9, 10, 11}, kHigh4 = {4, 5, 6, 7, 12, 13, 14, 15};
+  constexpr U32x8 kLow2 = {0, 1, 8, 9, 4, 5, 12, 13}, kHigh2 = {2, 3, 10, 11, 6, 7, 14, 15};
+  constexpr U32x8 kLow1 = {0, 2, 8, 10, 4, 6, 12, 14}, kHigh1 = {1, 3, 9, 11, 5, 7, 13, 15};
+  F32x8 sums[2];
+  for (int half = 0; half < 2; ++half) {
+    // Lanes eight apart, then four: i's in the low half, those of i + 4 in the high one. Then two, then one apart.
+    F32x8 a[4], b[2];
+    for (int i = 0; i < 4; ++i) {
+      const F32x8 p = halves_sum(v[8 * half + i]), q = halves_sum(v[8 * half + i + 4]);
+      a[i] = __builtin_shuffle(p, q, kLow4) + __builtin_shuffle(p, q, kHigh4);
+    }
+    for (int i = 0; i < 2; ++i)
+      b[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], kLow2) + __builtin_shuffle(a[2 * i], a[2 * i + 1], kHigh2);
+    sums[half] = __builtin_shuffle(b[0], b[1], kLow1) + __builtin_shuffle(b[0], b[1], kHigh1);
+  }
+  F32x16 all;
+  std::memcpy(&all, sums, 64);
+  return all;
 }
 
 // exp as 2^k times a polynomial (Cephes expf), relative error below 2e-7; no branches, so that it vectorises.
