@@ -205,19 +205,6 @@ impl StackedRows<'_> {
         }
     }
 
-    /// Gives the pages of these rows back to the system.
-    fn release(&self, rows: Range<usize>) {
-        let mut begin = 0;
-        for tensor in &self.tensors {
-            let end = begin + tensor.rows();
-            let (from, to) = (begin.max(rows.start as u64), end.min(rows.end as u64));
-            if from < to {
-                self.checkpoint.release_rows(tensor, from - begin..to - begin);
-            }
-            begin = end;
-        }
-    }
-
     /// The tensor that has this row, and its number there.
     fn place(&self, row: usize) -> Option<(&StoredTensor, u64)> {
         let mut row = row as u64;
@@ -259,6 +246,19 @@ impl MatrixRows for StackedRows<'_> {
         };
         // Otherwise the row is read as values, which says what is wrong with it.
         blocks.is_finite().then_some(blocks)
+    }
+
+    /// Gives the pages back to the system.
+    fn release(&self, rows: Range<usize>) {
+        let mut begin = 0;
+        for tensor in &self.tensors {
+            let end = begin + tensor.rows();
+            let (from, to) = (begin.max(rows.start as u64), end.min(rows.end as u64));
+            if from < to {
+                self.checkpoint.release_rows(tensor, from - begin..to - begin);
+            }
+            begin = end;
+        }
     }
 }
 

@@ -180,6 +180,9 @@ fn pack_share(
     let columns = source.columns();
     let padded = columns.next_multiple_of(GROUP);
     let mut values = vec![0.0; PANEL_ROWS * columns];
+    let band = (BAND_VALUES / values.len()).max(1);
+    let mut kept = first_panel * PANEL_ROWS;
+    let end = source.rows().min(kept + scales.len());
     let panels = bytes.chunks_mut(format.panel_bytes(padded)).zip(scales.chunks_mut(PANEL_ROWS));
     for (index, (panel, scales)) in panels.enumerate() {
         let first = (first_panel + index) * PANEL_ROWS;
@@ -200,9 +203,17 @@ fn pack_share(
                 int4::pack_blocks(blocks, panel, row - first, format);
             }
         }
+        if index % band == band - 1 {
+            source.release(kept..end.min(first + PANEL_ROWS));
+            kept = end.min(first + PANEL_ROWS);
+        }
     }
+    source.release(kept..end);
     Ok(())
 }
+
+/// What a thread packs before it gives source pages back, which else are in memory beside what is packed of them.
+const BAND_VALUES: usize = 1 << 19;
 
 #[cfg(test)]
 mod tests;

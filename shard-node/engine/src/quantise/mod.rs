@@ -4,6 +4,8 @@
 pub(crate) mod int4;
 pub(crate) mod int8;
 
+use std::ops::Range;
+
 use half::f16;
 use shard_node_weights::TensorError;
 
@@ -17,6 +19,8 @@ pub(crate) trait MatrixRows: Sync {
     fn values(&self, row: usize, out: &mut [f32]) -> Result<(), TensorError>;
     /// The same as blocks of 4 bits, if it is stored so.
     fn blocks(&self, row: usize) -> Option<FourBits<'_>>;
+    /// These rows are not asked for again.
+    fn release(&self, _rows: Range<usize>) {}
 }
 
 /// A row in one of GGUF's plain 4-bit types (`ggml-common.h`: `block_q4_0`, `block_q4_1`).
