@@ -154,6 +154,7 @@ impl RouterMetrics {
     pub(crate) fn not_placed(&self, refusal: &AdmissionRefusal) {
         let label = match refusal {
             AdmissionRefusal::QueueFull { .. } => "queue_full",
+            AdmissionRefusal::Displaced { .. } => "displaced",
             AdmissionRefusal::Waited { .. } => "waited",
             AdmissionRefusal::NoRoute { .. } => "no_route",
             AdmissionRefusal::TooLarge { .. } => "too_large",

@@ -80,6 +80,20 @@ pub enum PromptError {
         /// Its entries.
         vocab: u32,
     },
+    /// No tokens could be as few.
+    #[error(
+        "the prompt has {bytes} bytes of text, but the context of {model} is {context}, which holds {most} at most"
+    )]
+    TextTooLong {
+        /// Bytes of the prompt in the model's template.
+        bytes: usize,
+        /// What the longest tokens would hold.
+        most: usize,
+        /// The model.
+        model: String,
+        /// Positions of its context.
+        context: u32,
+    },
     /// No room for the prompt and one more token.
     #[error("the prompt has {prompt} tokens, but the context of {model} is {context}")]
     TooLong {
@@ -206,7 +220,7 @@ impl Model {
     }
 
     fn encode_text(&self, text: &str) -> Result<Vec<u32>, PromptError> {
-        let mut ids = self.need_tokenizer()?.encode(text, EncodeMode::Markup)?;
+        let mut ids = self.tokens_of(text)?;
         if let Some(bos) = self.manifest.bos.filter(|_| self.manifest.add_bos)
             && ids.first() != Some(&bos)
         {
@@ -234,8 +248,19 @@ impl Model {
         let text = ChatTemplate::new(source)
             .and_then(|template| template.render(input))
             .map_err(|source| PromptError::Template { model: self.name.clone(), source })?;
-        // The template writes the special tokens itself.
-        Ok(tokenizer.encode(&text, EncodeMode::Markup)?)
+        self.tokens_of(&text)
+    }
+
+    /// Special tokens are what the text says: a template writes them itself. A text that no context holds is not looked
+    /// at.
+    fn tokens_of(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        let (tokenizer, context) = (self.need_tokenizer()?, self.context());
+        let most = tokenizer.longest_text(context);
+        if text.len() > most {
+            let (bytes, model) = (text.len(), self.name.clone());
+            return Err(PromptError::TextTooLong { bytes, most, model, context });
+        }
+        Ok(tokenizer.encode(text, EncodeMode::Markup)?)
     }
 
     fn need_tokenizer(&self) -> Result<&Tokenizer, PromptError> {

@@ -18,5 +18,5 @@ pub use chat::{ChatInput, ChatMessage, ChatTemplate, TemplateError};
 pub use detokenise::DetokenStream;
 pub use gguf::{GgufVocabulary, GgufVocabularyError};
 pub use json_size::count_json_values;
-pub use stop::{StopError, StopMatcher, StopOutcome};
+pub use stop::{MAX_STOPS, StopError, StopMatcher, StopOutcome};
 pub use tokenizer::{EncodeMode, Tokenizer, TokenizerError};

@@ -142,7 +142,7 @@ impl Automaton {
 }
 
 /// The usual APIs allow 4; each costs one comparison per byte of text.
-const MAX_STOPS: usize = 64;
+pub const MAX_STOPS: usize = 64;
 
 /// Also bounds what is held back.
 const MAX_STOP_BYTES: usize = 1024;

@@ -4,17 +4,17 @@
 //! dropout), counts what would make reading costly, switches off what would make them many (padding) or few (truncation), refuses text rewriting that
 //! multiplies its input, and turns a panic inside the tokenizers library into an error.
 
+mod rewriting;
 mod sizes;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
-use serde::Deserialize;
-use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{DecoderWrapper, Tokenizer as Inner};
 
+use rewriting::Rewriting;
 use sizes::Sizes;
 pub(crate) use sizes::{MAX_MERGES, MAX_TOKENS};
 
@@ -26,6 +26,8 @@ pub struct Tokenizer {
     plain: OnceLock<Inner>,
     special: HashSet<u32>,
     vocab_size: u32,
+    /// Bytes; `None` where a token may stand for a text of any length.
+    longest_token: Option<usize>,
 }
 
 /// What special tokens mean in the text to encode.
@@ -110,7 +112,11 @@ impl Tokenizer {
         let vocab_size = inner.get_vocab_size(true) as u32;
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
-        Ok(Self { inner, plain: OnceLock::new(), special, vocab_size })
+        let keeps_text =
+            matches!(inner.get_model(), ModelWrapper::BPE(_)) && Rewriting::read(bytes)?.keeps_text();
+        let longest_token =
+            keeps_text.then(|| inner.get_vocab(true).keys().map(String::len).max().unwrap_or(0));
+        Ok(Self { inner, plain: OnceLock::new(), special, vocab_size, longest_token })
     }
 
     /// Refuses what costs too much to read or to use, without reading it in full: what passes may still be malformed.
@@ -119,7 +125,7 @@ impl Tokenizer {
             return Err(TokenizerError::TooLarge { bytes: bytes.len(), limit: MAX_JSON_BYTES });
         }
         Sizes::check(bytes)?;
-        refuse_growth(bytes)
+        Rewriting::read(bytes)?.check()
     }
 
     /// The ids of `text`.
@@ -167,6 +173,13 @@ impl Tokenizer {
         self.vocab_size
     }
 
+    /// Bytes of the longest text that could be as few as `tokens` tokens: whatever is longer need not be encoded to know
+    /// that it is too long.
+    pub fn longest_text(&self, tokens: u32) -> usize {
+        self.longest_token
+            .map_or(usize::MAX, |bytes| bytes.saturating_mul(tokens as usize).saturating_mul(MAX_SHRINKING))
+    }
+
     /// Whether tokens are strings of bytes in the GPT-2 alphabet and a text is just their concatenation.
     pub(crate) fn is_byte_level(&self) -> bool {
         matches!(self.inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
@@ -179,53 +192,14 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("the tokenizers library panicked".into()))
 }
 
-/// The parts of a `tokenizer.json` that rewrite text.
-#[derive(Deserialize)]
-struct RewritingSteps {
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    decoder: Value,
-}
-
-/// Refuses rewriting steps that together could multiply a text by more than [`MAX_GROWTH`].
-fn refuse_growth(bytes: &[u8]) -> Result<(), TokenizerError> {
-    let steps: RewritingSteps =
-        serde_json::from_slice(bytes).map_err(|e| TokenizerError::Malformed { reason: e.to_string() })?;
-    let steps = [&steps.normalizer, &steps.pre_tokenizer, &steps.decoder];
-    let growth = steps.into_iter().map(growth_of).fold(1, usize::saturating_mul);
-    if growth > MAX_GROWTH {
-        return Err(TokenizerError::Refused { reason: "its normalizer or decoder multiplies the text" });
-    }
-    Ok(())
-}
-
-/// By how much a step, or the sequence in it, may multiply its input, from the strings that it inserts.
-fn growth_of(step: &Value) -> usize {
-    let inserted = ["content", "prepend", "replacement"];
-    let longest = inserted.iter().filter_map(|key| step.get(key)?.as_str()).map(str::len).max().unwrap_or(1);
-    let own = match step.get("type").and_then(Value::as_str) {
-        // An expression that matches the empty text inserts at every character and removes none.
-        Some("Replace") if step.pointer("/pattern/Regex").is_some() => 1 + longest,
-        // Half of the bytes become characters of two bytes.
-        Some("ByteLevel") => 2,
-        _ => longest.max(1),
-    };
-    let lists = ["normalizers", "pretokenizers", "decoders"];
-    let inner = lists.iter().filter_map(|key| step.get(key)?.as_array()).flatten();
-    inner.map(growth_of).fold(own, usize::saturating_mul)
-}
-
 /// The largest in use has 33 MB (262,144 tokens).
 const MAX_JSON_BYTES: usize = 64 << 20;
 
 /// Several times the longest context, at 4 bytes per token.
 const MAX_TEXT_BYTES: usize = 8 << 20;
 
-/// Replacing a space by the 3 bytes of U+2581, three times over: more than any real tokenizer does.
-const MAX_GROWTH: usize = 64;
+/// Composing three characters of a Korean syllable into one leaves a third.
+const MAX_SHRINKING: usize = 4;
 
 #[cfg(test)]
 mod tests;

@@ -170,6 +170,15 @@ pub(crate) fn usable<'a>(
     view.nodes().filter(move |node| crate::explain::left_out(view, request, class, node).is_none())
 }
 
+/// The nodes that may take part in some class that the request takes.
+pub(crate) fn usable_nodes(view: &View, request: &RouteRequest) -> Vec<NodeId> {
+    let usable = |class| usable(view, request, class).map(NodeView::node);
+    match request.class {
+        Some(class) => usable(class).collect(),
+        None => NumericsClass::ALL.into_iter().flat_map(usable).collect(),
+    }
+}
+
 /// Where the node is dialled: the first address it announces.
 pub(crate) fn address(node: &NodeView) -> Option<SocketAddr> {
     node.record().addresses.first().copied()

@@ -114,7 +114,7 @@ async fn turn(
 
 fn say(error: &GenerateError) {
     match error {
-        GenerateError::Prompt(PromptError::TooLong { .. }) => {
+        GenerateError::Prompt(PromptError::TooLong { .. } | PromptError::TextTooLong { .. }) => {
             output::remark(&format!("error: {error}; /reset forgets the conversation"));
         }
         error => output::remark(&format!("error: {error}")),

@@ -22,7 +22,8 @@ use super::{Problem, ProblemCode};
 #[derive(Debug)]
 pub(super) struct BodyReader {
     limits: HttpLimits,
-    /// In units of [`UNIT`] bytes.
+    /// In units of [`UNIT`] bytes, for what goes beyond [`SMALL`] of each body. Small ones have their own room: as many
+    /// connections as there may be.
     budget: Arc<Semaphore>,
 }
 
@@ -33,16 +34,22 @@ pub(super) struct Room {
     taken: Option<OwnedSemaphorePermit>,
 }
 
-/// So small that as many connections as there may be can't take all room with one byte each, and so large that it is
-/// taken seldom: hyper reads up to 16 KiB at once.
+/// What each connection may hold without asking: most requests are no larger, so that large ones that stand still
+/// refuse nobody else.
+const SMALL: usize = 16 << 10;
+/// So large that it is taken seldom: hyper reads up to 16 KiB at once.
 const UNIT: usize = 4 << 10;
+/// What must come of a large body within [`STALL`], the slowest line in mind: 256 kbit/s.
+const LEAST: usize = 160 << 10;
+/// A large body that stands still keeps others out for no longer than this.
+const STALL: Duration = Duration::from_secs(5);
 
 /// Bodies come and go within a second or two, unless somebody holds them back.
 const FULL_RETRY: Duration = Duration::from_secs(2);
 
 impl BodyReader {
     pub(super) fn new(limits: HttpLimits) -> Self {
-        let units = limits.bodies_bytes.max(limits.body_bytes).div_ceil(UNIT);
+        let units = limits.bodies_bytes.max(limits.body_bytes.saturating_sub(SMALL)).div_ceil(UNIT);
         Self { limits, budget: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))) }
     }
 
@@ -71,6 +78,8 @@ impl BodyReader {
         let mut read = BytesMut::new();
         let mut room = Room { budget: Arc::clone(&self.budget), taken: None };
         let mut deadline = (begun + self.limits.body_begins_within).min(end);
+        // What has come since, of a large one.
+        let (mut since, mut came) = (begun, 0);
         loop {
             let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
             match timeout_at(deadline, next).await {
@@ -81,8 +90,13 @@ impl BodyReader {
                         }
                         room.grow(read.len() + part.len())?;
                         read.extend_from_slice(&part);
+                        came += part.len();
                     }
-                    deadline = end;
+                    let now = Instant::now();
+                    if read.len() <= SMALL || came >= LEAST {
+                        (since, came) = (now, 0);
+                    }
+                    deadline = if read.len() <= SMALL { end } else { end.min(since + STALL) };
                 }
                 Ok(None) => return Ok((read.freeze(), room)),
                 Ok(Some(Err(error))) => {
@@ -117,7 +131,10 @@ impl Room {
     /// Takes what is missing for so many bytes, or nothing.
     fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let has = self.taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = bytes.div_ceil(UNIT).saturating_sub(has);
+        let missing = bytes.saturating_sub(SMALL).div_ceil(UNIT).saturating_sub(has);
+        if missing == 0 {
+            return Ok(());
+        }
         // Waiting for room would hold what is taken already, and two that wait hold it for ever.
         let more = u32::try_from(missing)
             .ok()

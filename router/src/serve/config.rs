@@ -56,8 +56,8 @@ pub struct HttpLimits {
     pub connections: usize,
     /// Bytes of one request's body: the ids of a prompt that fills the longest context take 0.9 MB, its text less.
     pub body_bytes: usize,
-    /// Bytes of all bodies that have come and whose prompts are not ids yet, so that many large ones can't fill the
-    /// memory.
+    /// Bytes of all bodies that have come and whose prompts are not ids yet, beyond 16 KiB of each, so that many large
+    /// ones can't fill the memory.
     pub bodies_bytes: usize,
     /// Bytes of a request's head, and of what is buffered of an answer.
     pub buffer_bytes: usize,

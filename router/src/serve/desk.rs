@@ -96,7 +96,10 @@ impl Desk {
         let served = self.catalogue.find(asked.model.as_ref())?;
         Sampler::new(&asked.sampling, served.model.manifest().architecture.vocab as usize)?;
         StopMatcher::new(&asked.stop)?;
-        let prompt = self.encoders.encode(&served.model, asked.prompt, unix_seconds(), room).await?;
+        // Before the prompt's text is looked at, which takes time that a refusal should not.
+        served.gate.check(&asked.tenant).map_err(Problem::from)?;
+        let encoding = self.encoders.encode(&served.model, asked.prompt, &asked.tenant, unix_seconds(), room);
+        let prompt = encoding.await?;
         let room = served.model.context() - prompt.len() as u32;
         let max_tokens = asked.max_tokens.min(room);
         let positions = prompt.len() as u32 + max_tokens;

@@ -1,28 +1,58 @@
-//! Prompts on their way to ids: a bounded number at once, each for a bounded time, whether or not its client stays.
+//! Prompts on their way to ids: a bounded number at once, tenants in turn, each for a bounded time, whether or not its
+//! client stays.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use router_plan::admission::Tenant;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::turns::{Number, Turn, Turns};
 use super::{Problem, ProblemCode};
 use crate::model::{Model, Prompt};
 
 /// The threads that turn prompts into ids.
 #[derive(Clone, Debug)]
 pub(super) struct Encoders {
-    slots: Arc<Semaphore>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    turns: Turns<Tenant>,
+    /// Bounded by the turns.
+    waiting: HashMap<Number, oneshot::Sender<Slot>>,
+}
+
+/// One that may work. Dropping it calls the next one.
+#[derive(Debug)]
+struct Slot {
+    encoders: Encoders,
+}
+
+/// One that waits. Dropping it leaves the line.
+#[derive(Debug)]
+struct Waiter<'a> {
+    encoders: &'a Encoders,
+    tenant: &'a Tenant,
+    number: Number,
 }
 
 /// A prompt that fills the longest context is encoded in well under a second: who waits for longer stands behind
 /// many of them, and should hear so rather than wait.
 const WAIT: Duration = Duration::from_secs(5);
+/// As many as wait for a place, by default: each is encoded in about a millisecond, seldom in more.
+const MOST_WAITING: usize = 256;
+/// So that it takes several tenants to keep the others out.
+const MOST_WAITING_OF_ONE: usize = 64;
 
 impl Encoders {
     /// So many at once: more than there are cores would only share them.
     pub(super) fn new(at_once: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(at_once)) }
+        let turns = Turns::new(at_once, MOST_WAITING, MOST_WAITING_OF_ONE);
+        Self { state: Arc::new(Mutex::new(State { turns, waiting: HashMap::new() })) }
     }
 
     /// The ids of a prompt. `held` is dropped when the prompt takes no memory any more, which may be later than the
@@ -34,6 +64,7 @@ impl Encoders {
         &self,
         model: &Model,
         prompt: Prompt,
+        tenant: &Tenant,
         now_unix_s: u64,
         held: impl Send + 'static,
     ) -> Result<Vec<u32>, Problem> {
@@ -41,12 +72,58 @@ impl Encoders {
         if matches!(prompt, Prompt::TokenIds(_)) {
             return Ok(model.encode_aside(prompt, now_unix_s, held).await?);
         }
-        let Ok(Ok(slot)) = timeout(WAIT, Arc::clone(&self.slots).acquire_owned()).await else {
-            let what = format!("other prompts are being turned into tokens since {} s", WAIT.as_secs());
-            let cure = "try again after the time given, give `token_ids`, or start another router";
-            return Err(Problem::new(ProblemCode::Busy, what, cure).retry_after(WAIT));
-        };
+        let slot = self.slot(tenant).await?;
         Ok(model.encode_aside(prompt, now_unix_s, (slot, held)).await?)
+    }
+
+    async fn slot(&self, tenant: &Tenant) -> Result<Slot, Problem> {
+        let (number, called) = {
+            let mut state = self.lock();
+            match state.turns.come(tenant) {
+                Turn::Now => return Ok(Slot { encoders: self.clone() }),
+                Turn::Full => return Err(busy("as many prompts as may wait to be turned into tokens")),
+                Turn::Waits(number) => {
+                    let (sender, called) = oneshot::channel();
+                    state.waiting.insert(number, sender);
+                    (number, called)
+                }
+            }
+        };
+        let _waiter = Waiter { encoders: self, tenant, number };
+        match timeout(WAIT, called).await {
+            Ok(Ok(slot)) => Ok(slot),
+            _ => Err(busy(&format!("other prompts are being turned into tokens since {} s", WAIT.as_secs()))),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The turns are whole after each of their methods.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn busy(what: &str) -> Problem {
+    let cure = "try again after the time given, give `token_ids`, or start another router";
+    Problem::new(ProblemCode::Busy, what, cure).retry_after(WAIT)
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.encoders.lock();
+        let next = state.turns.done().and_then(|number| state.waiting.remove(&number));
+        drop(state);
+        if let Some(next) = next {
+            // Whoever has gone since drops its slot, which calls the next one.
+            let _ = next.send(Self { encoders: self.encoders.clone() });
+        }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut state = self.encoders.lock();
+        state.turns.leave(self.tenant, self.number);
+        state.waiting.remove(&self.number);
     }
 }
 
@@ -70,15 +147,15 @@ mod tests {
         let busy = runtime.spawn_blocking(move || wait.recv());
         runtime.block_on(async {
             pause();
-            let (encoders, model, held) = (Encoders::new(1), toy(), Arc::new(()));
+            let (encoders, model, held, tenant) = (Encoders::new(1), toy(), Arc::new(()), Tenant::default());
             let prompt = || Prompt::Text("hi".into());
             tokio::select! {
                 biased;
-                _ = encoders.encode(&model, prompt(), 0, Arc::clone(&held)) => panic!("the thread is held"),
+                _ = encoders.encode(&model, prompt(), &tenant, 0, Arc::clone(&held)) => panic!("the thread is held"),
                 () = yield_now() => {}
             }
             assert_eq!(Arc::strong_count(&held), 2, "the prompt still takes memory");
-            let second = encoders.encode(&model, prompt(), 0, ());
+            let second = encoders.encode(&model, prompt(), &tenant, 0, ());
             let mut second = std::pin::pin!(second);
             tokio::select! {
                 biased;
@@ -90,9 +167,9 @@ mod tests {
             assert_eq!(problem.code(), ProblemCode::Busy);
             assert!(problem.to_json()["error"]["retry_after_ms"].as_u64() > Some(0));
             // Ids need no thread.
-            assert_eq!(encoders.encode(&model, Prompt::TokenIds(vec![5]), 0, ()).await.unwrap(), [5]);
+            assert_eq!(encoders.encode(&model, Prompt::TokenIds(vec![5]), &tenant, 0, ()).await.unwrap(), [5]);
             go.send(()).unwrap();
-            let told = encoders.encode(&model, prompt(), 0, ()).await.unwrap_err();
+            let told = encoders.encode(&model, prompt(), &tenant, 0, ()).await.unwrap_err();
             assert_eq!(told.code(), ProblemCode::BadRequest, "the toy has no tokenizer");
             assert_eq!(Arc::strong_count(&held), 1);
             busy.await.unwrap().unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::{ModelId, NodeId};
 use router_plan::admission::{
-    Admission, AdmissionLimits, AdmissionRefusal, Decision, Ticket, TurnedAway, Verdict, Wanted,
+    Admission, AdmissionLimits, AdmissionRefusal, Decision, Tenant, Ticket, TurnedAway, Verdict, Wanted,
 };
 use router_plan::{Route, View};
 use tokio::sync::oneshot;
@@ -76,6 +76,13 @@ impl Gate {
     pub(super) fn counts(&self) -> (usize, usize) {
         let state = self.lock();
         (state.admission.waiting(), state.admission.placed())
+    }
+
+    /// Refuses what would be refused anyway, before anything is done for it.
+    pub(super) fn check(&self, tenant: &Tenant) -> Result<(), AdmissionRefusal> {
+        let Some(refusal) = self.lock().admission.would_refuse(tenant) else { return Ok(()) };
+        self.inner.metrics.not_placed(&refusal);
+        Err(refusal)
     }
 
     /// Waits for a place, at most until `until`.

@@ -20,6 +20,7 @@ mod problem;
 mod request;
 mod routes;
 mod shelf;
+mod turns;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

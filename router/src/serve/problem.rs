@@ -35,6 +35,8 @@ pub enum ProblemCode {
     TooLong,
     /// As many requests wait as may.
     QueueFull,
+    /// It waited, and one of a tenant with fewer requests took its place.
+    Displaced,
     /// No place became free in time.
     QueueTimeout,
     /// No nodes hold all of the model's layers.
@@ -63,6 +65,7 @@ impl ProblemCode {
             Self::BodyTooLarge => "body_too_large",
             Self::TooLong => "too_long",
             Self::QueueFull => "queue_full",
+            Self::Displaced => "displaced",
             Self::QueueTimeout => "queue_timeout",
             Self::NoRoute => "no_route",
             Self::NodesFailed => "nodes_failed",
@@ -80,7 +83,7 @@ impl ProblemCode {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::Displaced => StatusCode::TOO_MANY_REQUESTS,
             Self::QueueTimeout | Self::NoRoute | Self::Busy | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -198,6 +201,9 @@ impl From<AdmissionRefusal> for Problem {
     fn from(refusal: AdmissionRefusal) -> Self {
         let (code, cure) = match &refusal {
             AdmissionRefusal::QueueFull { .. } => (ProblemCode::QueueFull, "try again after the time given"),
+            AdmissionRefusal::Displaced { .. } => {
+                (ProblemCode::Displaced, "try again after the time given, with fewer requests at once")
+            }
             AdmissionRefusal::Waited { .. } => {
                 (ProblemCode::QueueTimeout, "try again after the time given, or add nodes")
             }
@@ -236,7 +242,9 @@ impl From<SessionError> for Problem {
 impl From<PromptError> for Problem {
     fn from(error: PromptError) -> Self {
         match &error {
-            PromptError::TooLong { .. } => Self::new(ProblemCode::TooLong, &error, "shorten the prompt"),
+            PromptError::TooLong { .. } | PromptError::TextTooLong { .. } => {
+                Self::new(ProblemCode::TooLong, &error, "shorten the prompt")
+            }
             PromptError::NoTokenizer(model) => Self::new(
                 ProblemCode::BadRequest,
                 format!("model {model} has no tokenizer"),

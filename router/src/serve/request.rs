@@ -1,13 +1,16 @@
 //! A request's body as the API takes it, checked: bytes in, a request or a problem out. Pure.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
-use proto::session::SamplingParams;
+use proto::session::{MAX_POSITIONS, SamplingParams};
 use proto::tensor::NumericsClass;
-use proto_text::ChatMessage;
+use proto_text::{ChatMessage, MAX_STOPS};
 use router_plan::ModelRef;
 use router_plan::admission::{Priority, Tenant};
-use serde::Deserialize;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::{Problem, ProblemCode};
 use crate::model::Prompt;
@@ -46,7 +49,9 @@ struct Written {
     model: Option<String>,
     numerics: Option<String>,
     prompt: Option<String>,
+    #[serde(default, deserialize_with = "messages")]
     messages: Option<Vec<WrittenMessage>>,
+    #[serde(default, deserialize_with = "token_ids")]
     token_ids: Option<Vec<u32>>,
     max_tokens: Option<u32>,
     temperature: Option<f32>,
@@ -68,11 +73,79 @@ struct WrittenMessage {
     content: String,
 }
 
-#[derive(Deserialize, Debug)]
-#[serde(untagged)]
-enum Stops {
-    One(String),
-    Many(Vec<String>),
+/// One text or a list of them.
+#[derive(Debug)]
+struct Stops(Vec<String>);
+
+impl<'de> Deserialize<'de> for Stops {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StopsVisitor)
+    }
+}
+
+struct StopsVisitor;
+
+impl<'de> Visitor<'de> for StopsVisitor {
+    type Value = Stops;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a text or a list of at most {MAX_STOPS} texts")
+    }
+
+    fn visit_str<E: de::Error>(self, one: &str) -> Result<Stops, E> {
+        Ok(Stops(vec![one.to_owned()]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Stops, A::Error> {
+        at_most(list, MAX_STOPS, "stop").map(Stops)
+    }
+}
+
+fn messages<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<WrittenMessage>>, D::Error> {
+    from.deserialize_any(ListVisitor { most: MAX_MESSAGES, name: "messages", item: PhantomData })
+}
+
+fn token_ids<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u32>>, D::Error> {
+    let most = MAX_POSITIONS as usize;
+    from.deserialize_any(ListVisitor { most, name: "token_ids", item: PhantomData })
+}
+
+struct ListVisitor<T> {
+    most: usize,
+    name: &'static str,
+    item: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+    type Value = Option<Vec<T>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {}", self.most)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Option<Vec<T>>, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Option<Vec<T>>, A::Error> {
+        at_most(list, self.most, self.name).map(Some)
+    }
+}
+
+/// A list that is not built beyond its limit: small items take many times their bytes of the body.
+fn at_most<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
+    mut list: A,
+    most: usize,
+    name: &str,
+) -> Result<Vec<T>, A::Error> {
+    let mut items = Vec::new();
+    while let Some(item) = list.next_element()? {
+        if items.len() == most {
+            return Err(de::Error::custom(format_args!("`{name}` has more than {most} entries")));
+        }
+        items.push(item);
+    }
+    Ok(items)
 }
 
 #[derive(Deserialize, Clone, Copy, Debug)]
@@ -168,11 +241,7 @@ impl Written {
             },
             // Greedy choices do not depend on it.
             draw_seed: self.seed.is_none() && temperature != 0.0,
-            stop: match self.stop {
-                None => Vec::new(),
-                Some(Stops::One(stop)) => vec![stop],
-                Some(Stops::Many(stops)) => stops,
-            },
+            stop: self.stop.map(|Stops(stops)| stops).unwrap_or_default(),
             stream: self.stream.unwrap_or(false),
             tenant,
             priority: match self.priority {
@@ -200,9 +269,7 @@ fn prompt(
     match (text, messages, ids) {
         (Some(text), None, None) if text.is_empty() => Err(Problem::field("prompt", "it is empty")),
         (Some(text), None, None) => Ok(Prompt::Text(text)),
-        (None, Some(messages), None) if messages.is_empty() || messages.len() > MAX_MESSAGES => {
-            Err(Problem::field("messages", format!("{} of 1 to {MAX_MESSAGES}", messages.len())))
-        }
+        (None, Some(messages), None) if messages.is_empty() => Err(Problem::field("messages", "it is empty")),
         (None, Some(messages), None) => Ok(Prompt::Chat(
             messages.into_iter().map(|message| ChatMessage::new(message.role, message.content)).collect(),
         )),
@@ -227,6 +294,9 @@ mod tests {
         let body = r#"{"model":"toy","token_ids":[1,2],"max_tokens":7,"temperature":0.5,"top_p":0.9,"seed":3,
             "stop":"x","stream":true,"tenant":"t","priority":"high","deadline_ms":1500}"#;
         let asked = Asked::parse(body.as_bytes()).unwrap();
+        // What is not given may be null.
+        let nulls = body.replacen('{', r#"{"messages":null,"prompt":null,"#, 1);
+        assert_eq!(Asked::parse(nulls.as_bytes()).unwrap(), asked);
         assert_eq!(asked.model, Some(ModelRef::Name("toy".into())));
         assert_eq!((asked.prompt, asked.max_tokens), (Prompt::TokenIds(vec![1, 2]), 7));
         assert_eq!((asked.sampling.temperature, asked.sampling.seed, asked.draw_seed), (0.5, 3, false));
@@ -248,6 +318,13 @@ mod tests {
             (r#"{"prompt":"a","max_tokens":1e99}"#, "invalid type"),
             (r#"{"prompt":""}"#, "empty"),
             (r#"{"messages":[]}"#, "messages"),
+            (r#"{"messages":"hi"}"#, "a list of at most"),
+            (r#"{"prompt":"a","stop":7}"#, "a text or a list of at most"),
+            (
+                &format!(r#"{{"prompt":"a","stop":[{}"x"]}}"#, "\"x\",".repeat(1 << 20)),
+                "`stop` has more than",
+            ),
+            (&format!(r#"{{"token_ids":[{}1]}}"#, "1,".repeat(1 << 20)), "`token_ids` has more than"),
             (r#"{"token_ids":[]}"#, "empty"),
             (r#"{"token_ids":[-1]}"#, "invalid value"),
             (r#"{"prompt":"a","token_ids":[1]}"#, "exactly one"),

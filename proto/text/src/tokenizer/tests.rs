@@ -25,6 +25,30 @@ fn markup_becomes_tokens_only_where_asked_for() {
 }
 
 #[test]
+fn a_text_longer_than_the_longest_tokens_is_known_to_be_too_long_where_no_text_is_lost() {
+    let tokenizer = smollm_head();
+    let longest = tokenizer.longest_text(1);
+    assert!(longest < 4096 && tokenizer.longest_text(10) == 10 * longest);
+    // Whatever is encoded into n tokens is no longer than that.
+    for text in [" ".repeat(5000), "\u{1112}\u{1161}\u{11ab}".repeat(500), "hello ".repeat(300)] {
+        let ids = tokenizer.encode(&text, EncodeMode::Markup).unwrap();
+        assert!(text.len() <= tokenizer.longest_text(ids.len() as u32), "{}", ids.len());
+    }
+    // Where spaces are cut away there is no bound.
+    let vocab = r#""vocab":{"a":0},"merges":[]"#;
+    let json = |rest: &str| format!(r#"{{"added_tokens":[],{rest},"model":{{"type":"BPE",{vocab}}}}}"#);
+    let byte_level = r#""pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":true},
+        "decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":true}"#;
+    let bounded =
+        |rest: &str| Tokenizer::from_json(json(rest).as_bytes()).unwrap().longest_text(1) < usize::MAX;
+    assert!(bounded(byte_level));
+    assert!(!bounded(&format!(
+        r#""normalizer":{{"type":"Strip","strip_left":true,"strip_right":true}},{byte_level}"#
+    )));
+    assert!(!bounded(r#""pre_tokenizer":{"type":"WhitespaceSplit"},"decoder":null"#));
+}
+
+#[test]
 fn unknown_ids_decode_to_nothing() {
     let tokenizer = smollm_head();
     assert_eq!(tokenizer.decode(&[1_000_000, u32::MAX], false).unwrap(), "");

@@ -7,7 +7,7 @@ use proto::NodeId;
 
 use super::TurnedAway;
 use crate::measurement::{Load, Measurement};
-use crate::route::{RouteRequest, choose_route};
+use crate::route::{RouteRequest, choose_route, usable_nodes};
 use crate::view::{NodeView, View};
 
 /// The account of all nodes of a view.
@@ -121,6 +121,11 @@ impl Ledger {
             smaller.max_positions = size as u32;
             choose_route(&self.empty, &smaller).is_ok()
         })
+    }
+
+    /// Nodes that could take part when nobody uses them.
+    pub(super) fn useful(&self, request: &RouteRequest) -> Vec<NodeId> {
+        usable_nodes(&self.empty, request)
     }
 
     fn refresh(&mut self, node: NodeId) {

@@ -11,6 +11,7 @@
 //!     '----------+--> refused: queue full, waited too long, no route, too large, turned away too often, closed
 //! ```
 
+mod hold;
 mod ledger;
 mod no_room;
 mod queue;
@@ -26,6 +27,7 @@ use proto::{ModelId, NodeId};
 
 use crate::route::{Route, RouteRequest, choose_route};
 use crate::view::View;
+use hold::{Hold, RETRY_LATEST};
 use ledger::Ledger;
 use no_room::NoRoom;
 use queue::{Queue, Waiting};
@@ -111,8 +113,7 @@ pub struct Admission {
     queue: Queue,
     placed: HashMap<Ticket, Placed>,
     next: u64,
-    /// Moving average of how long a place is held; `None` before the first release.
-    hold: Option<Duration>,
+    hold: Hold,
     closed: bool,
 }
 
@@ -140,7 +141,7 @@ impl Admission {
             queue: Queue::default(),
             placed: HashMap::new(),
             next: 0,
-            hold: None,
+            hold: Hold::default(),
             closed: false,
         }
     }
@@ -181,16 +182,31 @@ impl Admission {
         }
         // Only what finds no place at once takes one in the queue. What nodes turned away comes on top.
         if self.queue.len() > self.limits.queue
-            && self.queue.get(ticket).is_some()
-            && let Some(last) = self.queue.drop_from_longest()
+            && let Some(tenant) = self.queue.get(ticket).map(|waiting| waiting.wanted.tenant.clone())
+            && let Some(gone) = self.queue.make_room(&tenant, ticket)
         {
-            let refusal = AdmissionRefusal::QueueFull {
-                waiting: self.limits.queue,
-                retry_after: self.hint(self.limits.queue, last.hint),
+            let retry_after = self.hint(self.limits.queue, gone.hint);
+            let refusal = if gone.ticket == ticket {
+                AdmissionRefusal::QueueFull { waiting: self.limits.queue, retry_after }
+            } else {
+                AdmissionRefusal::Displaced { waited: now.saturating_sub(gone.since), retry_after }
             };
-            decisions.push(Decision { ticket: last.ticket, verdict: Verdict::Refused(refusal) });
+            decisions.push(Decision { ticket: gone.ticket, verdict: Verdict::Refused(refusal) });
         }
         (ticket, decisions)
+    }
+
+    /// What a request of this tenant would be told if it found no place at once, known before anything else of it is:
+    /// what is needed to place it may take time that a refusal should not.
+    pub fn would_refuse(&self, tenant: &Tenant) -> Option<AdmissionRefusal> {
+        if self.closed {
+            return Some(AdmissionRefusal::Closed);
+        }
+        let full = self.queue.len() >= self.limits.queue && !self.queue.makes_room(tenant);
+        full.then(|| AdmissionRefusal::QueueFull {
+            waiting: self.limits.queue,
+            retry_after: self.retry_after(self.limits.queue),
+        })
     }
 
     /// A node did not take a session that was placed on it.
@@ -232,7 +248,7 @@ impl Admission {
         if let Some(placed) = self.placed.remove(&ticket) {
             self.free(&placed);
             let held = now.saturating_sub(placed.since);
-            self.hold = Some(self.hold.map_or(held, |hold| (hold * (HOLD_MEMORY - 1) + held) / HOLD_MEMORY));
+            self.hold.ended(held);
         } else if self.queue.remove(ticket).is_none() {
             return Vec::new();
         }
@@ -299,30 +315,36 @@ impl Admission {
         Ok(())
     }
 
-    /// Places what has room, in fair order. A request that does not fit may be overtaken a bounded number of times, so
-    /// that large ones get their turn.
+    /// Places what has room, in fair order. A request that does not fit may be overtaken a bounded number of times on
+    /// nodes that it could use; then these are kept for it, so that large ones get their turn.
     fn pump(&mut self, now: Duration) -> Vec<Decision> {
         let mut decisions = Vec::new();
         // Room only shrinks here, so what found none finds none later on either.
         let mut no_room = NoRoom::default();
         'again: loop {
             let mut blocked = Vec::new();
+            let (mut kept, mut keepers) = (BTreeSet::new(), 0);
             for ticket in self.queue.heads() {
                 let Some(waiting) = self.queue.get(ticket) else { continue };
                 let Waiting { wanted, avoid, passed, .. } = waiting;
-                if !no_room.covers(wanted, avoid) {
-                    let request = self.request(wanted, avoid);
+                let without: BTreeSet<NodeId> = avoid | &kept;
+                if !no_room.covers(wanted, &without) {
+                    let request = self.request(wanted, &without);
                     if let Ok(route) = choose_route(self.ledger.view(), &request) {
-                        self.queue.overtake(&blocked);
+                        self.queue.overtake(&blocked, &route);
                         let Some(waiting) = self.queue.remove(ticket) else { continue };
                         self.place(now, waiting, &route);
                         decisions.push(Decision { ticket, verdict: Verdict::Placed(route) });
                         continue 'again;
                     }
-                    no_room.found(wanted, avoid);
+                    no_room.found(wanted, &without);
                 }
-                if *passed >= OVERTAKEN || no_room.len() >= SCANNED {
+                if no_room.len() >= SCANNED || keepers >= SCANNED {
                     break;
+                }
+                if *passed >= OVERTAKEN {
+                    keepers += 1;
+                    kept.extend(self.ledger.useful(&self.request(wanted, avoid)));
                 }
                 blocked.push(ticket);
             }
@@ -362,12 +384,8 @@ impl Admission {
         self.retry_after(ahead).max(nodes_say.min(RETRY_LATEST))
     }
 
-    /// When a place should be free for one that comes after `ahead` others: places become free one after the other,
-    /// each after the mean time it is held.
     fn retry_after(&self, ahead: usize) -> Duration {
-        let places = self.placed.len().max(1) as u32;
-        let hold = self.hold.unwrap_or(HOLD_ASSUMED);
-        (hold * (ahead as u32 + 1) / places).clamp(RETRY_SOONEST, RETRY_LATEST)
+        self.hold.retry_after(ahead, self.placed.len())
     }
 }
 
@@ -382,13 +400,5 @@ const OVERTAKEN: u32 = 8;
 /// Routes looked for in vain until the others wait for the next change. Each is a search over all nodes, and with a
 /// tenant for each waiting request there are as many heads as the queue is long.
 const SCANNED: usize = 16;
-/// The average forgets with the last sixteen answers.
-const HOLD_MEMORY: u32 = 16;
-/// An answer of 256 tokens at 50 ms each, before one was seen.
-const HOLD_ASSUMED: Duration = Duration::from_secs(12);
-/// A client that comes back sooner only adds load.
-const RETRY_SOONEST: Duration = Duration::from_millis(250);
-/// Further ahead nothing is known.
-const RETRY_LATEST: Duration = Duration::from_mins(1);
 /// A node that was restarted announces itself within some seconds.
 const RECOVERY: Duration = Duration::from_secs(5);

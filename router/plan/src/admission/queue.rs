@@ -13,6 +13,7 @@ use std::time::Duration;
 use proto::NodeId;
 
 use super::{Ticket, Wanted};
+use crate::route::Route;
 
 /// Whose request it is: an opaque word. The empty one is whoever does not say.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -85,7 +86,7 @@ pub(super) struct Waiting {
 pub(super) struct Queue {
     lines: BTreeMap<Tenant, Line>,
     len: usize,
-    /// Counts placements; orders tenants with equally many.
+    /// Twice the number of placements; orders tenants with equally many.
     served: u64,
 }
 
@@ -94,8 +95,16 @@ struct Line {
     waiting: VecDeque<Waiting>,
     /// Sessions that run.
     running: u32,
-    /// When it was last served.
+    /// When it was last served, or came while it was not here: a name that was never heard has no claim before one that
+    /// waits.
     last: u64,
+}
+
+impl Line {
+    /// What a tenant has of this router, waiting and running.
+    fn claims(&self) -> usize {
+        self.waiting.len() + self.running as usize
+    }
 }
 
 impl Queue {
@@ -105,7 +114,7 @@ impl Queue {
 
     /// Behind those of the tenant with the same or a higher priority.
     pub(super) fn push_last(&mut self, waiting: Waiting) {
-        let line = self.lines.entry(waiting.wanted.tenant.clone()).or_default();
+        let line = self.line(&waiting.wanted.tenant);
         let behind = line.waiting.iter().rposition(|other| other.wanted.priority >= waiting.wanted.priority);
         line.waiting.insert(behind.map_or(0, |at| at + 1), waiting);
         self.len += 1;
@@ -113,8 +122,14 @@ impl Queue {
 
     /// Back to the head of its tenant's line.
     pub(super) fn push_first(&mut self, waiting: Waiting) {
-        self.lines.entry(waiting.wanted.tenant.clone()).or_default().waiting.push_front(waiting);
+        self.line(&waiting.wanted.tenant).waiting.push_front(waiting);
         self.len += 1;
+    }
+
+    fn line(&mut self, tenant: &Tenant) -> &mut Line {
+        // Before whoever was served last, behind all that wait since earlier.
+        let last = self.served.saturating_sub(1);
+        self.lines.entry(tenant.clone()).or_insert_with(|| Line { last, ..Line::default() })
     }
 
     /// Each tenant's first, in the order in which they have a claim: fewest running, then served longest ago.
@@ -132,10 +147,14 @@ impl Queue {
         self.lines.values().flat_map(|line| &line.waiting).find(|waiting| waiting.ticket == ticket)
     }
 
-    /// These did not fit, and another is placed instead.
-    pub(super) fn overtake(&mut self, blocked: &[Ticket]) {
+    /// These did not fit, and another is placed on this route instead. Who could not use any of its nodes has lost
+    /// nothing.
+    pub(super) fn overtake(&mut self, blocked: &[Ticket], route: &Route) {
         for line in self.lines.values_mut() {
-            if let Some(head) = line.waiting.front_mut().filter(|head| blocked.contains(&head.ticket)) {
+            if let Some(head) = line.waiting.front_mut().filter(|head| blocked.contains(&head.ticket))
+                && head.wanted.class.is_none_or(|class| class == route.class)
+                && route.stages.iter().any(|stage| !head.avoid.contains(&stage.node))
+            {
                 head.passed += 1;
             }
         }
@@ -153,18 +172,30 @@ impl Queue {
         None
     }
 
-    /// Makes room: the last of the tenant that has most, running sessions included, so that nobody fills the queue for
-    /// all.
-    pub(super) fn drop_from_longest(&mut self) -> Option<Waiting> {
-        let longest = self
-            .lines
-            .values_mut()
-            .filter(|line| !line.waiting.is_empty())
-            .max_by_key(|line| (line.waiting.len(), line.running))?;
-        let dropped = longest.waiting.pop_back()?;
-        self.len -= 1;
+    /// Whose last request makes room for one of `tenant` in a full queue: the tenant's that has most, running sessions
+    /// included, so that nobody fills the queue for all. `None` if `tenant` would have as much then: who waits is not
+    /// put out for the sake of an equal.
+    fn gives_way(&self, tenant: &Tenant) -> Option<&Tenant> {
+        let claims = self.lines.get(tenant).map_or(0, Line::claims);
+        let waits = self.lines.iter().filter(|(_, line)| !line.waiting.is_empty());
+        let (longest, line) = waits.max_by_key(|(_, line)| line.claims())?;
+        (line.claims() > claims + 1 && longest != tenant).then_some(longest)
+    }
+
+    /// Whether a full queue takes one more of this tenant, at another's cost.
+    pub(super) fn makes_room(&self, tenant: &Tenant) -> bool {
+        self.gives_way(tenant).is_some()
+    }
+
+    /// Makes room for the last one of `tenant`, which waits already: takes another tenant's out, or else itself.
+    pub(super) fn make_room(&mut self, tenant: &Tenant, newest: Ticket) -> Option<Waiting> {
+        let dropped = self.remove(newest)?;
+        let Some(longest) = self.gives_way(tenant).cloned() else { return Some(dropped) };
+        let gone = self.lines.get_mut(&longest).and_then(|line| line.waiting.pop_back());
+        self.len -= usize::from(gone.is_some());
+        self.push_last(dropped);
         self.forget_idle();
-        Some(dropped)
+        gone
     }
 
     pub(super) fn take_late(&mut self, now: Duration) -> Vec<Waiting> {
@@ -190,10 +221,11 @@ impl Queue {
 
     /// A session of this tenant begins.
     pub(super) fn began(&mut self, tenant: &Tenant) {
-        self.served += 1;
-        let line = self.lines.entry(tenant.clone()).or_default();
+        self.served += 2;
+        let served = self.served;
+        let line = self.line(tenant);
         line.running += 1;
-        line.last = self.served;
+        line.last = served;
     }
 
     /// A session of this tenant has ended.

@@ -15,6 +15,14 @@ pub enum AdmissionRefusal {
         /// When it is worth trying again.
         retry_after: Duration,
     },
+    /// It waited in a full queue, and its tenant had more than another one who came.
+    #[error("it waited for {} ms; then one of a tenant with fewer requests took its place in the full queue", .waited.as_millis())]
+    Displaced {
+        /// How long it waited.
+        waited: Duration,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
     /// No place became free in time.
     #[error("no place became free within {} ms", .waited.as_millis())]
     Waited {
@@ -57,6 +65,7 @@ impl AdmissionRefusal {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::QueueFull { retry_after, .. }
+            | Self::Displaced { retry_after, .. }
             | Self::Waited { retry_after, .. }
             | Self::NoRoute { retry_after, .. }
             | Self::TurnedAway { retry_after, .. } => Some(*retry_after),

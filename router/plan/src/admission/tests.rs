@@ -1,7 +1,10 @@
 //! Admission as a machine: fairness, bounds, turns, and what must hold over any order of events.
 
+mod fairness;
+
 use proptest::prelude::*;
 
+use super::hold::RETRY_SOONEST;
 use super::*;
 use crate::measurement::Load;
 use crate::measurement::Measurement;
@@ -67,39 +70,34 @@ fn load_spreads_over_replicas_and_waits_when_they_are_full() {
 }
 
 #[test]
-fn a_full_queue_refuses_with_a_hint_and_takes_from_the_tenant_that_has_most() {
-    let mut admission = admission(3, replicas(1));
-    submit(&mut admission, wanted("greedy", 4096));
-    for _ in 0..3 {
-        submit(&mut admission, wanted("greedy", 4096));
+fn one_that_waits_for_a_class_keeps_only_its_nodes() {
+    use proto::tensor::NumericsClass::{Bf16, Int8};
+    let shard = |number, class| Shard { class, ..Shard::new(number, 0, 30) }.record();
+    let view = View::of_records(NOW, [shard(1, Bf16), shard(2, Int8)]);
+    let mut admission = admission(64, view);
+    let in_class =
+        |tenant: &str, positions, class| Wanted { class: Some(class), ..wanted(tenant, positions) };
+    submit(&mut admission, in_class("runs", 2048, Int8));
+    let large = submit(&mut admission, in_class("large", 4096, Int8));
+    // Others' nodes are none of its business, however often they are taken.
+    for _ in 0..3 * OVERTAKEN {
+        let ticket = submit(&mut admission, in_class("other", 1024, Bf16));
+        assert!(admission.placed.contains_key(&ticket));
+        admission.release(SECOND, ticket);
     }
-    let (late, decisions) = admission.submit(Duration::ZERO, wanted("greedy", 4096));
-    let [Decision { ticket, verdict: Verdict::Refused(refusal) }] = &decisions[..] else {
-        panic!("{decisions:?}")
-    };
-    assert_eq!(*ticket, late);
-    assert!(refusal.retry_after().is_some_and(|after| after >= RETRY_SOONEST), "{refusal}");
-    // Another tenant finds room: the newest of the greedy one's makes it.
-    let (modest, decisions) = admission.submit(Duration::ZERO, wanted("modest", 4096));
-    assert_eq!(decisions.len(), 1);
-    assert_ne!(decisions[0].ticket, modest);
-    // And it comes next, as its tenant has nothing running.
-    let decisions = admission.release(SECOND, Ticket(0));
-    assert_eq!(placed(&decisions)[0].0, modest);
-}
-
-#[test]
-fn priority_orders_a_tenants_own_requests() {
-    let mut admission = admission(8, replicas(1));
-    submit(&mut admission, wanted("a", 4096));
-    let low = submit(&mut admission, Wanted { priority: Priority::Low, ..wanted("a", 4096) });
-    let normal = submit(&mut admission, wanted("a", 4096));
-    let high = submit(&mut admission, Wanted { priority: Priority::High, ..wanted("a", 4096) });
-    let mut order = Vec::new();
-    for ticket in [Ticket(0), high, normal] {
-        order.extend(placed(&admission.release(SECOND, ticket)).into_iter().map(|(ticket, _)| ticket));
+    // Its own may be taken so often.
+    for _ in 0..OVERTAKEN {
+        let ticket = submit(&mut admission, in_class("small", 1024, Int8));
+        assert!(admission.placed.contains_key(&ticket));
+        admission.release(SECOND, ticket);
     }
-    assert_eq!(order, [high, normal, low]);
+    let held = submit(&mut admission, in_class("small", 1024, Int8));
+    assert!(!admission.placed.contains_key(&held));
+    // Then they are kept for it, and the others are not.
+    let other = submit(&mut admission, in_class("other", 1024, Bf16));
+    let any = submit(&mut admission, wanted("any", 1024));
+    assert!(admission.placed.contains_key(&other) && admission.placed.contains_key(&any));
+    assert!(!admission.placed.contains_key(&large));
 }
 
 #[test]
@@ -281,29 +279,6 @@ fn however_many_tenants_wait_a_bounded_number_of_routes_is_looked_for() {
     }
     let (small_too, decisions) = admission.submit(SECOND, wanted("u", 1024));
     assert_eq!(placed(&decisions)[0].0, small_too);
-}
-
-#[test]
-fn three_priorities_are_one_tenants_share() {
-    let mut admission = admission(64, replicas(1));
-    let first = submit(&mut admission, wanted("runs", 4096));
-    let all = [Priority::Low, Priority::Normal, Priority::High];
-    for priority in all.iter().chain(&all) {
-        submit(&mut admission, Wanted { priority: *priority, ..wanted("three", 4096) });
-        submit(&mut admission, wanted("one", 4096));
-    }
-    let (mut running, mut order) = (first, Vec::new());
-    while admission.waiting() > 0 {
-        running = placed(&admission.release(SECOND, running))[0].0;
-        let wanted = &admission.placed[&running].wanted;
-        order.push((wanted.tenant.to_string(), wanted.priority));
-    }
-    let tenants: Vec<&str> = order.iter().map(|(tenant, _)| &tenant[..]).collect();
-    assert_eq!(tenants.iter().filter(|tenant| **tenant == "three").count(), 6);
-    assert!(tenants.chunks(2).all(|pair| pair[0] != pair[1]), "they take turns: {order:?}");
-    let own: Vec<Priority> =
-        order.iter().filter(|(tenant, _)| tenant == "three").map(|(_, priority)| *priority).collect();
-    assert!(own.is_sorted_by(|a, b| a >= b), "the higher first: {own:?}");
 }
 
 proptest! {
