@@ -16,15 +16,14 @@ fn a_router_ends_with_the_measurement_that_started_it() {
     let home = tempfile::tempdir().unwrap();
     for signal in ["TERM", "KILL"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_benches"));
-        command.args(["load", "--toy", "--clients", "1", "--seconds", "600"]);
+        // Ten rounds of half a second, each of which is told.
+        command.args(["load", "--toy", "--scenario", "cancel", "--step-us", "20000"]);
         let mut running = Running::start(command, &home.path().join("benches.log")).unwrap();
-        let mut routers = Vec::new();
-        let failed = || running.log_text();
-        wait_until(|| {
-            routers = children(running.pid(), "router");
-            !routers.is_empty()
-        })
-        .unwrap_or_else(|| panic!("no router: {}", failed()));
+        // Not sooner: a router that can't say that it is ready ends by itself.
+        wait_until(|| running.log_text().contains("round 0"))
+            .unwrap_or_else(|| panic!("no round: {}", running.log_text()));
+        let routers = children(running.pid(), "router");
+        assert_eq!(routers.len(), 1);
         running.signal(signal).unwrap();
         running.wait(PATIENCE).unwrap();
         wait_until(|| routers.iter().all(|&router| has_ended(router)))
