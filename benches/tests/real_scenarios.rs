@@ -75,5 +75,5 @@ fn a_session_that_stands_still_costs_the_router_little_memory() {
 #[test]
 fn sixteen_clients_share_a_models_steps_on_one_stage_and_on_three() {
     let model = ["--synthetic", "smol-135m", "--kv-positions", "4096"];
-    play_with(&model, "scaling", &["--clients", "16", "--tokens", "48", "--rounds", "1"]);
+    play_with(&model, "scaling", &["--clients", "16", "--tokens", "40", "--rounds", "3"]);
 }
