@@ -6,6 +6,7 @@
 
 pub mod activation;
 mod added;
+pub mod answer;
 mod codec;
 pub mod discovery;
 pub mod frame;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
 
+use crate::answer::{AnswerTerms, MAX_TOP_LOGPROBS};
 use crate::message::{control_message, encode_control};
 use crate::prefix::{BLOCK_TOKENS, TenantId};
 use crate::status::{CloseCode, Refusal, check_detail};
@@ -144,6 +145,8 @@ pub struct Service {
     pub deadline_ms: u32,
     /// Hashes of the prompt's first blocks, see [`prefix`](crate::prefix): the stage may know rows of them.
     pub prefix: Vec<BlockHash>,
+    /// What the answer must look like; for the tail only.
+    pub answer: Added<AnswerTerms>,
 }
 
 /// Asks a stage to take part in a session.
@@ -185,6 +188,10 @@ control_message!(Open, Open, |open: &Open| {
             || tail.eos.len() > MAX_EOS)
     {
         return Err(DecodeError::field("tail", "a list is too long"));
+    }
+    open.service.answer.check()?;
+    if open.tail.is_none() && open.service.answer != Added::default() {
+        return Err(DecodeError::field("answer", "only the last stage is told"));
     }
     // At least one position is left to be computed.
     if open.service.prefix.len() as u64 * u64::from(BLOCK_TOKENS) >= u64::from(open.max_positions) {
@@ -274,7 +281,7 @@ pub enum Finish {
 }
 
 /// A token that the tail sampled: to stage 0, and a copy to the router.
-#[derive(Clone, Copy, PartialEq, Debug, Encode, Decode)]
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
 pub struct Sampled {
     /// The session.
     pub session: SessionId,
@@ -290,8 +297,17 @@ pub struct Sampled {
     pub margin: f32,
     /// Whether the answer ends here.
     pub finish: Finish,
+    /// If it was asked for: the most likely tokens under the unmodified logits, the likeliest first, each with the
+    /// natural logarithm of its probability. The router's copy only.
+    pub top: Added<Vec<(u32, f32)>>,
 }
-control_message!(Sampled, Sampled);
+control_message!(Sampled, Sampled, |sampled: &Sampled| {
+    let count = sampled.top.len();
+    if count > usize::from(MAX_TOP_LOGPROBS) {
+        return Err(DecodeError::field("top", format!("{count} alternatives")));
+    }
+    Ok(())
+});
 
 /// Sent to the router every 100 ms while a session is open: the stage lives and computes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]

@@ -95,6 +95,8 @@ codes!(
         BadSampling = 10, "a sampling parameter is out of range";
         /// Still loading.
         NotReady = 11, "the shard is still loading";
+        /// The answer's grammar can't be followed.
+        BadGrammar = 12, "the answer's grammar can't be followed";
     }
 );
 
@@ -125,6 +127,8 @@ codes!(
         Overload = 10, "overloaded";
         /// The time that the router gave it is over.
         Deadline = 11, "the deadline passed";
+        /// A step of the answer's grammar exceeded the tail's limits.
+        Grammar = 12, "the answer's grammar takes too much work";
     }
 );
 

@@ -215,5 +215,6 @@ fn refusal_label(code: RefusalCode) -> &'static str {
         RefusalCode::Stale => "stale",
         RefusalCode::BadSampling => "bad_sampling",
         RefusalCode::NotReady => "not_ready",
+        RefusalCode::BadGrammar => "bad_grammar",
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::links::{Link, ReportLink};
 use crate::session::table::LinkId;
-use crate::session::{Arrival, Event, Hold, SessionKey, Terms};
+use crate::session::{Arrival, Event, Hold, SessionKey, Shape, Terms};
 
 pub(crate) use thread::{ComputeThread, LoadFailure};
 
@@ -26,7 +26,12 @@ pub(crate) use thread::{ComputeThread, LoadFailure};
 #[derive(Debug)]
 pub(crate) enum Command {
     /// May this session start? On success KV is reserved.
-    Open { router: NodeId, open: Box<Open>, reply: oneshot::Sender<Result<Terms, Refusal>> },
+    Open {
+        router: NodeId,
+        open: Box<Open>,
+        shape: Option<Box<dyn Shape>>,
+        reply: oneshot::Sender<Result<Terms, Refusal>>,
+    },
     /// The session's neighbour is connected; answers whether the session is still open.
     Attach { key: SessionKey, generation: Generation, link: Arc<Link>, reply: oneshot::Sender<bool> },
     /// The session's neighbour can't be reached.

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::blobs::Blobs;
 use crate::compute::{Command, ComputeHandle};
 use crate::discovery::DhtService;
+use crate::grammar::Grammars;
 use crate::links::{LinkIds, Links, ReportLink};
 use crate::metrics::NodeMetrics;
 use crate::session::table::LinkId;
@@ -42,6 +43,7 @@ pub(crate) struct Serving {
     pub(crate) links: Arc<Links>,
     pub(crate) ids: LinkIds,
     pub(crate) blobs: Blobs,
+    pub(crate) grammars: Grammars,
     pub(crate) shape: StageShape,
     /// For report streams, which outlive the streams that they answer.
     pub(crate) writers: TaskTracker,

@@ -10,6 +10,7 @@ mod clock;
 mod compute;
 pub mod discovery;
 pub mod engine;
+mod grammar;
 pub mod hub;
 pub mod identity;
 mod inbound;

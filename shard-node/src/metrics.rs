@@ -188,6 +188,7 @@ const fn refusal_label(code: RefusalCode) -> &'static str {
         RefusalCode::Stale => "stale",
         RefusalCode::BadSampling => "bad_sampling",
         RefusalCode::NotReady => "not_ready",
+        RefusalCode::BadGrammar => "bad_grammar",
     }
 }
 
@@ -205,5 +206,6 @@ const fn close_label(code: CloseCode) -> &'static str {
         CloseCode::Superseded => "superseded",
         CloseCode::Overload => "overload",
         CloseCode::Deadline => "deadline",
+        CloseCode::Grammar => "grammar",
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use kademlia_dht::{Announcement, Directory};
 use proto::NodeKey;
+use proto::manifest::Manifest;
 use proto::record::{MAX_LEASE_S, NodeRecord, RecordError, ShardOffer};
 use proto_telemetry::{BuildLabels, ReadyState, register_build};
 use proto_transport::Peers;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::blobs::Blobs;
 use crate::compute::{Command, ComputeThread, LoadFailure};
 use crate::discovery::{DhtService, Discovery};
+use crate::grammar::Grammars;
 use crate::inbound::{Inbound, Serving};
 use crate::links::{LinkIds, Links};
 use crate::session::table::TableLimits;
@@ -128,6 +130,9 @@ impl Node {
         let ids = LinkIds::default();
         let peers = Peers::new(shell.endpoint.clone(), MOST_NEIGHBOURS);
         let links = Arc::new(Links::new(peers, compute.handle().clone(), shell.tasks.clone(), ids.clone()));
+        let eos = Manifest::from_bytes(&model.manifest, model.id()).map(|manifest| manifest.eos);
+        let grammars =
+            Grammars::new(model.tokenizer.clone(), eos.unwrap_or_default(), shape.vocab, writers.clone());
         let blobs = Blobs::new([Some(model.manifest), model.tokenizer].into_iter().flatten());
         shell.accept(Inbound {
             dht: dht.clone(),
@@ -136,6 +141,7 @@ impl Node {
                 links: links.clone(),
                 ids,
                 blobs,
+                grammars,
                 shape,
                 writers: writers.clone(),
             }),

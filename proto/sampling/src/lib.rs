@@ -12,6 +12,7 @@
 mod adjust;
 mod counts;
 mod gumbel;
+mod likeliest;
 mod mask;
 mod parameters;
 pub mod portable_math;
@@ -21,6 +22,7 @@ mod truncate;
 
 pub use counts::{TokenCount, TokenCounts};
 pub use gumbel::GumbelNoise;
+pub use likeliest::likeliest;
 pub use mask::{MaskError, TokenMask};
 pub use parameters::ParameterError;
 pub use sampler::{Choice, SampleError, Sampler, Scratch};

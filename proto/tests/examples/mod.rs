@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use proto::activation::{Activations, RowGroup};
+use proto::answer::{AnswerTerms, Grammar};
 use proto::discovery::{
     Contact, Contacts, FindNode, FindValue, Ping, Pong, Store, StoreOutcome, Stored, Values,
 };
@@ -88,10 +89,21 @@ pub(crate) fn extended() -> Vec<(&'static str, FrameKind, Bytes)> {
         priority: Priority::High,
         deadline_ms: 60_000,
         prefix: block_hashes(&TenantId::from_bytes([8; 16]), &[7; 130]),
+        answer: Added::default(),
     };
+    let answer =
+        AnswerTerms { top_logprobs: 2, grammar: Some(Grammar::JsonSchema(r#"{"type":"object"}"#.into())) };
+    let shaped = Service { answer: Added(answer), ..Service::default() };
     let named = |name, (kind, body)| (name, kind, body);
     vec![
         named("Open.service", of(FrameKind::Open, |open: &mut Open| open.service = Added(service))),
+        named("Open.answer", of(FrameKind::Open, |open: &mut Open| open.service = Added(shaped))),
+        named(
+            "Sampled.top",
+            of(FrameKind::Sampled, |sampled: &mut Sampled| {
+                sampled.top = Added(vec![(253, -0.25), (7, -2.5)]);
+            }),
+        ),
         named("Opened.reusable", of(FrameKind::Opened, |opened: &mut Opened| opened.reusable = Added(128))),
         named(
             "Refused.retry",
@@ -148,6 +160,7 @@ pub(crate) fn body(kind: FrameKind) -> Bytes {
             logprob: -0.25,
             margin: 1.5,
             finish: Finish::Eos,
+            top: Added::default(),
         }
         .encode(),
         FrameKind::Progress => Progress { session, generation, applied: POSITION, step_us: 1_234 }.encode(),

@@ -104,7 +104,7 @@ fn difference(tokenizer: &Tokenizer, ids: &[u32], emitted: usize) -> Result<Stri
 }
 
 /// The byte of a byte token, `<0x0A>` for instance.
-fn byte_token(content: &str) -> Option<u8> {
+pub(crate) fn byte_token(content: &str) -> Option<u8> {
     let digits = content.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
     u8::from_str_radix(digits, 16).ok()
 }
@@ -128,7 +128,7 @@ fn take_characters(bytes: &mut Vec<u8>) -> String {
 }
 
 /// Appends the bytes of a token; one with a character outside the alphabet stands for its own text.
-fn append_bytes(content: &str, bytes: &mut Vec<u8>) {
+pub(crate) fn append_bytes(content: &str, bytes: &mut Vec<u8>) {
     let start = bytes.len();
     for c in content.chars() {
         let Some(&byte) = BYTE_OF_CHAR.get(&c) else {

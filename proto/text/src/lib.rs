@@ -10,6 +10,7 @@
 pub mod chat;
 mod detokenise;
 pub mod gguf;
+pub mod grammar;
 mod json_size;
 mod stop;
 mod tokenizer;
@@ -17,6 +18,7 @@ mod tokenizer;
 pub use chat::{ChatInput, ChatMessage, ChatTemplate, TemplateError};
 pub use detokenise::DetokenStream;
 pub use gguf::{GgufVocabulary, GgufVocabularyError};
+pub use grammar::{GrammarError, GrammarText, GrammarVocabulary};
 pub use json_size::count_json_values;
 pub use stop::{MAX_STOPS, StopError, StopMatcher, StopOutcome};
 pub use tokenizer::{EncodeMode, Tokenizer, TokenizerError};

@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{DecoderWrapper, Tokenizer as Inner};
 
+use crate::detokenise::{append_bytes, byte_token};
 use rewriting::Rewriting;
 use sizes::Sizes;
 pub(crate) use sizes::{MAX_MERGES, MAX_TOKENS};
@@ -161,6 +162,21 @@ impl Tokenizer {
     /// The content of a token as the vocabulary writes it.
     pub fn token_content(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// The bytes that a token adds to a text, if each token adds the same ones wherever it stands: tokenizers of bytes,
+    /// and those with byte tokens and U+2581 for a space.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let content = self.token_content(id)?;
+        if self.is_byte_level() {
+            let mut bytes = Vec::with_capacity(content.len());
+            append_bytes(&content, &mut bytes);
+            return Some(bytes);
+        }
+        Some(match byte_token(&content) {
+            Some(byte) => vec![byte],
+            None => content.replace('\u{2581}', " ").into_bytes(),
+        })
     }
 
     /// Whether `id` is a special token, one that stands for no text.

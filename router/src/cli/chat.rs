@@ -35,6 +35,7 @@ pub(super) async fn run(router: &Router, settings: &Settings, arguments: &Chat) 
     let wanted = arguments.choice.model.clone().or_else(|| settings.model.clone());
     let (model, _) = router.model(wanted.as_ref()).await?;
     let request = GenerateRequest {
+        answer: proto::answer::AnswerTerms::default(),
         model: Some(ModelRef::Id(model.id())),
         class: arguments.choice.numerics,
         prompt: Prompt::Chat(Vec::new()),

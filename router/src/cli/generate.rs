@@ -67,6 +67,7 @@ pub(super) async fn until_interrupted<T>(work: impl Future<Output = T>, cancel: 
 fn request(settings: &Settings, arguments: &Generate) -> anyhow::Result<GenerateRequest> {
     let choice = &arguments.choice;
     Ok(GenerateRequest {
+        answer: proto::answer::AnswerTerms::default(),
         model: choice.model.clone().or_else(|| settings.model.clone()),
         class: choice.numerics,
         prompt: Prompt::TokenIds(Vec::new()),

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::session::{Outcome, SessionError, SessionTerms};
 
 /// A token with the time it came, counted from the session's start.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct TimedToken {
     /// The token.
     pub token: Sampled,

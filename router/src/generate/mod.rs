@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use proto::answer::AnswerTerms;
 use proto::manifest::{MAX_MANIFEST_BYTES, Manifest};
 use proto::record::ShardOffer;
 use proto::session::SamplingParams;
@@ -46,6 +47,8 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// Texts that end the answer before them.
     pub stop: Vec<String>,
+    /// What the answer must look like, and what is told of its choices.
+    pub answer: AnswerTerms,
     /// How many positions the nodes may run ahead of the reader.
     pub credit: u32,
     /// For the whole answer, from the opening on.
@@ -244,6 +247,7 @@ pub(crate) fn terms(
     share: SessionShare,
 ) -> Result<SessionTerms, GenerateError> {
     Ok(SessionTerms {
+        answer: request.answer.clone(),
         session: new_session_id()?,
         generation: Generation::new(0),
         plan: route.to_plan(),

@@ -119,6 +119,7 @@ impl Desk {
         let (place, mut route) = entered.map_err(|refusal| Problem::no_place(refusal, late()))?;
         let queued = arrived.elapsed();
         let mut generate = GenerateRequest {
+            answer: proto::answer::AnswerTerms::default(),
             model: asked.model,
             class: asked.class,
             prompt: Prompt::TokenIds(Vec::new()),

@@ -105,7 +105,8 @@ impl SessionError {
     /// The node that another route should do without; `None` if another route would not help.
     pub fn avoid(&self) -> Option<NodeId> {
         let hopeless = matches!(self, Self::Refused { refusal, .. }
-            if matches!(refusal.code, RefusalCode::TooLong | RefusalCode::BadPlan | RefusalCode::BadSampling));
+            if matches!(refusal.code, RefusalCode::TooLong | RefusalCode::BadPlan | RefusalCode::BadSampling
+                | RefusalCode::BadGrammar));
         if hopeless { None } else { self.stage().map(|stage| stage.at.node) }
     }
 }

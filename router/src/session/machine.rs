@@ -237,10 +237,11 @@ impl SessionMachine {
             health.advance(now, token.position);
         }
         self.update_debts(now);
+        let (id, finish) = (token.token, token.finish);
         actions.push(Action::Emit { token, at: now });
-        let reason = if self.terms.eos.contains(&token.token) {
+        let reason = if self.terms.eos.contains(&id) {
             Some(FinishReason::Stop)
-        } else if self.received >= self.terms.max_tokens || token.finish != Finish::No {
+        } else if self.received >= self.terms.max_tokens || finish != Finish::No {
             Some(FinishReason::Length)
         } else {
             None
@@ -269,6 +270,10 @@ impl SessionMachine {
                 "token id {} is outside the vocabulary of {}",
                 token.token, self.terms.vocab
             ));
+        }
+        let asked = usize::from(self.terms.answer.top_logprobs);
+        if token.top.len() > asked || token.top.iter().any(|&(id, _)| id >= self.terms.vocab) {
+            return Err(format!("{} alternatives to a token, {asked} asked for", token.top.len()));
         }
         let ends = self.terms.eos.contains(&token.token);
         let full = token.position.plus(1).get() >= self.terms.max_positions;

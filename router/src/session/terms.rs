@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use proto::answer::AnswerTerms;
 use proto::prefix::{BLOCK_TOKENS, TenantId, reusable_blocks};
 use proto::session::{Open, Plan, PlanStage, Priority, SamplingParams, Service, TailTerms};
 use proto::{Added, BlockHash, Generation, Position, SessionId};
@@ -34,6 +35,8 @@ pub struct SessionTerms {
     pub limits: SessionLimits,
     /// How the stages serve it beside others.
     pub share: SessionShare,
+    /// What the answer must look like, and what is told of its choices.
+    pub answer: AnswerTerms,
 }
 
 /// Whose a session is, and how stages serve it beside others.
@@ -111,6 +114,7 @@ impl SessionTerms {
             eos: self.eos.clone(),
             max_tokens: self.max_tokens,
         });
+        let answer = if tail.is_some() { self.answer.clone() } else { AnswerTerms::default() };
         Open {
             session: self.session,
             generation: self.generation,
@@ -124,6 +128,7 @@ impl SessionTerms {
                 priority: self.share.priority,
                 deadline_ms: self.limits.total.map_or(0, deadline_ms),
                 prefix: self.prefix_blocks(),
+                answer: Added(answer),
             }),
         }
     }

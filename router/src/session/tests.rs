@@ -27,6 +27,7 @@ fn terms(stages: u32) -> SessionTerms {
         })
         .collect();
     SessionTerms {
+        answer: proto::answer::AnswerTerms::default(),
         session: SessionId::new(9),
         generation: Generation::new(1),
         plan: Plan { model: ModelId::from_bytes([3; 32]), class: NumericsClass::Exact, n_layers: 30, stages },
@@ -55,6 +56,7 @@ fn sampled(position: u32, token: u32) -> Sampled {
         logprob: -1.0,
         margin: 1.0,
         finish: Finish::No,
+        top: Added::default(),
     }
 }
 

@@ -258,6 +258,7 @@ pub(crate) fn plan(nodes: &[&Node]) -> Plan {
 /// Three tokens of prompt, at most eight of answer.
 pub(crate) fn terms(session: u64, plan: Plan) -> SessionTerms {
     SessionTerms {
+        answer: proto::answer::AnswerTerms::default(),
         session: SessionId::new(session),
         generation: Generation::new(1),
         plan,
@@ -282,6 +283,7 @@ pub(crate) fn sampled(session: u64, position: u32, token: u32) -> Sampled {
         logprob: -1.0,
         margin: 1.0,
         finish: Finish::No,
+        top: Added::default(),
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Command, Load};
 use crate::links::{Frame, Link, ReportLink};
 use crate::metrics::NodeMetrics;
 use crate::session::table::{Admitted, Effect, LinkId, SessionTable};
-use crate::session::{Report, SessionKey, Step, Terms};
+use crate::session::{Report, SessionKey, Shape, Step, Terms};
 
 /// The thread's state.
 pub(super) struct Worker {
@@ -97,8 +97,8 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         let now = now();
         let effects = match command {
-            Command::Open { router, open, reply } => {
-                let admitted = self.open(now, router, &open);
+            Command::Open { router, open, shape, reply } => {
+                let admitted = self.open(now, router, &open, shape);
                 if let Err(refusal) = &admitted {
                     self.metrics.refused(refusal.code);
                 }
@@ -160,7 +160,13 @@ impl Worker {
         }
     }
 
-    fn open(&mut self, now: Instant, router: NodeId, open: &Open) -> Result<Terms, Refusal> {
+    fn open(
+        &mut self,
+        now: Instant,
+        router: NodeId,
+        open: &Open,
+        shape: Option<Box<dyn Shape>>,
+    ) -> Result<Terms, Refusal> {
         let (effects, admitted) = self.table.admit(now, router, open);
         // First, as they may free the KV of the generation before.
         self.carry_out(effects);
@@ -178,7 +184,7 @@ impl Worker {
         }
         match opened {
             Ok(slot) => {
-                self.table.insert(now, terms.clone(), slot);
+                self.table.insert(now, terms.clone(), slot, shape);
                 self.metrics.opened.inc();
                 Ok(terms)
             }

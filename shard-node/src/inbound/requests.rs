@@ -69,8 +69,16 @@ impl Serving {
     /// many of the prompt's rows.
     async fn open(&self, router: NodeId, open: Open) -> Result<u32, Refusal> {
         let gone = || Refusal::new(RefusalCode::Draining, "the compute thread has ended");
+        let shape = match (&open.tail, &open.service.answer.grammar) {
+            (Some(tail), Some(grammar)) => {
+                // `generated` is at most the history's length: checked when the message was decoded.
+                let generated = tail.history[tail.history.len() - tail.generated as usize..].to_vec();
+                Some(self.grammars.begin(grammar.clone(), generated).await?)
+            }
+            _ => None,
+        };
         let (reply, admitted) = oneshot::channel();
-        self.compute.send(Command::Open { router, open: Box::new(open), reply }).await;
+        self.compute.send(Command::Open { router, open: Box::new(open), shape, reply }).await;
         let terms = admitted.await.map_err(|_| gone())??;
         let Err(refusal) = self.connect(&terms).await else { return Ok(terms.reusable) };
         let Terms { key, generation, .. } = terms;

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use proto::session::{Ended, Failed, Progress, Sampled};
 use proto::status::{CloseCode, cut};
-use proto::{NodeId, Position};
+use proto::{Added, NodeId, Position};
 use proto_sampling::Scratch;
 use shard_node_stage::KvSlot;
 
@@ -38,6 +38,7 @@ pub use account::Account;
 pub use admission::Admission;
 pub use inbox::{Arrival, Chunk, ChunkRows, Hold};
 pub use step::{Member, Outgoing, Step};
+pub use tail::Shape;
 pub use terms::{SessionKey, Terms};
 
 use head::Head;
@@ -186,14 +187,14 @@ pub struct Session {
 
 impl Session {
     /// A session that was just opened.
-    pub fn new(now: Instant, terms: Terms, slot: KvSlot) -> Self {
+    pub fn new(now: Instant, terms: Terms, slot: KvSlot, shape: Option<Box<dyn Shape>>) -> Self {
         Self {
             inbox: Inbox::new(terms.max_positions),
             computing: None,
             applied: Position::new(0),
             reusable: Some(terms.reusable),
             head: terms.is_first().then(Head::default),
-            tail: terms.tail.clone().map(Tail::new),
+            tail: terms.tail.clone().map(|part| Tail::new(part, shape)),
             lease: Lease::new(now, terms.lease),
             deadline: terms.deadline.and_then(|given| now.checked_add(given)),
             account: Account::default(),
@@ -421,13 +422,15 @@ impl Session {
         };
         match tail.sample(&self.terms, self.applied, logits, scratch) {
             Ok(sampled) if self.head.is_some() => {
-                actions.push(Action::Report(Report::Sampled(sampled)));
+                actions.push(Action::Report(Report::Sampled(sampled.clone())));
                 actions.extend(self.on_sampled(&sampled, None));
             }
             Ok(sampled) => {
-                actions.extend([Action::Return(sampled), Action::Report(Report::Sampled(sampled))]);
+                // Stage 0 has no use for what else might have been chosen.
+                let returned = Sampled { top: Added::default(), ..sampled.clone() };
+                actions.extend([Action::Return(returned), Action::Report(Report::Sampled(sampled))]);
             }
-            Err(error) => actions.extend(self.fail(CloseCode::Compute, None, error.to_string())),
+            Err(error) => actions.extend(self.fail(error.code(), None, error.to_string())),
         }
         actions
     }

@@ -21,7 +21,7 @@ use super::inbox::{Arrival, Chunk, ChunkRows, Hold};
 use super::reuse::{self, PREFIX_LEASE};
 use super::step::{Step, StepBuilder};
 use super::tombstones::Tombstones;
-use super::{Action, Admission, Event, Report, Session, SessionKey, Terms};
+use super::{Action, Admission, Event, Report, Session, SessionKey, Shape, Terms};
 
 /// Names a connection to a neighbour, as long as this process lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -221,12 +221,12 @@ impl SessionTable {
     }
 
     /// The session is open from now on.
-    pub fn insert(&mut self, now: Instant, terms: Terms, slot: KvSlot) {
+    pub fn insert(&mut self, now: Instant, terms: Terms, slot: KvSlot, shape: Option<Box<dyn Shape>>) {
         let key = terms.key;
         if let Some(feeder) = terms.feeder() {
             self.by_feeder.insert((feeder, key.session), key);
         }
-        let session = Session::new(now, terms, slot);
+        let session = Session::new(now, terms, slot, shape);
         self.earliest_deadline = self.earliest_deadline.into_iter().chain(session.deadline()).min();
         self.sessions.insert(key, Entry { session, link: None, fed_by: [None; 2] });
     }

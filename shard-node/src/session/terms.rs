@@ -67,6 +67,8 @@ pub struct TailPart {
     pub terms: TailTerms,
     /// Its parameters, checked.
     pub sampler: Sampler,
+    /// So many of the likeliest tokens are told with each choice.
+    pub top_logprobs: u8,
 }
 
 impl Terms {
@@ -78,7 +80,8 @@ impl Terms {
         let tail = match &open.tail {
             Some(terms) => {
                 let sampler = Sampler::new(&terms.sampling, vocab as usize)?;
-                Some(TailPart { terms: terms.clone(), sampler })
+                let top_logprobs = open.service.answer.top_logprobs;
+                Some(TailPart { terms: terms.clone(), sampler, top_logprobs })
             }
             None => None,
         };

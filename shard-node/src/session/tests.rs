@@ -161,7 +161,7 @@ impl Ring {
             if self.whole_batches {
                 terms.stages = 1;
             }
-            table.insert(self.now, terms, slot);
+            table.insert(self.now, terms, slot, None);
             let key = SessionKey { router: router(), session: id(session) };
             assert!(table.attach(key, Generation::new(generation), LinkId(stage as u64)));
         }
@@ -203,7 +203,7 @@ impl Ring {
         let Some(sampled) = self.returns.pop_front() else { return false };
         for _ in 0..=usize::from(twice) {
             let (feeder, arrival) = (node(self.parts() as u8 - 1), self.arrival());
-            let effects = self.stages[0].0.sampled(self.now, feeder, LinkId(99), sampled, arrival);
+            let effects = self.stages[0].0.sampled(self.now, feeder, LinkId(99), sampled.clone(), arrival);
             self.carry_out(0, effects);
         }
         true
@@ -431,7 +431,7 @@ fn eos_and_length_end_the_answer() {
         let terms = ring.stages[stage as usize].0.admit(ring.now, router(), &open).1.unwrap().terms;
         let key = terms.key;
         let slot = ring.stages[stage as usize].1.open(16).unwrap();
-        ring.stages[stage as usize].0.insert(ring.now, terms, slot);
+        ring.stages[stage as usize].0.insert(ring.now, terms, slot, None);
         ring.stages[stage as usize].0.attach(key, Generation::new(0), LinkId(u64::from(stage)));
     }
     ring.prompt(1, 0, &[7]);
@@ -539,6 +539,7 @@ fn another_router_and_another_feeder_touch_nothing() {
         logprob: 0.0,
         margin: 0.0,
         finish: Finish::No,
+        top: Added::default(),
     };
     let arrival = ring.arrival();
     assert_eq!(ring.stages[0].0.sampled(ring.now, node(77), LinkId(5), sampled, arrival), vec![]);

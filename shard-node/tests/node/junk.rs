@@ -7,7 +7,7 @@ use proto::handshake::ConnectionClass;
 use proto::session::{Close, Credit, Plan, PlanStage, Sampled, Tokens};
 use proto::status::CloseCode;
 use proto::tensor::WireDtype;
-use proto::{FrameKind, Generation, LayerSpan, Message, Position, SessionId};
+use proto::{Added, FrameKind, Generation, LayerSpan, Message, Position, SessionId};
 use proto_transport::{Closed, Connection, Endpoint, EndpointConfig, Target};
 use shard_node_stage::{Stage, StepGroup, StepInput, StepOutput, ToyModel, ToyStage};
 
@@ -82,6 +82,7 @@ async fn a_stream_keeps_to_its_kind() {
         logprob: 0.0,
         margin: 0.0,
         finish: proto::session::Finish::No,
+        top: Added::default(),
     };
     let good = [
         (FrameKind::Credit, credit().encode()),

@@ -78,7 +78,7 @@ async fn a_new_generation_goes_on_from_what_was_seen() {
     while rest.len() < 26 {
         let sampled = router
             .wait("a token of generation 1", |_, told| match told {
-                Told::Sampled(sampled) if sampled.generation.get() == 1 => Some(*sampled),
+                Told::Sampled(sampled) if sampled.generation.get() == 1 => Some(sampled.clone()),
                 _ => None,
             })
             .await;

@@ -279,7 +279,7 @@ impl TestRouter {
         while tokens.len() < most {
             let sampled = self
                 .wait("a token", |_, told| match told {
-                    Told::Sampled(sampled) if sampled.session.get() == session => Some(*sampled),
+                    Told::Sampled(sampled) if sampled.session.get() == session => Some(sampled.clone()),
                     Told::Failed(failed) if failed.session.get() == session => panic!("{failed:?}"),
                     _ => None,
                 })

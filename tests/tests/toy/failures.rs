@@ -124,6 +124,7 @@ async fn terms(router: &TestRouter, session: u64, max_tokens: u32) -> SessionTer
         exclude: std::collections::BTreeSet::new(),
     };
     SessionTerms {
+        answer: proto::answer::AnswerTerms::default(),
         session: SessionId::new(session),
         generation: Generation::new(0),
         plan: choose_route(&view, &wanted).unwrap().to_plan(),

@@ -240,6 +240,7 @@ impl TestRouter {
 /// A greedy request for the toy model.
 pub(crate) fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
     GenerateRequest {
+        answer: proto::answer::AnswerTerms::default(),
         model: Some("toy".parse().unwrap()),
         class: None,
         prompt: Prompt::TokenIds(prompt.to_vec()),

@@ -171,7 +171,7 @@ fn a_session_whose_deadline_passed_is_ended_and_not_computed() {
     open.service.0.deadline_ms = 50;
     let terms = ring.stages[0].0.admit(ring.now, router(), &open).1.unwrap().terms;
     let slot = ring.stages[0].1.open(16).unwrap();
-    ring.stages[0].0.insert(ring.now, terms, slot);
+    ring.stages[0].0.insert(ring.now, terms, slot, None);
     ring.prompt(1, 0, &[1, 2]);
     ring.now += Duration::from_millis(49);
     assert_eq!(ring.stages[0].0.overdue(ring.now), []);
