@@ -65,7 +65,9 @@ static INLINE void store16(Bf16* p, F32x16 v) {
   U32x16 u;
   std::memcpy(&u, &v, 64);
   const U32x16 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
-  const U16x16 narrow = __builtin_convertvector((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, U16x16);
+  // Of a NaN all bits, without a comparison, which GCC takes apart value by value where vectors are narrower.
+  const U32x16 nan = reinterpret_cast<U32x16>(reinterpret_cast<I32x16>(0x7f800000u - (u & 0x7fffffffu)) >> 31);
+  const U16x16 narrow = __builtin_convertvector((quiet & nan) | (rounded & ~nan), U16x16);
   std::memcpy(p, &narrow, 32);
 }
 

@@ -92,6 +92,7 @@ static INLINE void head16(const int8_t* head, int64_t at, int64_t dim, F32x16& v
   }
 }
 
+// Lanes eight apart.
 static INLINE F32x8 halves_sum(F32x16 v) {
   F32x8 low, high;
   std::memcpy(&low, &v, 32);
@@ -100,26 +101,26 @@ static INLINE F32x8 halves_sum(F32x16 v) {
 }
 
 // By vectors that every level has, as sums16: of a wider one GCC takes a shuffle apart value by value.
-static INLINE float sum16(F32x16 v) {
-  const F32x8 eight = halves_sum(v);
+static INLINE float sum16(F32x8 eight) {
   F32x4 low, high;
   std::memcpy(&low, &eight, 16);
   std::memcpy(&high, reinterpret_cast<const char*>(&eight) + 16, 16);
   const F32x4 four = low + high;
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
+static INLINE float sum16(F32x16 v) { return sum16(halves_sum(v)); }
 
-// sum16 of each of sixteen vectors, added in the same order.
-static INLINE F32x16 sums16(const F32x16* v) {
+// sum16 of each of sixteen vectors, added in the same order; of their halves_sum.
+static INLINE F32x16 sums16(const F32x8* v) {
   constexpr U32x8 kLow4 = {0, 1, 2, 3, 8, 9, 10, 11}, kHigh4 = {4, 5, 6, 7, 12, 13, 14, 15};
   constexpr U32x8 kLow2 = {0, 1, 8, 9, 4, 5, 12, 13}, kHigh2 = {2, 3, 10, 11, 6, 7, 14, 15};
   constexpr U32x8 kLow1 = {0, 2, 8, 10, 4, 6, 12, 14}, kHigh1 = {1, 3, 9, 11, 5, 7, 13, 15};
   F32x8 sums[2];
   for (int half = 0; half < 2; ++half) {
-    // Lanes eight apart, then four: i's in the low half, those of i + 4 in the high one. Then two, then one apart.
+    // Lanes four apart: i's in the low half, those of i + 4 in the high one. Then two, then one apart.
     F32x8 a[4], b[2];
     for (int i = 0; i < 4; ++i) {
-      const F32x8 p = halves_sum(v[8 * half + i]), q = halves_sum(v[8 * half + i + 4]);
+      const F32x8 p = v[8 * half + i], q = v[8 * half + i + 4];
       a[i] = __builtin_shuffle(p, q, kLow4) + __builtin_shuffle(p, q, kHigh4);
     }
     for (int i = 0; i < 2; ++i)
@@ -129,6 +130,11 @@ static INLINE F32x16 sums16(const F32x16* v) {
   F32x16 all;
   std::memcpy(&all, sums, 64);
   return all;
+}
+static INLINE F32x16 sums16(const F32x16* v) {
+  F32x8 halves[16];
+  for (int i = 0; i < 16; ++i) halves[i] = halves_sum(v[i]);
+  return sums16(halves);
 }
 
 // exp as 2^k times a polynomial (Cephes expf), relative error below 2e-7; no branches, so that it vectorises.
