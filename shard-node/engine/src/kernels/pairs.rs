@@ -111,6 +111,42 @@ mod tests {
         }
     }
 
+    /// Sums of two values whose bits are all that bf16 has: denormal, infinite and NaN ones too, and ties.
+    #[test]
+    fn with_avx2_sums_are_rounded_as_bf16_says_whatever_they_are() {
+        if ffi::pairs_level().is_none() {
+            return;
+        }
+        ffi::at_cpu_level(3, || {
+            let one = half::bf16::ONE.to_bits();
+            let ones = |_: usize, out: &mut [Bf16]| {
+                out.fill(Bf16(one));
+                Ok::<_, TorchError>(())
+            };
+            let pairs = Pairs::pack((33, 2), ones, |_| ()).unwrap().unwrap();
+            let others = [0x0000, 0x8000, 0x0001, 0x3f80, 0x3c00, 0x7f7f, 0xff7f, 0x7f80, 0xff80, 0x7fc1];
+            let rows: Vec<[u16; 2]> =
+                others.iter().flat_map(|&other| (0..=u16::MAX).map(move |value| [value, other])).collect();
+            for rows in rows.chunks(7) {
+                let x = ffi::filled(&[rows.len() as i64, 2], |values: &mut [Bf16]| {
+                    values.iter_mut().zip(rows.as_flattened()).for_each(|(to, &from)| *to = Bf16(from));
+                    Ok::<_, TorchError>(())
+                });
+                let sums = bits(&pairs.multiply(&x.unwrap().unwrap(), None, false).unwrap());
+                for (sums, row) in sums.chunks(33).zip(rows) {
+                    let [a, b] = row.map(|value| half::bf16::from_bits(value).to_f32());
+                    let expected = half::bf16::from_f32(a + b);
+                    let same = |&sum: &u16| match expected.is_nan() {
+                        true => half::bf16::from_bits(sum).is_nan(),
+                        // Of two zeros the sum begins with a positive one.
+                        false => sum == expected.to_bits() || (sum == 0 && expected == half::bf16::ZERO),
+                    };
+                    assert!(sums.iter().all(same), "{row:x?}: {expected}, {sums:x?}");
+                }
+            }
+        });
+    }
+
     #[test]
     fn every_row_is_asked_for_and_given_up_once_and_the_first_error_ends_it() {
         if ffi::pairs_level().is_none() {

@@ -70,6 +70,18 @@ fn products_are_those_of_the_values_the_panels_hold() {
 }
 
 #[test]
+fn no_rows_have_a_product_of_no_rows() {
+    for bits in [Bits::Eight, Bits::Four] {
+        let panels = packed(&normal([37, 100]), bits);
+        for level in levels() {
+            let y = panels.multiply(&normal([0, 100]), None, Kind::BFloat16, level).unwrap();
+            assert_eq!(y.size(), [0, 37], "{bits:?} {level:?}");
+            assert_eq!(panels.multiply_fine(&normal([0, 100]), level).unwrap().size(), [0, 37]);
+        }
+    }
+}
+
+#[test]
 fn a_row_has_the_same_bits_in_any_company_even_of_outliers() {
     tch::manual_seed(2);
     for (width, out) in SIZES {
