@@ -87,6 +87,9 @@ impl<'a> SpanWeights<'a> {
             }
             Ok::<_, TensorError>(())
         })??;
+        for (name, _) in parts {
+            self.checkpoint.release(name)?;
+        }
         Ok(read.f_to_device(self.device)?)
     }
 

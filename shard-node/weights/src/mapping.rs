@@ -42,8 +42,8 @@ impl MappedFile {
         &self.file
     }
 
-    /// Tells the system that the pages of `range` are not needed for now. They are read from the
-    /// file again if touched again, so this only ever costs time.
+    /// Tells the system that the pages of `range` are not needed for now, and whatever else it may have mapped together
+    /// with the first and last of them. They are read from the file again if touched again, so this only ever costs time.
     #[expect(
         unsafe_code,
         reason = "madvise(DONTNEED): keeps resident memory at the size of the packed weights"
@@ -53,10 +53,44 @@ impl MappedFile {
         if range.is_empty() {
             return Ok(());
         }
+        let range =
+            range.start / TOGETHER * TOGETHER..range.end.next_multiple_of(TOGETHER).min(self.map.len());
         // SAFETY: the mapping is shared with the file and never written, so dropped pages come
         // back with the same bytes.
         unsafe {
             self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.end - range.start)
         }
+    }
+}
+
+/// A page that is touched comes with as many bytes around it as the system's cache holds in one piece, up to a huge page.
+/// So a vector between two released matrices brings a megabyte of them back.
+const TOGETHER: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_pages_leave_with_their_neighbours_and_come_back_with_the_same_bytes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = (0..4 * TOGETHER + 100).map(|at| (at / 4096) as u8).collect();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let mapped = MappedFile::open(file.path()).unwrap();
+        assert!(mapped.bytes() == bytes);
+        assert!(resident(file.path()) >= 4 * TOGETHER as u64);
+        mapped.release(TOGETHER + 5000..3 * TOGETHER - 5000).unwrap();
+        assert!(resident(file.path()) <= 2 * TOGETHER as u64 + 4096);
+        mapped.release(0..usize::MAX).unwrap();
+        assert_eq!(resident(file.path()), 0);
+        assert!(mapped.bytes() == bytes);
+    }
+
+    /// Bytes of the file that this process has mapped pages of.
+    fn resident(path: &Path) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| !line.ends_with(path.to_str().unwrap()));
+        let line = lines.find(|line| line.starts_with("Rss:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 }
