@@ -113,6 +113,12 @@ pub(crate) const CRATES: &[Row] = &[
         why: "pure: a view goes in, a decision comes out",
     },
     Row {
+        name: "router-openai",
+        ours: &["proto", "proto-text", "router-plan"],
+        links_no: PURE,
+        why: "pure: bytes of a request in, bytes of an answer out; HTTP, clock and randomness are the router's",
+    },
+    Row {
         name: "router",
         ours: &[
             "proto",
@@ -122,6 +128,7 @@ pub(crate) const CRATES: &[Row] = &[
             "proto-sampling",
             "proto-telemetry",
             "router-plan",
+            "router-openai",
         ],
         links_no: NO_TORCH,
         why: "the router needs neither weights nor libtorch; router and node meet in proto only",
