@@ -5,6 +5,7 @@
 
 mod date;
 mod json;
+mod message;
 mod metered;
 mod python_methods;
 
@@ -17,21 +18,13 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 
 use metered::Meter;
 use proto::manifest::MAX_TEMPLATE_BYTES;
-use serde::{Deserialize, Serialize};
+
+pub use message::{ChatMessage, ToolCall};
 
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
-}
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChatMessage {
-    /// `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    /// The text.
-    pub content: String,
 }
 
 /// What a template is rendered with.
@@ -47,6 +40,15 @@ pub struct ChatInput<'a> {
     pub eos: Option<&'a str>,
     /// Seconds since 1970, UTC, for templates that print the date. Without it they take their own default or fail.
     pub now: Option<i64>,
+}
+
+/// What a template is told beyond the conversation; `Default` is nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChatOptions<'a> {
+    /// Tools that the model may call, each as OpenAI's API has it: `{"type":"function","function":{..}}`.
+    pub tools: &'a [serde_json::Value],
+    /// Further variables, such as `enable_thinking`. Those of the conversation itself can't be replaced by them.
+    pub variables: Option<&'a serde_json::Map<String, serde_json::Value>>,
 }
 
 /// Why a template can't be used.
@@ -86,13 +88,6 @@ pub enum TemplateError {
     Render(#[source] Error),
 }
 
-impl ChatMessage {
-    /// A message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
-
 impl ChatTemplate {
     /// Compiles `source`, the `chat_template` of a model.
     pub fn new(source: &str) -> Result<Self, TemplateError> {
@@ -111,34 +106,32 @@ impl ChatTemplate {
     ///
     /// Blocks for up to a second with a hostile template.
     pub fn render(&self, input: ChatInput<'_>) -> Result<String, TemplateError> {
+        self.render_with(input, ChatOptions::default())
+    }
+
+    /// As [`ChatTemplate::render`], for a conversation with tools or with variables of its own.
+    pub fn render_with(
+        &self,
+        input: ChatInput<'_>,
+        options: ChatOptions<'_>,
+    ) -> Result<String, TemplateError> {
         // Lists in lists, as deep as there is fuel, are dropped level by level: on its own, large stack.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(STACK_BYTES);
-            let rendering =
-                thread.spawn_scoped(scope, || self.render_here(input)).map_err(TemplateError::Thread)?;
+            let rendering = thread
+                .spawn_scoped(scope, || self.render_here(input, options))
+                .map_err(TemplateError::Thread)?;
             rendering.join().unwrap_or(Err(TemplateError::Panicked))
         })
     }
 
-    fn render_here(&self, input: ChatInput<'_>) -> Result<String, TemplateError> {
-        let mut environment = environment(input.messages.len());
+    fn render_here(&self, input: ChatInput<'_>, options: ChatOptions<'_>) -> Result<String, TemplateError> {
+        let calls: usize = input.messages.iter().map(|message| message.tool_calls.len()).sum();
+        let mut environment = environment(input.messages.len() + calls + options.tools.len());
         if let Some(now) = input.now {
             environment.add_function("strftime_now", move |format: String| date::format(now, &format));
         }
-        let messages: Vec<Value> = input
-            .messages
-            .iter()
-            .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
-            .collect();
-        let token = |token: Option<&str>| Value::from(token.unwrap_or_default());
-        let context = Value::from_pairs([
-            ("messages", Value::from(messages)),
-            ("add_generation_prompt", Value::from(input.add_generation_prompt)),
-            ("bos_token", token(input.bos)),
-            ("eos_token", token(input.eos)),
-            ("tools", Value::from(())),
-            ("documents", Value::from(())),
-        ]);
+        let context = context(input, options);
         let template = compile(&self.source).map_err(TemplateError::Syntax)?;
         let mut text = String::new();
         let rendered = {
@@ -157,11 +150,33 @@ impl ChatTemplate {
     }
 }
 
-/// An engine for one rendering, with a full budget.
-fn environment(messages: usize) -> Environment<'static> {
+/// What the template sees, as `apply_chat_template` names it.
+fn context(input: ChatInput<'_>, options: ChatOptions<'_>) -> Value {
+    let messages: Vec<Value> = input.messages.iter().map(ChatMessage::to_value).collect();
+    let token = |token: Option<&str>| Value::from(token.unwrap_or_default());
+    // Templates tell no tools from an empty list by `none`.
+    let tools = match options.tools {
+        [] => Value::from(()),
+        tools => tools.iter().map(json::from_json).collect(),
+    };
+    let own = [
+        ("messages", Value::from(messages)),
+        ("add_generation_prompt", Value::from(input.add_generation_prompt)),
+        ("bos_token", token(input.bos)),
+        ("eos_token", token(input.eos)),
+        ("tools", tools),
+        ("documents", Value::from(())),
+    ];
+    let variables = options.variables.into_iter().flatten();
+    let variables = variables.map(|(name, value)| (name.as_str(), json::from_json(value)));
+    Value::from_pairs(variables.chain(own))
+}
+
+/// An engine for one rendering, with a full budget. `turns`: messages, calls and tools, each of which it pays for.
+fn environment(turns: usize) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_recursion_limit(RECURSION);
-    environment.set_fuel(Some(MOST_FUEL.min(FUEL + FUEL_OF_A_MESSAGE * messages as u64)));
+    environment.set_fuel(Some(MOST_FUEL.min(FUEL + FUEL_OF_A_TURN * turns as u64)));
     environment.set_unknown_method_callback(python_methods::call);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raised by the template").with_source(Raised(message)))
@@ -235,7 +250,7 @@ const MAX_OUTPUT_BYTES: usize = 8 << 20;
 const FUEL: u64 = 100_000;
 
 /// About 100 instructions are usual, and metering doubles that.
-const FUEL_OF_A_MESSAGE: u64 = 300;
+const FUEL_OF_A_TURN: u64 = 300;
 
 /// A conversation of 3,000 messages.
 const MOST_FUEL: u64 = 1_000_000;

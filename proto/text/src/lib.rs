@@ -15,7 +15,7 @@ mod json_size;
 mod stop;
 mod tokenizer;
 
-pub use chat::{ChatInput, ChatMessage, ChatTemplate, TemplateError};
+pub use chat::{ChatInput, ChatMessage, ChatOptions, ChatTemplate, TemplateError, ToolCall};
 pub use detokenise::DetokenStream;
 pub use gguf::{GgufVocabulary, GgufVocabularyError};
 pub use grammar::{GrammarError, GrammarText, GrammarVocabulary};

@@ -16,6 +16,25 @@ pub(super) fn to_json(value: &Value, options: &Kwargs) -> Result<String, Error> 
     Ok(out)
 }
 
+/// A tree of JSON as templates see it. The parser of the tree has bounded its depth.
+pub(super) fn from_json(tree: &serde_json::Value) -> Value {
+    use serde_json::Value as Tree;
+    match tree {
+        Tree::Null => Value::from(()),
+        Tree::Bool(truth) => Value::from(*truth),
+        Tree::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Tree::String(text) => Value::from(text.as_str()),
+        Tree::Array(items) => items.iter().map(from_json).collect(),
+        Tree::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(name, tree)| (name.as_str(), from_json(tree))))
+        }
+    }
+}
+
 fn write(value: &Value, indent: Option<usize>, depth: usize, out: &mut String) -> Result<(), Error> {
     if out.len() > MAX_JSON_BYTES {
         return Err(Error::new(ErrorKind::InvalidOperation, "tojson: the text gets too long"));
