@@ -1,6 +1,7 @@
 //! When requests are sent: closed-loop (so many clients, each with one request at a time) or open-loop (a Poisson
 //! process that does not wait for answers).
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -19,6 +20,15 @@ pub(crate) enum Arrivals {
     Closed(usize),
     /// So many requests a second on average.
     Open(f64),
+}
+
+impl fmt::Display for Arrivals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(clients) => write!(f, "{clients} clients, one request at a time each"),
+            Self::Open(rate) => write!(f, "{rate} requests/s as they come"),
+        }
+    }
 }
 
 /// One run's parameters.

@@ -164,12 +164,12 @@ async fn plain(options: &Options) -> Result<serde_json::Value> {
     let after = swarm.usage()?;
     let samples = Samples::of(&told);
     if let Some(path) = &options.plot {
-        let title = format!("load: {arrivals:?}, {} s, seed {}", options.seconds, options.seed);
+        let title = format!("load: {arrivals}, {} s, seed {}", options.seconds, options.seed);
         std::fs::write(path, plot::svg(&title, &told))
             .with_context(|| format!("write {}", path.display()))?;
     }
     let mut result = samples.to_json();
-    result["arrivals"] = json!(format!("{arrivals:?}"));
+    result["arrivals"] = json!(arrivals.to_string());
     if let Some((before, after)) = before.zip(after) {
         result["cpu_us_per_token"] = json!((after.cpu - before.cpu) * 1e6 / samples.tokens as f64);
         result["cpu_share"] = json!((after.cpu - before.cpu) / samples.seconds);
