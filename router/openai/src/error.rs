@@ -337,7 +337,10 @@ mod tests {
         );
         let busy = ApiError::new(ErrorCode::Busy, "busy", "").retry_after(Duration::from_millis(1500));
         let told = String::from_utf8(busy.to_json()).unwrap();
-        assert!(told.contains(r#""type":"server_error","param":null,"code":"busy","retry_after_ms":1500"#), "{told}");
+        assert!(
+            told.contains(r#""type":"server_error","param":null,"code":"busy","retry_after_ms":1500"#),
+            "{told}"
+        );
         assert_eq!(busy.status(), 503);
     }
 

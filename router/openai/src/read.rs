@@ -132,7 +132,8 @@ impl<'a, 'p> Json<'a, 'p> {
     /// A number in a range.
     pub(crate) fn number(&self, range: RangeInclusive<f64>) -> Result<f64, ApiError> {
         self.expect(Kind::Number)?;
-        let number: f64 = serde_json::from_str(self.raw.get()).map_err(|error| self.invalid(reason(&error)))?;
+        let number: f64 =
+            serde_json::from_str(self.raw.get()).map_err(|error| self.invalid(reason(&error)))?;
         if range.contains(&number) {
             return Ok(number);
         }
@@ -175,7 +176,10 @@ impl<'a, 'p> Json<'a, 'p> {
         let mut deserializer = serde_json::Deserializer::from_str(self.raw.get());
         let items = ItemsSeed { most, item: PhantomData::<u32> }.deserialize(&mut deserializer);
         let items = items.map_err(|error| {
-            self.invalid(format_args!("a list of token ids is needed, whole numbers from 0 on: {}", reason(&error)))
+            self.invalid(format_args!(
+                "a list of token ids is needed, whole numbers from 0 on: {}",
+                reason(&error)
+            ))
         })?;
         items.ok_or_else(|| self.too_many(most))
     }
@@ -184,13 +188,15 @@ impl<'a, 'p> Json<'a, 'p> {
     pub(crate) fn object(&self, most: usize) -> Result<Object<'a, 'p>, ApiError> {
         self.expect(Kind::Object)?;
         let mut deserializer = serde_json::Deserializer::from_str(self.raw.get());
-        let fields =
-            FieldsSeed { most }.deserialize(&mut deserializer).map_err(|error| self.invalid(reason(&error)))?;
+        let fields = FieldsSeed { most }
+            .deserialize(&mut deserializer)
+            .map_err(|error| self.invalid(reason(&error)))?;
         let fields = fields.ok_or_else(|| self.too_many(most))?;
         let mut names = HashSet::with_capacity(fields.len());
         if let Some((twice, _)) = fields.iter().find(|(name, _)| !names.insert(name.as_ref())) {
-            return Err(Json { raw: self.raw, place: Place::Name(&self.place, twice) }
-                .invalid("it is given twice"));
+            return Err(
+                Json { raw: self.raw, place: Place::Name(&self.place, twice) }.invalid("it is given twice")
+            );
         }
         Ok(Object { fields, place: self.place })
     }
@@ -199,16 +205,14 @@ impl<'a, 'p> Json<'a, 'p> {
     pub(crate) fn tree(&self, most_bytes: usize) -> Result<Value, ApiError> {
         let source = self.raw.get();
         if source.len() > most_bytes {
-            return Err(
-                self.invalid(format_args!("it has {} bytes, but at most {most_bytes} are taken", source.len()))
-            );
+            return Err(self
+                .invalid(format_args!("it has {} bytes, but at most {most_bytes} are taken", source.len())));
         }
         // A parsed value takes seventy bytes and more, one in a text two.
         let values = count_json_values(source.as_bytes()).map_err(|error| self.invalid(reason(&error)))?;
         if values > MAX_TREE_VALUES {
-            return Err(
-                self.invalid(format_args!("it holds {values} values, but at most {MAX_TREE_VALUES} are taken"))
-            );
+            return Err(self
+                .invalid(format_args!("it holds {values} values, but at most {MAX_TREE_VALUES} are taken")));
         }
         serde_json::from_str(source).map_err(|error| self.invalid(reason(&error)))
     }
@@ -243,7 +247,10 @@ impl<'a, 'p> Json<'a, 'p> {
     }
 
     fn too_many(&self, most: usize) -> ApiError {
-        self.error(ErrorCode::TooMany, format_args!("it has more than {most} entries, which is the most taken"))
+        self.error(
+            ErrorCode::TooMany,
+            format_args!("it has more than {most} entries, which is the most taken"),
+        )
     }
 
     fn expect(&self, needed: Kind) -> Result<(), ApiError> {
@@ -262,7 +269,8 @@ impl<'a> Object<'a, '_> {
     pub(crate) fn need<'s>(&'s self, name: &'s str) -> Result<Json<'a, 's>, ApiError> {
         self.get(name).ok_or_else(|| {
             let place = Place::Name(&self.place, name);
-            ApiError::new(ErrorCode::MissingParameter, format_args!("`{place}` is missing"), "add it").at(place)
+            ApiError::new(ErrorCode::MissingParameter, format_args!("`{place}` is missing"), "add it")
+                .at(place)
         })
     }
 
@@ -289,8 +297,12 @@ impl<'a> Object<'a, '_> {
         let place = Place::Name(&self.place, &short);
         let cure = nearest(&short, known)
             .map_or_else(|| "leave it out".to_owned(), |near| format!("did you mean `{near}`?"));
-        ApiError::new(ErrorCode::UnknownParameter, format_args!("nobody knows a parameter {}", Quote(&place.to_string())), cure)
-            .at(place)
+        ApiError::new(
+            ErrorCode::UnknownParameter,
+            format_args!("nobody knows a parameter {}", Quote(&place.to_string())),
+            cure,
+        )
+        .at(place)
     }
 
     /// The names of all fields, as they came; those that are `null` too.

@@ -31,7 +31,8 @@ fn malformed_bodies_are_told_with_their_position() {
 
 #[test]
 fn numbers_are_kept_to_their_range() {
-    let object = body(br#"{"i":7.0,"big":9223372036854775808,"f":2.0000001,"x":1e999,"s":"7","n":null}"#).unwrap();
+    let object =
+        body(br#"{"i":7.0,"big":9223372036854775808,"f":2.0000001,"x":1e999,"s":"7","n":null}"#).unwrap();
     assert_eq!(object.get("i").unwrap().integer(0..=10).unwrap(), 7);
     assert!(object.get("big").unwrap().integer(i64::MIN..=i64::MAX).is_err());
     assert!(object.get("f").unwrap().number(0.0..=2.0).is_err());

@@ -11,6 +11,8 @@ pub struct ToolCallParser {
     format: ToolFormat,
     /// Text that is not given on yet.
     held: String,
+    /// So many bytes of it hold no end of a call.
+    searched: usize,
     calls: u32,
     /// Something was given on as text: a bare call is the whole of an answer.
     spoke: bool,
@@ -42,7 +44,7 @@ const MAX_HELD: usize = 256 << 10;
 impl ToolCallParser {
     /// Nothing was said yet.
     pub const fn new(format: ToolFormat) -> Self {
-        Self { format, held: String::new(), calls: 0, spoke: false }
+        Self { format, held: String::new(), searched: 0, calls: 0, spoke: false }
     }
 
     /// Calls found so far.
@@ -77,6 +79,7 @@ impl ToolCallParser {
             }
         }
         if self.held.len() > MAX_HELD {
+            self.searched = 0;
             let said = std::mem::take(&mut self.held);
             self.say(said, &mut parts);
         }
@@ -121,7 +124,12 @@ impl ToolCallParser {
             let said = std::mem::replace(&mut self.held, rest);
             self.say(said, parts);
         }
-        let Some(close) = self.held.find(CLOSE) else { return false };
+        let from = self.held.floor_char_boundary(self.searched.saturating_sub(CLOSE.len()));
+        let Some(close) = self.held[from..].find(CLOSE).map(|at| from + at) else {
+            self.searched = self.held.len();
+            return false;
+        };
+        self.searched = 0;
         let rest = self.held.split_off(close + CLOSE.len());
         let whole = std::mem::replace(&mut self.held, rest);
         let calls = one(&whole[OPEN.len()..close]);

@@ -1,0 +1,15 @@
+//! Requests: the bytes of a body in, what is asked for or an error out.
+//!
+//! One file for each endpoint, and one for each thing that several of them have. `parameters` is the table of all names.
+
+mod chat;
+mod constraint;
+mod generation;
+mod messages;
+pub mod parameters;
+mod tools;
+
+pub use chat::{Chat, ChatRequest};
+pub use constraint::{CallConstraint, Constraint};
+pub use generation::{Delivery, Generation};
+pub use tools::{Tool, ToolChoice, Tools};
