@@ -136,10 +136,13 @@ mod tests {
                 for (sums, row) in sums.chunks(33).zip(rows) {
                     let [a, b] = row.map(|value| half::bf16::from_bits(value).to_f32());
                     let expected = half::bf16::from_f32(a + b);
-                    let same = |&sum: &u16| match expected.is_nan() {
-                        true => half::bf16::from_bits(sum).is_nan(),
-                        // Of two zeros the sum begins with a positive one.
-                        false => sum == expected.to_bits() || (sum == 0 && expected == half::bf16::ZERO),
+                    let same = |&sum: &u16| {
+                        if expected.is_nan() {
+                            half::bf16::from_bits(sum).is_nan()
+                        } else {
+                            // Of two zeros the sum begins with a positive one.
+                            sum == expected.to_bits() || (sum == 0 && expected == half::bf16::ZERO)
+                        }
                     };
                     assert!(sums.iter().all(same), "{row:x?}: {expected}, {sums:x?}");
                 }
