@@ -1,9 +1,10 @@
 //! Front door of the swarm: discovers shards, plans a route, drives sessions, streams tokens out. Never links libtorch.
 
-mod clock;
+pub mod clock;
 pub mod discovery;
 pub mod driver;
 pub mod generate;
+pub mod keys;
 pub mod metrics;
 pub mod model;
 mod router;

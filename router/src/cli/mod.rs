@@ -7,6 +7,7 @@ mod config;
 mod explain;
 mod generate;
 mod identity;
+mod keys;
 mod list;
 mod options;
 mod output;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use proto_telemetry::{Registry, init_binary_logging};
+use router::clock::unix_seconds;
 
 use options::{Cli, Command};
 use settings::{Settings, UsageError};
@@ -51,6 +53,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         return config::run(&cli.common, serve, *command);
     }
     let mut settings = Settings::load(&cli.common)?;
+    if let Command::Keys { command } = &cli.command {
+        return keys::run(&settings, command, unix_seconds());
+    }
     let served = match &cli.command {
         Command::Serve(arguments) => {
             settings.log_for_a_service(&cli.common);
@@ -79,7 +84,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Command::Nodes => list::nodes(&swarm.router, &settings).await,
             Command::Models => list::models(&swarm.router, &settings).await,
             Command::Explain(arguments) => explain::run(&swarm.router, &settings, arguments).await,
-            Command::Config { .. } => Ok(ExitCode::SUCCESS),
+            Command::Config { .. } | Command::Keys { .. } => Ok(ExitCode::SUCCESS),
         };
         swarm.shutdown().await;
         done

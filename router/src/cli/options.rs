@@ -73,6 +73,11 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Serve clients over HTTP until SIGTERM or Ctrl-C
     Serve(Box<Serve>),
+    /// Make, list, limit and revoke API keys
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
     /// Show or check the settings
     Config {
         #[command(flatten)]
@@ -91,7 +96,7 @@ pub(crate) struct Serve {
     /// The admin endpoint; by default 127.0.0.1:7403, or the next free port
     #[arg(long, value_name = "IP:PORT", env = "LAYERLANE_ROUTER_ADMIN")]
     pub(crate) admin: Option<SocketAddr>,
-    /// Let others than this machine connect. There are no API keys: whoever connects is served
+    /// Let others than this machine connect without API keys: whoever connects is served
     #[arg(long, env = "LAYERLANE_ROUTER_PUBLIC", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL")]
     pub(crate) public: Option<bool>,
@@ -116,6 +121,47 @@ pub(crate) struct Serve {
     /// Bytes of a request's body
     #[arg(long, value_name = "BYTES", env = "LAYERLANE_ROUTER_BODY")]
     pub(crate) max_body_bytes: Option<usize>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum KeysCommand {
+    /// Make a key and print it, this once
+    Create {
+        /// What it is called in lists
+        name: String,
+        #[command(flatten)]
+        limits: KeyLimitOptions,
+    },
+    /// Show all keys, what they may use and what they have used
+    List,
+    /// Refuse a key from now on
+    Revoke {
+        /// Its name, or the beginning of its id
+        key: String,
+    },
+    /// Change what a key may use; what is not given is not limited
+    Limit {
+        /// Its name, or the beginning of its id
+        key: String,
+        #[command(flatten)]
+        limits: KeyLimitOptions,
+    },
+    /// Forget keys that were revoked
+    Prune,
+}
+
+/// How much a key may use.
+#[derive(Args, Debug, Clone, Copy)]
+pub(crate) struct KeyLimitOptions {
+    /// Requests a minute
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests_per_minute: Option<u32>,
+    /// Tokens a minute, prompts and answers together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tokens_per_minute: Option<u32>,
+    /// Requests at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) concurrent: Option<u32>,
 }
 
 #[derive(Subcommand, Debug, Clone, Copy)]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use router::keys::KeyFile;
 use router::serve::{Listen, ServeConfig};
 use router_plan::ModelRef;
 use serde::{Deserialize, Serialize};
@@ -50,16 +51,21 @@ pub(crate) fn config(settings: &Settings, flags: &Serve) -> Result<ServeConfig, 
         at_least_one("sessions-per-node", per_node, config.admission.sessions_per_node as usize)? as u32;
     let connections = flags.max_connections.or(file.max_connections);
     config.http.connections = at_least_one("max-connections", connections, config.http.connections)?;
+    let keys = KeyFile::new(super::keys::folder(settings)?);
     let body = flags.max_body_bytes.or(file.max_body_bytes);
     config.http.body_bytes = at_least_one("max-body-bytes", body, config.http.body_bytes)?;
     for (name, addr) in [("--listen", config.listen.addr()), ("--admin", config.admin.addr())] {
-        if !addr.ip().is_loopback() && !is_public(settings, flags) {
+        // The admin endpoint asks for no keys.
+        let guarded = name == "--listen" && keys.exists();
+        if !addr.ip().is_loopback() && !guarded && !is_public(settings, flags) {
+            let keys = if name == "--listen" { "make API keys (`router keys create NAME`), " } else { "" };
             return Err(UsageError::Option(format!(
-                "{name} {addr} lets others than this machine connect, and there are no API keys yet: whoever connects \
-                 is served. Give --public to say that this is meant, or listen on 127.0.0.1 behind a proxy"
+                "{name} {addr} lets others than this machine connect, and whoever connects is served: {keys}give \
+                 --public to say that this is meant, or listen on 127.0.0.1 behind a proxy"
             )));
         }
     }
+    config.keys = Some(keys);
     Ok(config)
 }
 

@@ -163,6 +163,12 @@ pub(crate) fn default_file() -> Option<PathBuf> {
     Some(project()?.config_dir().join("router.toml"))
 }
 
+/// Where a router's state is kept by default.
+pub(crate) fn state_dir() -> Option<PathBuf> {
+    let project = project()?;
+    Some(project.state_dir().unwrap_or_else(|| project.data_local_dir()).join("router"))
+}
+
 fn project() -> Option<ProjectDirs> {
     ProjectDirs::from("", "", "layerlane")
 }

@@ -7,6 +7,7 @@ use router_plan::ModelRef;
 use router_plan::admission::AdmissionLimits;
 
 use crate::generate::DEFAULT_CREDIT;
+use crate::keys::KeyFile;
 
 /// A serving router's settings.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +30,8 @@ pub struct ServeConfig {
     pub measure_every: Duration,
     /// The bounds of the HTTP side.
     pub http: HttpLimits,
+    /// The keys that requests need, as soon as there are any; `None` for a router without.
+    pub keys: Option<KeyFile>,
 }
 
 /// An address, and what to do when its port is taken.
@@ -105,6 +108,7 @@ impl Default for ServeConfig {
             drain: Duration::from_secs(30),
             measure_every: Duration::from_secs(1),
             http: HttpLimits::default(),
+            keys: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use router_plan::admission::{Priority, Tenant, TurnedAway, Wanted};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::answer::Answer;
+use super::answer::{Answer, Bill};
 use super::body::Room;
 use super::catalogue::{Catalogue, Served};
 use super::config::ServeConfig;
@@ -22,6 +22,7 @@ use super::gate::Place;
 use super::{Asked, Problem, ProblemCode};
 use crate::clock::unix_seconds;
 use crate::generate::{AnswerStream, GenerateRequest, Piece, terms};
+use crate::keys::Admitted;
 use crate::model::Prompt;
 use crate::router::Router;
 use crate::session::{Outcome, SessionError, SessionShare};
@@ -86,6 +87,7 @@ impl Desk {
         &self,
         asked: Asked,
         room: Room,
+        admitted: Admitted,
         request: String,
         arrived: Instant,
     ) -> Result<Answer, Problem> {
@@ -148,7 +150,16 @@ impl Desk {
                         started,
                     };
                     let metrics = self.router.metrics().clone();
-                    return Ok(Answer { stream, about, metrics, sum: Sum::default(), first, _open: open });
+                    let bill = Bill::new(admitted, prompt.len() as u64);
+                    return Ok(Answer {
+                        stream,
+                        about,
+                        metrics,
+                        sum: Sum::default(),
+                        first,
+                        bill,
+                        _open: open,
+                    });
                 }
                 Begun::Failed(error) => {
                     let Some(node) = error.avoid() else { return Err(error.into()) };

@@ -31,6 +31,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::keys::{KeyFileError, Keyring};
 use crate::router::Router;
 use catalogue::Catalogue;
 use desk::Desk;
@@ -77,6 +78,9 @@ pub enum BindError {
     /// The system gives no random numbers.
     #[error("draw a salt: {0}")]
     Random(String),
+    /// The keys can't be read.
+    #[error("read the API keys: {0}")]
+    Keys(#[from] KeyFileError),
 }
 
 impl Server {
@@ -87,17 +91,22 @@ impl Server {
             Listen::Exactly(addr) => AdminServer::bind(addr, registry, readiness.clone()).await?,
             Listen::OrNextFree(addr) => AdminServer::bind_default(addr, registry, readiness.clone()).await?,
         };
+        let keys = match &config.keys {
+            Some(file) => Keyring::open(file.clone(), false)?,
+            None => Keyring::none(),
+        };
         let catalogue = Catalogue::new(router.clone(), config.models.clone(), config.admission);
         let (http, drain, every) = (config.http, config.drain, config.measure_every);
         let listen = config.listen;
         let mut salt = [0; 32];
         getrandom::fill(&mut salt).map_err(|error| BindError::Random(error.to_string()))?;
         let desk = Arc::new(Desk::new(router, catalogue.clone(), config, salt));
-        let app = routes::routes(Arc::clone(&desk), body::BodyReader::new(http));
+        let app = routes::routes(Arc::clone(&desk), body::BodyReader::new(http), keys.clone());
         catalogue.begin().await;
         let listener = Listener::bind(listen, app, http).await?;
         let (refreshing, stop_refreshing) = (TaskTracker::new(), CancellationToken::new());
         refreshing.spawn(catalogue.run(every, stop_refreshing.clone()));
+        refreshing.spawn(keys.clone().write_now_and_then(stop_refreshing.clone()));
         readiness.set(ReadyState::Ready);
         Ok(Self { desk, listener, admin, readiness, refreshing, stop_refreshing, drain })
     }

@@ -13,12 +13,17 @@ use serde_json::{Value, json};
 
 use crate::driver::StartError;
 use crate::generate::GenerateError;
+use crate::keys::KeyRefusal;
 use crate::model::PromptError;
 use crate::session::SessionError;
 
 /// Which kind of problem it is. A closed set: it is a label of a metric and part of the interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProblemCode {
+    /// No API key, or none that is known.
+    InvalidKey,
+    /// The API key has used what it may.
+    RateLimited,
     /// The body is no JSON object of the right shape, or a field's value can't be used.
     BadRequest,
     /// No such path.
@@ -57,6 +62,8 @@ impl ProblemCode {
     /// The word in the body and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::InvalidKey => "invalid_api_key",
+            Self::RateLimited => "rate_limited",
             Self::BadRequest => "bad_request",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -83,7 +90,8 @@ impl ProblemCode {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::QueueFull | Self::Displaced => StatusCode::TOO_MANY_REQUESTS,
+            Self::InvalidKey => StatusCode::UNAUTHORIZED,
+            Self::QueueFull | Self::Displaced | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::QueueTimeout | Self::NoRoute | Self::Busy | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -194,6 +202,20 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+impl From<KeyRefusal> for Problem {
+    fn from(refusal: KeyRefusal) -> Self {
+        match refusal {
+            KeyRefusal::Missing | KeyRefusal::Unknown => {
+                Self::new(ProblemCode::InvalidKey, refusal, "ask the router's operator for a key").closing()
+            }
+            KeyRefusal::Exceeded(exceeded) => {
+                Self::new(ProblemCode::RateLimited, exceeded, "try again after the time given")
+                    .retry_after(exceeded.retry_after())
+            }
+        }
     }
 }
 

@@ -5,31 +5,43 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use router_plan::admission::Tenant;
+
 use super::body::BodyReader;
 use super::desk::Desk;
 use super::{Asked, Problem, ProblemCode};
+use crate::keys::{Admitted, Keyring};
 
 #[derive(Clone, Debug)]
 struct Shared {
     desk: Arc<Desk>,
     bodies: Arc<BodyReader>,
+    keys: Keyring,
+}
+
+impl Shared {
+    /// Takes a request by its key, before anything of its body is read.
+    fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Problem> {
+        let sent = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        Ok(self.keys.admit(sent)?)
+    }
 }
 
 /// The API over a desk.
-pub(super) fn routes(desk: Arc<Desk>, bodies: BodyReader) -> Router {
+pub(super) fn routes(desk: Arc<Desk>, bodies: BodyReader, keys: Keyring) -> Router {
     Router::new()
         .route("/v1/generate", post(generate))
         .route("/v1/models", get(models))
         .route("/health", get(health))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(Shared { desk, bodies: Arc::new(bodies) })
+        .with_state(Shared { desk, bodies: Arc::new(bodies), keys })
 }
 
 async fn generate(State(shared): State<Shared>, request: Request<Body>) -> Response {
@@ -62,11 +74,16 @@ async fn answer(
         return Err(Problem::draining());
     }
     let (head, body) = request.into_parts();
+    let admitted = shared.admit(&head.headers)?;
     let (bytes, room) = shared.bodies.read(&head.headers, body).await?;
-    let asked = Asked::parse(&bytes)?;
+    let mut asked = Asked::parse(&bytes)?;
     drop(bytes);
+    if let Some(key) = admitted.key() {
+        // A key has one share, whatever names its requests give.
+        asked.tenant = Tenant::of_key(key.as_str());
+    }
     let stream = asked.stream;
-    let answer = shared.desk.answer(asked, room, id.to_owned(), arrived).await?;
+    let answer = shared.desk.answer(asked, room, admitted, id.to_owned(), arrived).await?;
     if !stream {
         return Ok(object(&answer.collected().await?));
     }
@@ -77,7 +94,10 @@ async fn answer(
     Ok((headers, Body::new(answer.streamed())).into_response())
 }
 
-async fn models(State(shared): State<Shared>) -> Response {
+async fn models(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    if let Err(problem) = shared.admit(&headers) {
+        return problem.into_response();
+    }
     let models: Vec<Value> = shared
         .desk
         .catalogue()

@@ -14,5 +14,6 @@ mod pipelining;
 mod reuse;
 mod serve;
 mod serve_clients;
+mod serve_keys;
 mod serve_soak;
 mod swarm;
