@@ -12,4 +12,5 @@ mod tools;
 pub use chat::{Chat, ChatRequest};
 pub use constraint::{CallConstraint, Constraint};
 pub use generation::{Delivery, Generation};
+pub(crate) use tools::is_function_name;
 pub use tools::{Tool, ToolChoice, Tools};
