@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! bytes -- ChatRequest::parse --> ChatRequest { generation, chat, constraint } | ApiError
+//!            (CompletionRequest has prompts; ResponsesRequest is like ChatRequest; TokenizeRequest, ..)
 //!            template (proto-text) -> prompt; Reading::new(chat, constraint, template, prompt)
-//!            ChatStream | ChatWhole: AnswerWriter -- begin, push.., finish.., end --> bytes in the caller's buffer
+//!            ChatRequest::writer, CompletionWriter, ResponsesWriter: AnswerWriter -- begin, push.., finish.., end --> bytes in the caller's buffer
 //! ```
 //! * [`Generation`] says which model, how to sample, how many choices, how delivered; [`Chat`] what the template gets;
 //!   [`Constraint`] what the text must look like, whose [`schema`](Constraint::schema) goes to the tail as
@@ -27,9 +28,11 @@ mod writer;
 pub use calls::{ToolFormat, template_shows_tools, tool_prompt};
 pub use error::{ApiError, ErrorCode};
 pub use request::{
-    CallConstraint, Chat, ChatRequest, Constraint, Delivery, Generation, Tool, ToolChoice, Tools,
+    CallConstraint, Chat, ChatRequest, CompletionPrompt, CompletionRequest, Constraint, Delivery,
+    DetokenizeRequest, EmbeddingRequest, Generation, ResponsesRequest, TokenizeInput, TokenizeRequest, Tool,
+    ToolChoice, Tools,
 };
 pub use writer::{
-    AnswerWriter, ChatStream, ChatWhole, Delta, Finish, Head, Part, Reading, TextReader, Thinking,
-    TokenLogprob, Usage,
+    AnswerWriter, ChatStream, ChatWhole, CompletionWriter, Delta, Finish, Head, Part, Reading,
+    ResponsesWriter, TextReader, Thinking, TokenLogprob, Usage,
 };

@@ -7,12 +7,11 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
-use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
 use proto_text::count_json_values;
+use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -162,7 +161,7 @@ impl<'a, 'p> Json<'a, 'p> {
     pub(crate) fn list(&self, most: usize) -> Result<List<'a, 'p>, ApiError> {
         self.expect(Kind::List)?;
         let mut deserializer = serde_json::Deserializer::from_str(self.raw.get());
-        let items = ItemsSeed { most, item: PhantomData::<&RawValue> }.deserialize(&mut deserializer);
+        let items = ItemsSeed { most }.deserialize(&mut deserializer);
         let items = items.map_err(|error| self.invalid(reason(&error)))?;
         match items {
             Some(items) => Ok(List { items, place: self.place }),
@@ -172,16 +171,8 @@ impl<'a, 'p> Json<'a, 'p> {
 
     /// A list of token ids.
     pub(crate) fn ids(&self, most: usize) -> Result<Vec<u32>, ApiError> {
-        self.expect(Kind::List)?;
-        let mut deserializer = serde_json::Deserializer::from_str(self.raw.get());
-        let items = ItemsSeed { most, item: PhantomData::<u32> }.deserialize(&mut deserializer);
-        let items = items.map_err(|error| {
-            self.invalid(format_args!(
-                "a list of token ids is needed, whole numbers from 0 on: {}",
-                reason(&error)
-            ))
-        })?;
-        items.ok_or_else(|| self.too_many(most))
+        let list = self.list(most)?;
+        list.iter().map(|json| json.integer(0..=i64::from(u32::MAX)).map(|id| id as u32)).collect()
     }
 
     /// The fields of an object of at most so many.
@@ -424,27 +415,26 @@ impl<'de> Visitor<'de> for TextSeed {
 }
 
 /// A list, or nothing if it is longer than is taken.
-struct ItemsSeed<T> {
+struct ItemsSeed {
     most: usize,
-    item: PhantomData<T>,
 }
 
-impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for ItemsSeed<T> {
-    type Value = Option<Vec<T>>;
+impl<'de> DeserializeSeed<'de> for ItemsSeed {
+    type Value = Option<Vec<&'de RawValue>>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for ItemsSeed<T> {
-    type Value = Option<Vec<T>>;
+impl<'de> Visitor<'de> for ItemsSeed {
+    type Value = Option<Vec<&'de RawValue>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Option<Vec<T>>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = list.next_element()? {
             if items.len() == self.most {

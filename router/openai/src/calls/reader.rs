@@ -314,9 +314,14 @@ impl Space {
     fn content(&mut self, text: &str, sink: &mut dyn FnMut(Part<'_>)) {
         let solid = text.trim_end_matches(|c: char| c.is_ascii() && is_space(c as u8));
         if !solid.is_empty() {
-            self.give_back(sink);
             self.flowing = false;
-            sink(Part::Content(solid));
+            if self.pending.is_empty() {
+                sink(Part::Content(solid));
+            } else {
+                // One piece, and so one event of a stream.
+                self.pending.push_str(solid);
+                self.give_back(sink);
+            }
         }
         let space = &text[solid.len()..];
         if self.flowing && !space.is_empty() {

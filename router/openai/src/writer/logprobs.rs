@@ -63,3 +63,68 @@ pub(super) fn write_name(bytes: &[u8], out: &mut Vec<u8>) {
     }
     out.push(b'"');
 }
+
+/// The four lists of a text completion's probabilities, as JSON without their brackets.
+#[derive(Debug, Default)]
+pub(super) struct CompletionLogprobs {
+    offsets: Vec<u8>,
+    logprobs: Vec<u8>,
+    tokens: Vec<u8>,
+    top: Vec<u8>,
+    /// Characters of text so far.
+    offset: u64,
+}
+
+impl CompletionLogprobs {
+    /// Adds a token in front of the text that it brings.
+    pub(super) fn add(&mut self, token: &TokenLogprob<'_>) {
+        for list in [&mut self.offsets, &mut self.logprobs, &mut self.tokens, &mut self.top] {
+            if !list.is_empty() {
+                list.push(b',');
+            }
+        }
+        write_u64(self.offset, &mut self.offsets);
+        write_logprob(token.logprob, &mut self.logprobs);
+        write_name(token.bytes, &mut self.tokens);
+        self.top.push(b'{');
+        for (at, (bytes, logprob)) in token.top.iter().enumerate() {
+            if at > 0 {
+                self.top.push(b',');
+            }
+            write_name(bytes, &mut self.top);
+            self.top.push(b':');
+            write_logprob(*logprob, &mut self.top);
+        }
+        self.top.push(b'}');
+    }
+
+    /// Text came.
+    pub(super) fn advance(&mut self, text: &str) {
+        self.offset += text.chars().count() as u64;
+    }
+
+    /// Appends what has come since the last time, `null` if nothing has.
+    pub(super) fn write(&mut self, out: &mut Vec<u8>) {
+        if self.tokens.is_empty() {
+            return write_nothing(out);
+        }
+        let lists = [
+            ("text_offset", &mut self.offsets),
+            ("token_logprobs", &mut self.logprobs),
+            ("tokens", &mut self.tokens),
+            ("top_logprobs", &mut self.top),
+        ];
+        for (at, (name, list)) in lists.into_iter().enumerate() {
+            out.push(if at == 0 { b'{' } else { b',' });
+            write_text(name, out);
+            out.extend_from_slice(b":[");
+            out.append(list);
+            out.push(b']');
+        }
+        out.push(b'}');
+    }
+}
+
+pub(super) fn write_nothing(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"null");
+}

@@ -10,8 +10,11 @@
 mod call_id;
 mod chat_stream;
 mod chat_whole;
+mod completion;
 mod logprobs;
+mod output;
 mod reader;
+mod responses;
 mod thoughts;
 mod usage;
 
@@ -19,12 +22,15 @@ use std::fmt;
 
 pub use chat_stream::ChatStream;
 pub use chat_whole::ChatWhole;
+pub use completion::CompletionWriter;
 pub use reader::{Part, Reading, TextReader};
+pub use responses::ResponsesWriter;
 pub use thoughts::Thinking;
 pub use usage::Usage;
 
 use crate::error::ApiError;
 use crate::json::{write_text, write_u64};
+use crate::request::{ChatRequest, Delivery};
 
 /// What an answer is called, and by whom it is given. Equal in all its chunks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -84,6 +90,16 @@ pub trait AnswerWriter: fmt::Debug + Send {
     /// The answer can't be completed. A stream tells it in its last event; a whole answer writes nothing, as the error
     /// is the response then.
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>);
+}
+
+impl ChatRequest {
+    /// A writer of its answer, delivered as it asks.
+    pub fn writer(&self, head: &Head, reading: &Reading) -> Box<dyn AnswerWriter> {
+        match self.generation.delivery {
+            Delivery::Whole => Box::new(ChatWhole::new(self, head, reading)),
+            Delivery::Stream { .. } => Box::new(ChatStream::new(self, head, reading)),
+        }
+    }
 }
 
 impl<'a> Delta<'a> {

@@ -32,4 +32,21 @@ impl Usage {
         write_u64(self.waste, out);
         out.extend_from_slice(b"}}");
     }
+
+    /// Appends it as responses have it.
+    pub(super) fn write_response(&self, reasoning: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"input_tokens\":");
+        write_u64(self.prompt, out);
+        out.extend_from_slice(b",\"input_tokens_details\":{\"cached_tokens\":");
+        write_u64(self.cached, out);
+        out.extend_from_slice(b",\"cache_write_tokens\":0},\"output_tokens\":");
+        write_u64(self.completion, out);
+        out.extend_from_slice(b",\"output_tokens_details\":{\"reasoning_tokens\":");
+        write_u64(reasoning, out);
+        out.extend_from_slice(b",\"waste_tokens\":");
+        write_u64(self.waste, out);
+        out.extend_from_slice(b"},\"total_tokens\":");
+        write_u64(self.prompt + self.completion, out);
+        out.push(b'}');
+    }
 }
