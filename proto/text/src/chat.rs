@@ -264,3 +264,5 @@ const RECURSION: usize = 100;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tools;
