@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::ModelId;
 use proto::manifest::{Manifest, ManifestError};
 use proto_text::{
-    ChatInput, ChatMessage, ChatTemplate, EncodeMode, TemplateError, Tokenizer, TokenizerError,
+    ChatInput, ChatMessage, ChatOptions, ChatTemplate, EncodeMode, TemplateError, Tokenizer, TokenizerError,
 };
 
 /// A model with its text side.
@@ -27,6 +27,19 @@ pub enum Prompt {
     Chat(Vec<ChatMessage>),
     /// Ids as they are.
     TokenIds(Vec<u32>),
+}
+
+/// A conversation with what templates are told beside it.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Conversation {
+    /// The turns, oldest first.
+    pub messages: Vec<ChatMessage>,
+    /// Tools that may be called, as OpenAI's API has them.
+    pub tools: Vec<serde_json::Value>,
+    /// Further variables of the template.
+    pub variables: serde_json::Map<String, serde_json::Value>,
+    /// Whether it ends with the beginning of an assistant's turn.
+    pub add_generation_prompt: bool,
 }
 
 /// Why a prompt can't be turned into ids.
@@ -168,6 +181,22 @@ impl Model {
         self.manifest.architecture.context.min(proto::session::MAX_POSITIONS)
     }
 
+    /// Its chat template, if it has one.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.manifest.chat_template.as_deref()
+    }
+
+    /// A conversation in the model's template, and the ids of that; as [`Model::encode`] otherwise.
+    pub fn encode_conversation(
+        &self,
+        conversation: &Conversation,
+        now_unix_s: u64,
+    ) -> Result<(String, Vec<u32>), PromptError> {
+        let text = self.render(conversation, now_unix_s)?;
+        let ids = self.checked(self.tokens_of(&text)?)?;
+        Ok((text, ids))
+    }
+
     /// The ids of a prompt; at least one, all known to the model, with room for one more. `now_unix_s` is for
     /// templates that print the date.
     pub fn encode(&self, prompt: &Prompt, now_unix_s: u64) -> Result<Vec<u32>, PromptError> {
@@ -176,6 +205,10 @@ impl Model {
             Prompt::Chat(messages) => self.encode_chat(messages, now_unix_s)?,
             Prompt::TokenIds(ids) => ids.clone(),
         };
+        self.checked(ids)
+    }
+
+    fn checked(&self, ids: Vec<u32>) -> Result<Vec<u32>, PromptError> {
         let vocab = self.manifest.architecture.vocab;
         if let Some(&id) = ids.iter().find(|&&id| id >= vocab) {
             return Err(PromptError::Id { id, model: self.name.clone(), vocab });
@@ -206,11 +239,24 @@ impl Model {
         if matches!(prompt, Prompt::TokenIds(_)) {
             return self.encode(&prompt, now_unix_s);
         }
+        self.aside(held, move |model| model.encode(&prompt, now_unix_s)).await
+    }
+
+    /// Runs a stranger's template or tokenizer on another thread and with a deadline, as [`Model::encode_aside`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe; the thread's result is dropped.
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        held: impl Send + 'static,
+        work: impl FnOnce(&Self) -> Result<T, PromptError> + Send + 'static,
+    ) -> Result<T, PromptError> {
         let model = self.clone();
         let encoding = tokio::task::spawn_blocking(move || {
-            let encoded = model.encode(&prompt, now_unix_s);
-            drop((prompt, held));
-            encoded
+            let done = work(&model);
+            drop(held);
+            done
         });
         match tokio::time::timeout(ENCODE_DEADLINE, encoding).await {
             Ok(Ok(encoded)) => encoded,
@@ -230,6 +276,12 @@ impl Model {
     }
 
     fn encode_chat(&self, messages: &[ChatMessage], now_unix_s: u64) -> Result<Vec<u32>, PromptError> {
+        let messages = messages.to_vec();
+        let conversation = Conversation { messages, add_generation_prompt: true, ..Conversation::default() };
+        self.tokens_of(&self.render(&conversation, now_unix_s)?)
+    }
+
+    fn render(&self, conversation: &Conversation, now_unix_s: u64) -> Result<String, PromptError> {
         let tokenizer = self.need_tokenizer()?;
         let source = self
             .manifest
@@ -239,16 +291,16 @@ impl Model {
         let content = |id: Option<u32>| id.and_then(|id| tokenizer.token_content(id));
         let (bos, eos) = (content(self.manifest.bos), content(self.manifest.eos.first().copied()));
         let input = ChatInput {
-            messages,
-            add_generation_prompt: true,
+            messages: &conversation.messages,
+            add_generation_prompt: conversation.add_generation_prompt,
             bos: bos.as_deref(),
             eos: eos.as_deref(),
             now: i64::try_from(now_unix_s).ok(),
         };
-        let text = ChatTemplate::new(source)
-            .and_then(|template| template.render(input))
-            .map_err(|source| PromptError::Template { model: self.name.clone(), source })?;
-        self.tokens_of(&text)
+        let options = ChatOptions { tools: &conversation.tools, variables: Some(&conversation.variables) };
+        ChatTemplate::new(source)
+            .and_then(|template| template.render_with(input, options))
+            .map_err(|source| PromptError::Template { model: self.name.clone(), source })
     }
 
     /// Special tokens are what the text says: a template writes them itself. A text that no context holds is not looked

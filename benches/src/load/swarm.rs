@@ -99,7 +99,7 @@ impl Swarm {
     async fn wait_for_model(&self) -> Result<()> {
         for _ in 0..600 {
             let models = cluster_tests::http::get(self.address, "/v1/models").await?.json().await?;
-            if models["models"].as_array().is_some_and(|models| !models.is_empty()) {
+            if models["data"].as_array().is_some_and(|models| !models.is_empty()) {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

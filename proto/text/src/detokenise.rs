@@ -18,6 +18,8 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 pub struct DetokenStream {
     tokenizer: Arc<Tokenizer>,
     skip_special: bool,
+    /// Shown whatever they are.
+    shown: Vec<u32>,
     pending: Pending,
 }
 
@@ -38,12 +40,17 @@ impl DetokenStream {
         } else {
             Pending::Window { ids: Vec::new(), emitted: 0, bytes: Vec::new() }
         };
-        Self { tokenizer, skip_special, pending }
+        Self { tokenizer, skip_special, shown: Vec::new(), pending }
+    }
+
+    /// Special tokens with these contents are shown like others. Those that the tokenizer does not know are left out.
+    pub fn show(&mut self, contents: &[&str]) {
+        self.shown.extend(contents.iter().filter_map(|content| self.tokenizer.token_id(content)));
     }
 
     /// The text that `id` completes, if any.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
-        if self.skip_special && self.tokenizer.is_special(id) {
+        if self.skip_special && self.tokenizer.is_special(id) && !self.shown.contains(&id) {
             return Ok(None);
         }
         let Some(content) = self.tokenizer.token_content(id).filter(|content| !content.is_empty()) else {

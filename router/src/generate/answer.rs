@@ -23,13 +23,20 @@ impl AnswerText {
         })
     }
 
+    /// Special tokens with these contents are shown.
+    pub(super) fn show(&mut self, markers: &[&str]) {
+        if let Some(stream) = &mut self.stream {
+            stream.show(markers);
+        }
+    }
+
     /// Takes the next id; gives the text to show now.
     pub(super) fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
         let piece = match &mut self.stream {
             Some(stream) => stream.push(id)?,
             None => None,
         };
-        Ok(piece.map(|piece| self.show(&piece)).unwrap_or_default())
+        Ok(piece.map(|piece| self.emit(&piece)).unwrap_or_default())
     }
 
     /// The answer has ended; gives what was held back.
@@ -38,7 +45,7 @@ impl AnswerText {
             Some(stream) => stream.finish()?,
             None => None,
         };
-        let mut shown = piece.map(|piece| self.show(&piece)).unwrap_or_default();
+        let mut shown = piece.map(|piece| self.emit(&piece)).unwrap_or_default();
         if !self.stopped {
             let held = self.stop.finish();
             self.text.push_str(&held);
@@ -56,7 +63,7 @@ impl AnswerText {
         self.text
     }
 
-    fn show(&mut self, piece: &str) -> String {
+    fn emit(&mut self, piece: &str) -> String {
         let outcome = self.stop.push(piece);
         self.stopped |= outcome.matched.is_some();
         self.text.push_str(&outcome.emit);

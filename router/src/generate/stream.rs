@@ -47,6 +47,11 @@ impl AnswerStream {
         Ok(Self { session, text, eos, metrics, last: None, finished: false })
     }
 
+    /// Special tokens with these contents are shown as text: others stand for none.
+    pub fn show(&mut self, markers: &[&str]) {
+        self.text.show(markers);
+    }
+
     /// The next piece; `None` after the last one. Reading extends the credit of the pipeline.
     ///
     /// # Cancel safety

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -11,9 +12,9 @@ use serde_json::{Value, json};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Problem;
+use super::bill::Bill;
 use super::events::{self, About, Sum};
 use crate::generate::{AnswerStream, GenerateError, Piece};
-use crate::keys::Admitted;
 use crate::metrics::RouterMetrics;
 use crate::session::{FinishReason, Outcome};
 
@@ -27,29 +28,9 @@ pub(super) struct Answer {
     /// Read before the answer began: it decides about the status.
     pub(super) first: Option<Piece>,
     /// What the key is told of it.
-    pub(super) bill: Bill,
+    pub(super) bill: Arc<Bill>,
     /// Holds up the end of a drain.
     pub(super) _open: TaskTrackerToken,
-}
-
-/// What an answer took of its key, told when it is dropped, however it ended.
-#[derive(Debug)]
-pub(super) struct Bill {
-    admitted: Admitted,
-    prompt_tokens: u64,
-    completion_tokens: u64,
-}
-
-impl Bill {
-    pub(super) const fn new(admitted: Admitted, prompt_tokens: u64) -> Self {
-        Self { admitted, prompt_tokens, completion_tokens: 0 }
-    }
-}
-
-impl Drop for Bill {
-    fn drop(&mut self) {
-        self.admitted.used(self.prompt_tokens, self.completion_tokens);
-    }
 }
 
 impl Answer {
@@ -61,7 +42,7 @@ impl Answer {
             match next {
                 Some(Piece::Token(token, piece)) => {
                     self.sum.times.push(token.at);
-                    self.bill.completion_tokens += 1;
+                    self.bill.generated(1);
                     ids.push(token.token.token);
                     text.push_str(&piece);
                 }
@@ -97,7 +78,7 @@ impl Answer {
         match piece {
             Piece::Token(token, text) => {
                 self.sum.times.push(token.at);
-                self.bill.completion_tokens += 1;
+                self.bill.generated(1);
                 events::token(out, token.token.position.get(), token.token.token, text);
             }
             Piece::Rest(text) => events::rest(out, position, text),

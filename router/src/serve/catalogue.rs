@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use proto::ModelId;
-use router_plan::admission::AdmissionLimits;
-use router_plan::{ModelCandidate, ModelRef, ResolveError, ResolvedModel, View, models as offered, resolve};
+use proto::tensor::NumericsClass;
+use proto::{LayerSpan, ModelId};
+use router_plan::admission::{AdmissionLimits, Tenant};
+use router_plan::{
+    Coverage, ModelCandidate, ModelRef, ResolveError, ResolvedModel, View, models as offered, resolve,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +34,13 @@ pub(super) struct Served {
     by: Option<ModelRef>,
     /// When a request named it last, milliseconds from the catalogue's beginning.
     used: AtomicU64,
+}
+
+impl Served {
+    /// Refuses what would be refused anyway, before anything is done for it.
+    pub(super) fn check(&self, tenant: &Tenant) -> Result<(), Problem> {
+        Ok(self.gate.check(tenant)?)
+    }
 }
 
 /// The models that are served. Clones are handles to the same ones.
@@ -83,6 +93,11 @@ impl Catalogue {
             && let (1, Some(only)) = (known.served.len(), known.served.values().next())
         {
             only
+        } else if let Some(configured) = wanted
+            && let Some(meant) = known.served.values().find(|served| served.by.as_ref() == Some(configured))
+        {
+            // Strangers may announce other weights under its name: that makes it no less clear.
+            meant
         } else {
             let resolved = resolve(&known.view, wanted)?;
             match known.served.get(&resolved.model) {
@@ -108,6 +123,21 @@ impl Catalogue {
         let served = |candidate: &ModelCandidate| known.served.contains_key(&candidate.model);
         let found = offered(&known.view).into_iter().filter(served).collect();
         ResolveError::Unknown { wanted, found }.into()
+    }
+
+    /// The classes in which nodes offer a model, and the layers that nobody holds in the best covered of them.
+    pub(super) fn coverage(&self, served: &Served) -> (Vec<NumericsClass>, Vec<LayerSpan>) {
+        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
+        let n_layers = served.model.manifest().architecture.n_layers;
+        let mut spans: BTreeMap<NumericsClass, Vec<LayerSpan>> = BTreeMap::new();
+        for node in known.view.nodes().filter(|node| !known.view.is_expired(node)) {
+            if let Some(offer) = node.offer().filter(|offer| offer.model == served.model.id()) {
+                spans.entry(offer.class).or_default().push(offer.span);
+            }
+        }
+        let covered = spans.values().map(|spans| Coverage::of(n_layers, spans.iter().copied()));
+        let best = covered.max_by_key(Coverage::held).unwrap_or_else(|| Coverage::of(n_layers, []));
+        (spans.keys().copied().collect(), best.gaps().spans().to_vec())
     }
 
     /// All models that are served, ordered by id.

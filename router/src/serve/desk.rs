@@ -1,5 +1,6 @@
 //! Where a checked request becomes a running answer: model, prompt, place, session, first token.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proto::prefix::TenantId;
@@ -12,8 +13,8 @@ use router_plan::admission::{Priority, Tenant, TurnedAway, Wanted};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::answer::{Answer, Bill};
-use super::body::Room;
+use super::answer::Answer;
+use super::bill::Bill;
 use super::catalogue::{Catalogue, Served};
 use super::config::ServeConfig;
 use super::encoders::Encoders;
@@ -22,7 +23,6 @@ use super::gate::Place;
 use super::{Asked, Problem, ProblemCode};
 use crate::clock::unix_seconds;
 use crate::generate::{AnswerStream, GenerateRequest, Piece, terms};
-use crate::keys::Admitted;
 use crate::model::Prompt;
 use crate::router::Router;
 use crate::session::{Outcome, SessionError, SessionShare};
@@ -53,6 +53,10 @@ impl Desk {
             open: TaskTracker::new(),
             encoders: Encoders::new(cores),
         }
+    }
+
+    pub(super) const fn encoders(&self) -> &Encoders {
+        &self.encoders
     }
 
     pub(super) const fn catalogue(&self) -> &Catalogue {
@@ -86,8 +90,8 @@ impl Desk {
     pub(super) async fn answer(
         &self,
         asked: Asked,
-        room: Room,
-        admitted: Admitted,
+        room: impl Send + 'static,
+        bill: Arc<Bill>,
         request: String,
         arrived: Instant,
     ) -> Result<Answer, Problem> {
@@ -99,7 +103,7 @@ impl Desk {
         Sampler::new(&asked.sampling, served.model.manifest().architecture.vocab as usize)?;
         StopMatcher::new(&asked.stop)?;
         // Before the prompt's text is looked at, which takes time that a refusal should not.
-        served.gate.check(&asked.tenant).map_err(Problem::from)?;
+        served.check(&asked.tenant)?;
         let encoding = self.encoders.encode(&served.model, asked.prompt, &asked.tenant, unix_seconds(), room);
         let prompt = encoding.await?;
         let room = served.model.context() - prompt.len() as u32;
@@ -121,7 +125,7 @@ impl Desk {
         let (place, mut route) = entered.map_err(|refusal| Problem::no_place(refusal, late()))?;
         let queued = arrived.elapsed();
         let mut generate = GenerateRequest {
-            answer: proto::answer::AnswerTerms::default(),
+            answer: asked.answer,
             model: asked.model,
             class: asked.class,
             prompt: Prompt::TokenIds(Vec::new()),
@@ -137,7 +141,8 @@ impl Desk {
                 generate.timeout = Some(left);
             }
             let started = arrived.elapsed();
-            let begun = self.begin(&served, &route, prompt.clone(), &generate, share, &place).await?;
+            let begun =
+                self.begin(&served, &route, prompt.clone(), &generate, share, &place, &asked.markers).await?;
             let node = match begun {
                 Begun::Answering { session, stream, first } => {
                     let about = About {
@@ -150,7 +155,7 @@ impl Desk {
                         started,
                     };
                     let metrics = self.router.metrics().clone();
-                    let bill = Bill::new(admitted, prompt.len() as u64);
+                    bill.prompt(prompt.len() as u64);
                     return Ok(Answer {
                         stream,
                         about,
@@ -182,12 +187,14 @@ impl Desk {
         request: &GenerateRequest,
         share: SessionShare,
         place: &Place,
+        markers: &[&str],
     ) -> Result<Begun, Problem> {
         let terms = terms(&served.model, route, prompt, request.max_tokens, request, share)?;
         let session = terms.session.to_string();
         let running = self.router.driver().start_holding(terms, place.clone())?;
         let metrics = self.router.metrics().clone();
         let mut stream = AnswerStream::new(running, &served.model, &request.stop, metrics)?;
+        stream.show(markers);
         let first = stream.next().await?;
         if first.is_none()
             && let Some(Outcome::Failed(error)) = stream.outcome()
@@ -214,7 +221,7 @@ impl Desk {
 }
 
 /// Sampling differs from request to request unless a seed was given.
-fn with_drawn_seed(sampling: SamplingParams) -> Result<SamplingParams, Problem> {
+pub(super) fn with_drawn_seed(sampling: SamplingParams) -> Result<SamplingParams, Problem> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)
         .map_err(|error| Problem::new(ProblemCode::Internal, error, "report it with the request's id"))?;

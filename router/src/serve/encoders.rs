@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::turns::{Number, Turn, Turns};
 use super::{Problem, ProblemCode};
-use crate::model::{Model, Prompt};
+use crate::model::{Model, Prompt, PromptError};
 
 /// The threads that turn prompts into ids.
 #[derive(Clone, Debug)]
@@ -74,6 +74,21 @@ impl Encoders {
         }
         let slot = self.slot(tenant).await?;
         Ok(model.encode_aside(prompt, now_unix_s, (slot, held)).await?)
+    }
+
+    /// Runs work of a template or a tokenizer in its turn.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe; the result is lost.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        model: &Model,
+        tenant: &Tenant,
+        held: impl Send + 'static,
+        work: impl FnOnce(&Model) -> Result<T, PromptError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let slot = self.slot(tenant).await?;
+        Ok(model.aside((slot, held), work).await?)
     }
 
     async fn slot(&self, tenant: &Tenant) -> Result<Slot, Problem> {

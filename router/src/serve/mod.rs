@@ -7,6 +7,7 @@
 //! its side of the connection, drops its answer, which closes the session on every node.
 
 mod answer;
+mod bill;
 mod body;
 mod catalogue;
 mod config;
@@ -16,6 +17,7 @@ mod events;
 mod gate;
 mod hangup;
 mod listener;
+mod openai;
 mod problem;
 mod request;
 mod routes;

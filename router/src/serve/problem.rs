@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use proto::status::RefusalCode;
 use proto_sampling::ParameterError;
 use proto_text::StopError;
 use router_plan::admission::AdmissionRefusal;
@@ -32,6 +33,8 @@ pub enum ProblemCode {
     MethodNotAllowed,
     /// Nobody serves the model.
     UnknownModel,
+    /// The name stands for several models.
+    AmbiguousModel,
     /// The body did not come in time.
     BodyTimeout,
     /// The body is too large.
@@ -68,6 +71,7 @@ impl ProblemCode {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::UnknownModel => "unknown_model",
+            Self::AmbiguousModel => "ambiguous_model",
             Self::BodyTimeout => "body_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::TooLong => "too_long",
@@ -88,6 +92,7 @@ impl ProblemCode {
             Self::BadRequest | Self::TooLong => StatusCode::BAD_REQUEST,
             Self::NotFound | Self::UnknownModel => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::AmbiguousModel => StatusCode::CONFLICT,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::InvalidKey => StatusCode::UNAUTHORIZED,
@@ -136,6 +141,21 @@ impl Problem {
     pub const fn closing(mut self) -> Self {
         self.close = true;
         self
+    }
+
+    /// What is wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What helps.
+    pub fn cure(&self) -> &str {
+        &self.cure
+    }
+
+    /// When it is worth trying again.
+    pub const fn try_again_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// Its kind.
@@ -256,6 +276,11 @@ impl From<SessionError> for Problem {
                 Self::new(ProblemCode::DeadlineExceeded, &error, "raise `deadline_ms`, or lower `max_tokens`")
             }
             SessionError::ShuttingDown => Self::draining(),
+            SessionError::Refused { refusal, .. } if refusal.code == RefusalCode::BadGrammar => {
+                let cure =
+                    "use another schema; which parts of JSON Schema are followed is in docs/OPERATIONS.md";
+                Self::new(ProblemCode::BadRequest, &refusal.detail, cure)
+            }
             _ => Self::new(ProblemCode::NodesFailed, &error, "try again").retry_after(Duration::from_secs(1)),
         }
     }
@@ -306,11 +331,16 @@ impl From<StopError> for Problem {
 
 impl From<ResolveError> for Problem {
     fn from(error: ResolveError) -> Self {
-        let cure = match &error {
-            ResolveError::Nothing => "start nodes, or look at `router models`",
-            _ => "name one of the models that GET /v1/models lists",
+        let (code, cure) = match &error {
+            ResolveError::Nothing => (ProblemCode::UnknownModel, "start nodes, or look at `router models`"),
+            ResolveError::Unknown { .. } => {
+                (ProblemCode::UnknownModel, "name one of the models that GET /v1/models lists")
+            }
+            ResolveError::Ambiguous { .. } | ResolveError::Several { .. } => {
+                (ProblemCode::AmbiguousModel, "say which: GET /v1/models lists them")
+            }
         };
-        Self::new(ProblemCode::UnknownModel, error, cure)
+        Self::new(code, error, cure)
     }
 }
 

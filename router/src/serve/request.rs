@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use proto::answer::AnswerTerms;
 use proto::session::{MAX_POSITIONS, SamplingParams};
 use proto::tensor::NumericsClass;
 use proto_text::{ChatMessage, MAX_STOPS};
@@ -40,6 +41,10 @@ pub struct Asked {
     pub priority: Priority,
     /// For the whole answer, waiting included.
     pub deadline: Option<Duration>,
+    /// What the answer must look like, and what is told of its choices.
+    pub answer: AnswerTerms,
+    /// Special tokens that are shown as text.
+    pub markers: Vec<&'static str>,
 }
 
 /// The object as it is written.
@@ -250,6 +255,8 @@ impl Written {
                 Some(WrittenPriority::Normal) | None => Priority::Normal,
             },
             deadline,
+            answer: AnswerTerms::default(),
+            markers: Vec::new(),
         })
     }
 }

@@ -13,21 +13,30 @@ use tokio::time::Instant;
 
 use router_plan::admission::Tenant;
 
+use super::bill::Bill;
 use super::body::BodyReader;
+use super::catalogue::Served;
 use super::desk::Desk;
+use super::openai;
 use super::{Asked, Problem, ProblemCode};
 use crate::keys::{Admitted, Keyring};
 
+/// What handlers share.
 #[derive(Clone, Debug)]
-struct Shared {
-    desk: Arc<Desk>,
-    bodies: Arc<BodyReader>,
+pub(super) struct Shared {
+    pub(super) desk: Arc<Desk>,
+    pub(super) bodies: Arc<BodyReader>,
     keys: Keyring,
 }
 
 impl Shared {
+    /// Refuses everything on the way out.
+    pub(super) fn check_open(&self) -> Result<(), Problem> {
+        if self.desk.is_draining() { Err(Problem::draining()) } else { Ok(()) }
+    }
+
     /// Takes a request by its key, before anything of its body is read.
-    fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Problem> {
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Problem> {
         let sent = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
         Ok(self.keys.admit(sent)?)
     }
@@ -37,6 +46,7 @@ impl Shared {
 pub(super) fn routes(desk: Arc<Desk>, bodies: BodyReader, keys: Keyring) -> Router {
     Router::new()
         .route("/v1/generate", post(generate))
+        .route("/v1/chat/completions", post(openai::chat_completions))
         .route("/v1/models", get(models))
         .route("/health", get(health))
         .fallback(not_found)
@@ -70,9 +80,7 @@ async fn answer(
     arrived: Instant,
 ) -> Result<Response, Problem> {
     // Before the body: a router on its way out reads no more of it than it must.
-    if shared.desk.is_draining() {
-        return Err(Problem::draining());
-    }
+    shared.check_open()?;
     let (head, body) = request.into_parts();
     let admitted = shared.admit(&head.headers)?;
     let (bytes, room) = shared.bodies.read(&head.headers, body).await?;
@@ -82,8 +90,8 @@ async fn answer(
         // A key has one share, whatever names its requests give.
         asked.tenant = Tenant::of_key(key.as_str());
     }
-    let stream = asked.stream;
-    let answer = shared.desk.answer(asked, room, admitted, id.to_owned(), arrived).await?;
+    let (stream, bill) = (asked.stream, Arc::new(Bill::new(admitted)));
+    let answer = shared.desk.answer(asked, room, bill, id.to_owned(), arrived).await?;
     if !stream {
         return Ok(object(&answer.collected().await?));
     }
@@ -98,23 +106,30 @@ async fn models(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     if let Err(problem) = shared.admit(&headers) {
         return problem.into_response();
     }
-    let models: Vec<Value> = shared
-        .desk
-        .catalogue()
-        .list()
-        .iter()
-        .map(|served| {
-            let (waiting, running) = served.gate.counts();
-            json!({
-                "model": served.model.name(),
-                "model_id": served.model.id(),
-                "context": served.model.context(),
-                "waiting": waiting,
-                "running": running,
-            })
-        })
-        .collect();
-    object(&json!({"models": models}))
+    let models: Vec<Value> =
+        shared.desk.catalogue().list().iter().map(|served| model(&shared, served)).collect();
+    object(&json!({"object": "list", "data": models}))
+}
+
+/// A model as the API lists it, with what else there is to know.
+fn model(shared: &Shared, served: &Served) -> Value {
+    let (waiting, running) = served.gate.counts();
+    let manifest = served.model.manifest();
+    let (classes, missing) = shared.desk.catalogue().coverage(served);
+    json!({
+        "id": served.model.name(),
+        "object": "model",
+        // Nobody announces when weights were made.
+        "created": 0,
+        "owned_by": "layerlane",
+        "model_id": served.model.id(),
+        "context_length": served.model.context(),
+        "classes": classes,
+        "missing_layers": missing,
+        "licence": manifest.licence,
+        "waiting": waiting,
+        "running": running,
+    })
 }
 
 async fn health(State(shared): State<Shared>) -> Response {
@@ -146,7 +161,7 @@ fn object(value: &Value) -> Response {
 }
 
 /// Unguessable, so that ids of one client tell nothing about those of another.
-fn request_id() -> Result<String, Problem> {
+pub(super) fn request_id() -> Result<String, Problem> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| {
         Problem::new(ProblemCode::Internal, format!("draw a request id: {error}"), "report it")

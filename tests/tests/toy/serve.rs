@@ -143,7 +143,7 @@ async fn an_answer_at_once_is_the_streamed_one() {
     assert_eq!(object["token_ids"], json!(swarm.model.answer(&PROMPT, 30)));
     assert_eq!(object["usage"]["total_tokens"], 35);
     let models = http::get(server.addr, "/v1/models").await.unwrap().json().await.unwrap();
-    assert_eq!(models["models"][0]["model"], "toy");
+    assert_eq!(models["data"][0]["id"], "toy");
     assert_eq!(http::get(server.addr, "/health").await.unwrap().status, 200);
     server.stop().await;
 }
@@ -197,7 +197,7 @@ async fn overload_is_refused_at_once_with_a_hint_and_what_waits_gets_its_turn() 
         loop {
             look.tick().await;
             let models = http::get(server.addr, "/v1/models").await.unwrap().json().await.unwrap();
-            if models["models"][0]["waiting"] == 2 {
+            if models["data"][0]["waiting"] == 2 {
                 break;
             }
         }

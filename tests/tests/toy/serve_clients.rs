@@ -25,7 +25,7 @@ async fn until_waiting(addr: SocketAddr, wanted: u64) {
         loop {
             every.tick().await;
             let models = http::get(addr, "/v1/models").await.unwrap().json().await.unwrap();
-            if models["models"][0]["waiting"] == wanted {
+            if models["data"][0]["waiting"] == wanted {
                 break;
             }
         }

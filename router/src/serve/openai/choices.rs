@@ -1,0 +1,209 @@
+//! The choices of one answer, read side by side and written by one writer: the body of a stream, or collected. Each is
+//! read only as fast as the client takes it, and whatever is ready goes out in one write.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use proto::session::Sampled;
+use proto_text::Tokenizer;
+use router_openai::{AnswerWriter, ApiError, Delta, Finish, TokenLogprob, Usage};
+
+use crate::generate::Piece;
+use crate::metrics::RouterMetrics;
+use crate::serve::Problem;
+use crate::serve::answer::Answer;
+use crate::session::{FinishReason, Outcome};
+
+/// Answers under way. Dropping them cancels their sessions on all nodes.
+#[derive(Debug)]
+pub(super) struct Choices {
+    /// `None` once complete.
+    running: Vec<Option<Answer>>,
+    writer: Box<dyn AnswerWriter>,
+    /// For probabilities; without one ids have no text.
+    tokenizer: Option<Arc<Tokenizer>>,
+    logprobs: bool,
+    usage: Usage,
+    metrics: RouterMetrics,
+    buffer: Vec<u8>,
+    end: End,
+    /// Who is asked first next time, so that none is behind the others for ever.
+    turn: usize,
+}
+
+#[derive(Debug)]
+enum End {
+    NotBegun,
+    Running,
+    /// Everything is written.
+    Complete,
+    Failed(ApiError),
+}
+
+/// Events of about a hundred tokens go out at once; more only comes together when the client is slow.
+const FRAME_BYTES: usize = 16 << 10;
+
+impl Choices {
+    /// At least one answer.
+    pub(super) fn new(
+        answers: Vec<Answer>,
+        writer: Box<dyn AnswerWriter>,
+        tokenizer: Option<Arc<Tokenizer>>,
+        logprobs: bool,
+    ) -> Self {
+        let metrics = answers[0].metrics.clone();
+        let usage = Usage { prompt: answers[0].about.prompt_tokens as u64, ..Usage::default() };
+        let running = answers.into_iter().map(Some).collect();
+        let (buffer, end) = (Vec::new(), End::NotBegun);
+        Self { running, writer, tokenizer, logprobs, usage, metrics, buffer, end, turn: 0 }
+    }
+
+    /// The whole answer as one object.
+    pub(super) async fn collected(mut self) -> Result<Vec<u8>, ApiError> {
+        std::future::poll_fn(|context| self.poll_some(context, usize::MAX)).await;
+        match std::mem::replace(&mut self.end, End::Complete) {
+            End::Failed(error) => Err(error),
+            _ => Ok(std::mem::take(&mut self.buffer)),
+        }
+    }
+
+    /// Reads until so many bytes are written, all is complete, or (with something written) nothing is ready.
+    fn poll_some(&mut self, context: &mut Context<'_>, enough: usize) -> Poll<()> {
+        if matches!(self.end, End::NotBegun) {
+            self.writer.begin(&mut self.buffer);
+            self.end = End::Running;
+        }
+        while matches!(self.end, End::Running) && self.buffer.len() < enough {
+            let count = self.running.len();
+            let mut pending = true;
+            for step in 0..count {
+                let choice = (self.turn + step) % count;
+                if self.poll_choice(context, choice) {
+                    pending = false;
+                    self.turn = choice + 1;
+                    break;
+                }
+            }
+            if pending {
+                // Collecting waits for the end, a stream for whatever comes.
+                return if self.buffer.is_empty() || enough == usize::MAX {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                };
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether something of it was ready.
+    fn poll_choice(&mut self, context: &mut Context<'_>, choice: usize) -> bool {
+        let Some(answer) = &mut self.running[choice] else { return false };
+        let next = match answer.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => match answer.stream.poll_next(context) {
+                Poll::Ready(next) => next,
+                Poll::Pending => return false,
+            },
+        };
+        match next {
+            Ok(Some(piece)) => {
+                if matches!(piece, Piece::Token(..)) {
+                    answer.bill.generated(1);
+                    self.usage.completion += 1;
+                }
+                self.write(choice as u32, &piece);
+            }
+            Ok(None) => self.finish(choice),
+            Err(error) => self.fail(Problem::from(error).into()),
+        }
+        true
+    }
+
+    fn write(&mut self, choice: u32, piece: &Piece) {
+        match piece {
+            Piece::Rest(text) => self.writer.push(choice, &Delta::rest(text), &mut self.buffer),
+            Piece::Token(token, text) if self.logprobs => {
+                let told = Told::new(self.tokenizer.as_deref(), &token.token);
+                let top: Vec<(&[u8], f32)> =
+                    told.top.iter().map(|(bytes, logprob)| (&bytes[..], *logprob)).collect();
+                let logprob = TokenLogprob { bytes: &told.bytes, logprob: token.token.logprob, top: &top };
+                self.writer.push(choice, &Delta::token(text).with_logprob(logprob), &mut self.buffer);
+            }
+            Piece::Token(_, text) => self.writer.push(choice, &Delta::token(text), &mut self.buffer),
+        }
+    }
+
+    fn finish(&mut self, choice: usize) {
+        let Some(answer) = self.running[choice].take() else { return };
+        let finish = match answer.stream.outcome() {
+            Some(Outcome::Finished(FinishReason::Stop)) => Finish::Stop,
+            Some(Outcome::Finished(FinishReason::Length)) => Finish::Length,
+            Some(Outcome::Failed(error)) => return self.fail(Problem::from(error).into()),
+            // Nobody cancels but the router itself, when it shuts down.
+            Some(Outcome::Cancelled) | None => return self.fail(Problem::draining().into()),
+        };
+        self.writer.finish(choice as u32, finish, &mut self.buffer);
+        if self.running.iter().all(Option::is_none) {
+            self.writer.end(&self.usage, &mut self.buffer);
+            self.metrics.request("ok");
+            self.end = End::Complete;
+        }
+    }
+
+    /// One that can't be completed is the end of all.
+    fn fail(&mut self, error: ApiError) {
+        self.metrics.request(error.code().name());
+        self.writer.fail(&error, &mut self.buffer);
+        self.running.clear();
+        self.end = End::Failed(error);
+    }
+}
+
+/// The texts of a token and of what else might have been chosen.
+struct Told {
+    bytes: Vec<u8>,
+    top: Vec<(Vec<u8>, f32)>,
+}
+
+impl Told {
+    fn new(tokenizer: Option<&Tokenizer>, sampled: &Sampled) -> Self {
+        let text = |id| tokenizer.and_then(|tokenizer| tokenizer.token_bytes(id)).unwrap_or_default();
+        let top = sampled.top.iter().map(|&(id, logprob)| (text(id), logprob)).collect();
+        Self { bytes: text(sampled.token), top }
+    }
+}
+
+impl Body for Choices {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let choices = &mut *self;
+        if choices.poll_some(context, FRAME_BYTES).is_pending() {
+            return Poll::Pending;
+        }
+        if choices.buffer.is_empty() {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut choices.buffer).into()))))
+    }
+}
+
+impl Drop for Choices {
+    fn drop(&mut self) {
+        if matches!(self.end, End::NotBegun | End::Running) {
+            self.metrics.request(CLIENT_GONE);
+        }
+    }
+}
+
+/// The label of requests whose client did not wait for the end.
+const CLIENT_GONE: &str = "client_gone";

@@ -1,0 +1,218 @@
+"""The official `openai` client against a live swarm: argument 1 is the router's address, argument 2 a model's name.
+
+Each check prints `ok NAME`; the first that fails ends the run with its traceback. The last line is the count.
+"""
+
+import asyncio
+import json
+import sys
+
+import openai
+from jsonschema import validate
+
+ADDRESS, MODEL = sys.argv[1], sys.argv[2]
+BASE = f"http://{ADDRESS}/v1"
+client = openai.OpenAI(base_url=BASE, api_key="unused", max_retries=0, timeout=120)
+GREEDY = {"model": MODEL, "temperature": 0}
+checks = []
+
+
+def check(function):
+    checks.append(function)
+    return function
+
+
+def chat(content, **more):
+    messages = [{"role": "user", "content": content}]
+    return client.chat.completions.create(**{**GREEDY, "messages": messages, "max_tokens": 24, **more})
+
+
+@check
+def models():
+    listed = client.models.list().data
+    assert MODEL in [model.id for model in listed], listed
+    assert all(model.object == "model" and model.context_length > 0 for model in listed)
+
+
+@check
+def a_chat_is_answered():
+    answer = chat("Name three colours.")
+    choice = answer.choices[0]
+    assert choice.message.role == "assistant" and choice.message.content
+    assert choice.finish_reason in ("stop", "length")
+    usage = answer.usage
+    assert usage.completion_tokens in range(1, 25) and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert answer.id.startswith("chatcmpl-") and answer.system_fingerprint and answer.model == MODEL
+
+
+@check
+def a_stream_is_the_answer_in_pieces():
+    for prompt in ["Name three colours.", "Repeat: 日本語 🎉 e\u0301 👩‍👩‍👧"]:
+        whole = chat(prompt, max_tokens=40)
+        stream = chat(prompt, max_tokens=40, stream=True, stream_options={"include_usage": True})
+        chunks = list(stream)
+        assert chunks[0].choices[0].delta.role == "assistant"
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert text == whole.choices[0].message.content, (text, whole)
+        assert chunks[-1].usage == whole.usage and not chunks[-1].choices
+        assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+
+
+@check
+def choices_differ_and_a_seed_gives_them_again():
+    def texts(seed):
+        answer = chat("Tell me something.", n=3, temperature=1.0, seed=seed)
+        assert [choice.index for choice in answer.choices] == [0, 1, 2]
+        return [choice.message.content for choice in answer.choices]
+
+    first = texts(7)
+    assert len(set(first)) == 3 and first != texts(8), first
+
+
+@check
+def stop_strings_end_an_answer_before_them():
+    whole = chat("Count from 1 to 9.", max_tokens=40).choices[0].message.content
+    stop = whole[5:9]
+    cut = chat("Count from 1 to 9.", max_tokens=40, stop=[stop])
+    assert cut.choices[0].message.content == whole[: whole.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+@check
+def probabilities_are_told():
+    entries = chat("Hello!", logprobs=True, top_logprobs=4, max_tokens=8).choices[0].logprobs.content
+    assert len(entries) <= 8
+    for entry in entries:
+        tops = [top.logprob for top in entry.top_logprobs]
+        assert len(tops) == 4 and tops == sorted(tops, reverse=True)
+        # Greedy takes the likeliest.
+        assert abs(tops[0] - entry.logprob) < 1e-4 and entry.logprob <= 0
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather of a city",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "maxLength": 30}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {"name": "now", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}},
+    },
+]
+
+
+@check
+def a_tool_is_called_and_its_result_is_taken():
+    named = {"type": "function", "function": {"name": "weather"}}
+    answer = chat("What is the weather in Paris?", tools=TOOLS, tool_choice=named, max_tokens=100)
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls", choice
+    [call] = choice.message.tool_calls
+    assert call.function.name == "weather" and "city" in json.loads(call.function.arguments)
+    messages = [
+        {"role": "user", "content": "What is the weather in Paris?"},
+        choice.message,
+        {"role": "tool", "tool_call_id": call.id, "content": "22 degrees and sunny"},
+    ]
+    told = client.chat.completions.create(**GREEDY, messages=messages, tools=TOOLS, tool_choice="none", max_tokens=24)
+    assert told.choices[0].message.content
+
+
+@check
+def a_streamed_tool_call_is_the_whole_one():
+    ask = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 100}
+    whole = chat("What is the weather in Rome?", **ask).choices[0].message.tool_calls
+    parts = {}
+    for chunk in chat("What is the weather in Rome?", stream=True, **ask):
+        for call in chunk.choices[0].delta.tool_calls or []:
+            part = parts.setdefault(call.index, {"name": "", "arguments": "", "id": call.id})
+            part["name"] += call.function.name or ""
+            part["arguments"] += call.function.arguments or ""
+    told = [(part["name"], part["arguments"]) for part in parts.values()]
+    assert told == [(call.function.name, call.function.arguments) for call in whole], (told, whole)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "tags": {"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 1, "maxItems": 3},
+        "size": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "tags", "size"],
+    "additionalProperties": False,
+}
+
+
+@check
+def json_of_a_schema_and_json_of_any_shape():
+    form = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA, "strict": True}}
+    for seed in range(4):
+        answer = chat("Describe an apple as JSON.", response_format=form, temperature=1.0, seed=seed, max_tokens=200)
+        assert answer.choices[0].finish_reason == "stop", answer
+        validate(json.loads(answer.choices[0].message.content), SCHEMA)
+    answer = chat("Describe an apple as JSON.", response_format={"type": "json_object"}, max_tokens=400)
+    if answer.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(answer.choices[0].message.content), dict)
+
+
+@check
+def a_stream_may_be_left():
+    with chat("Tell a long story.", max_tokens=2000, stream=True) as stream:
+        for number, _ in enumerate(stream):
+            if number == 3:
+                break
+    assert chat("Still there?").choices[0].message.content
+
+
+def refused(kind, **ask):
+    try:
+        chat("x", **ask)
+    except kind as error:
+        return error
+    raise AssertionError(f"{ask} was not refused")
+
+
+@check
+def mistakes_are_the_clients_error_classes():
+    assert refused(openai.NotFoundError, model="nobody/has-this").code == "model_not_found"
+    error = refused(openai.BadRequestError, extra_body={"tempreature": 1})
+    assert error.param == "tempreature" and "temperature" in str(error), error
+    assert refused(openai.BadRequestError, temperature=9).param == "temperature"
+    assert refused(openai.BadRequestError, max_tokens=0).param == "max_tokens"
+    bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}
+    assert "nothing" in str(refused(openai.BadRequestError, response_format=bad))
+    picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    error = refused(openai.BadRequestError, messages=[{"role": "user", "content": picture}])
+    assert "image_url" in str(error), error
+
+
+@check
+def thirty_two_at_once():
+    async def run():
+        many = openai.AsyncOpenAI(base_url=BASE, api_key="unused", max_retries=0, timeout=300)
+
+        async def one(number):
+            messages = [{"role": "user", "content": f"Say {number}."}]
+            stream = await many.chat.completions.create(**GREEDY, messages=messages, max_tokens=12, stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+        return await asyncio.gather(*(one(number) for number in range(32)))
+
+    texts = asyncio.run(run())
+    assert len(texts) == 32 and all(texts)
+
+
+for function in checks:
+    function()
+    print(f"ok {function.__name__}", flush=True)
+print(f"{len(checks)} checks passed, 0 skipped")
