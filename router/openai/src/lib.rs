@@ -21,12 +21,14 @@
 mod calls;
 mod error;
 mod json;
+mod openapi;
 mod read;
 pub mod request;
 mod writer;
 
 pub use calls::{ToolFormat, template_shows_tools, tool_prompt};
 pub use error::{ApiError, ErrorCode};
+pub use openapi::document as openapi_document;
 pub use request::{
     CallConstraint, Chat, ChatRequest, CompletionPrompt, CompletionRequest, Constraint, Delivery,
     DetokenizeRequest, EmbeddingRequest, Generation, ResponsesRequest, TokenizeInput, TokenizeRequest, Tool,

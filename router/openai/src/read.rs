@@ -23,9 +23,9 @@ pub(crate) enum Place<'p> {
     /// The body itself.
     Body,
     /// A field of an object.
-    Name(&'p Place<'p>, &'p str),
+    Name(&'p Self, &'p str),
     /// An item of a list.
-    Item(&'p Place<'p>, usize),
+    Item(&'p Self, usize),
 }
 
 /// A value that is still to be parsed.
@@ -74,11 +74,6 @@ impl<'a, 'p> Json<'a, 'p> {
             Some(b'n') => Kind::Null,
             _ => Kind::Number,
         }
-    }
-
-    /// Where it stands.
-    pub(crate) const fn place(&self) -> Place<'p> {
-        self.place
     }
 
     /// It, as it was written.
@@ -308,11 +303,6 @@ impl<'a> Object<'a, '_> {
             (name, Json { raw, place: Place::Name(&self.place, name) })
         })
     }
-
-    /// Where it stands.
-    pub(crate) const fn place(&self) -> Place<'_> {
-        self.place
-    }
 }
 
 impl<'a> List<'a, '_> {
@@ -365,7 +355,7 @@ impl fmt::Display for Place<'_> {
 /// What serde says, without the line and column inside the piece, which mean nothing to whoever sent the whole.
 fn reason(error: &serde_json::Error) -> String {
     let told = error.to_string();
-    told.rsplit_once(" at line ").map_or(told.clone(), |(what, _)| what.to_owned())
+    told.rsplit_once(" at line ").map_or_else(|| told.clone(), |(what, _)| what.to_owned())
 }
 
 /// The known name that a mistyped one looks like, if any does: at most a third of its letters differ.

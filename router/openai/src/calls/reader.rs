@@ -31,9 +31,18 @@ pub(crate) struct CallReader {
     list: bool,
     /// No tag announced the calls, so only what is surely one is one.
     strict: bool,
-    /// A call was the last thing there was.
-    after_call: bool,
-    called: bool,
+    last: Last,
+}
+
+/// Whether there was a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Last {
+    /// Not yet.
+    Nothing,
+    /// It was the last thing there was.
+    Call,
+    /// It was, and other things since.
+    Text,
 }
 
 #[derive(Debug)]
@@ -69,8 +78,7 @@ impl CallReader {
             held: String::new(),
             list: false,
             strict: untagged,
-            after_call: false,
-            called: false,
+            last: Last::Nothing,
         }
     }
 
@@ -97,7 +105,7 @@ impl CallReader {
         self.tags.give_up(&mut |text| space.content(text, sink));
         let held = std::mem::take(&mut self.held);
         self.space.content(&held, sink);
-        if !self.called {
+        if self.last == Last::Nothing {
             self.space.give_back(sink);
         }
     }
@@ -185,21 +193,22 @@ impl CallReader {
             ToolFormat::Mistral => &["[TOOL_CALLS]"],
             ToolFormat::Json => &[],
         };
-        let (space, after_call) = (&mut self.space, &mut self.after_call);
+        let (space, last) = (&mut self.space, &mut self.last);
         let plain = &mut |text: &str| {
             // Some models close one brace too many.
-            let text = if *after_call { text.trim_start_matches(is_leftover) } else { text };
+            let text = if *last == Last::Call { text.trim_start_matches(is_leftover) } else { text };
             if !text.is_empty() {
-                *after_call = false;
+                last.text();
                 space.content(text, sink);
             }
         };
         let Some((used, tag)) = self.tags.scan(text, tags, plain) else { return text.len() };
         if tags[tag] == END_CALL {
             // Where no call has ended it is text.
-            if !std::mem::take(&mut self.after_call) {
+            if self.last != Last::Call {
                 self.space.content(END_CALL, sink);
             }
+            self.last.text();
         } else {
             self.held = self.space.take();
             self.held.push_str(tags[tag]);
@@ -281,8 +290,7 @@ impl CallReader {
     }
 
     fn call_ends(&mut self) {
-        self.called = true;
-        self.after_call = self.format == ToolFormat::Hermes;
+        self.last = Last::Call;
         let between = self.list || matches!(self.format, ToolFormat::Llama | ToolFormat::Json);
         self.state = if between { State::Between } else { State::Text };
     }
@@ -299,6 +307,14 @@ impl CallReader {
     fn hold(&mut self, byte: u8) -> usize {
         self.held.push(char::from(byte));
         1
+    }
+}
+
+impl Last {
+    fn text(&mut self) {
+        if *self == Self::Call {
+            *self = Self::Text;
+        }
     }
 }
 

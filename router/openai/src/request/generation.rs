@@ -179,7 +179,7 @@ fn delivery(body: &Object<'_, '_>) -> Result<Delivery, ApiError> {
     Ok(Delivery::Stream { include_usage })
 }
 
-/// Ranges, shared with the OpenAPI document.
+/// Ranges, shared with the `OpenAPI` document.
 pub(crate) const TEMPERATURE: (f64, f64) = (0.0, 2.0);
 /// Of `top_p` and `min_p`.
 pub(crate) const SHARE: (f64, f64) = (0.0, 1.0);

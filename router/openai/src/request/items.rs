@@ -81,7 +81,7 @@ impl Turns {
         match self.messages.last_mut() {
             // Calls of one answer are one message's.
             Some(message) if message.role == "assistant" && self.thoughts.is_none() => {
-                message.tool_calls.push(call)
+                message.tool_calls.push(call);
             }
             _ => self.messages.push(ChatMessage {
                 role: "assistant".into(),

@@ -21,3 +21,17 @@ pub use responses::ResponsesRequest;
 pub use tokens::{DetokenizeRequest, EmbeddingRequest, TokenizeInput, TokenizeRequest};
 pub(crate) use tools::is_function_name;
 pub use tools::{Tool, ToolChoice, Tools};
+
+/// Limits of the parser, for the `OpenAPI` document.
+pub(crate) mod limits {
+    pub(crate) use super::chat::MAX_VARIABLES;
+    pub(crate) use super::completion::{MAX_ALL_CHOICES, MAX_LOGPROBS, MAX_PROMPTS};
+    pub(crate) use super::generation::{
+        MAX_CHOICES, MAX_DEADLINE_MS, MAX_ID_DIGITS, MAX_STOP_CHARS, MAX_TOKENS, MAX_TOP_K, PENALTY,
+        PRIORITIES, REPETITION, SEED, SHARE, TEMPERATURE,
+    };
+    pub(crate) use super::messages::{MAX_ID_CHARS, MAX_MESSAGES, MAX_NAME_CHARS, MAX_PARTS, MAX_TOOL_CALLS};
+    pub(crate) use super::responses::INCLUDES;
+    pub(crate) use super::tokens::MAX_DIMENSIONS;
+    pub(crate) use super::tools::{MAX_FUNCTION_NAME, MAX_TOOLS};
+}

@@ -1,4 +1,4 @@
-//! Every parameter that the API knows, by endpoint, and what becomes of it. The one table of the parser, of the OpenAPI
+//! Every parameter that the API knows, by endpoint, and what becomes of it. The one table of the parser, of the `OpenAPI`
 //! document and of the README's list.
 
 use crate::error::{ApiError, ErrorCode};

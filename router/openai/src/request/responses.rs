@@ -34,14 +34,16 @@ impl ResponsesRequest {
         let mut generation = Generation::read(&body)?;
         generation.max_tokens = token_limit(&body, "max_output_tokens")?;
         generation.logprobs = logprobs(&body)?;
-        body.read("background", |json| match json.boolean()? {
-            true => Err(json.unsupported("answers are given at once; leave it out")),
-            false => Ok(()),
-        })?;
-        body.read("truncation", |json| match json.word(&[("disabled", true), ("auto", false)])? {
-            true => Ok(()),
-            false => Err(json.unsupported("nothing is left out of the input; shorten it yourself")),
-        })?;
+        if let Some(json) = body.get("background")
+            && json.boolean()?
+        {
+            return Err(json.unsupported("answers are given at once; leave it out"));
+        }
+        if let Some(json) = body.get("truncation")
+            && json.word(&[("disabled", false), ("auto", true)])?
+        {
+            return Err(json.unsupported("nothing is left out of the input; shorten it yourself"));
+        }
         let chat = Chat {
             messages: items::messages(&body)?,
             tools: Tools::read(&body, ToolShape::Flat)?,

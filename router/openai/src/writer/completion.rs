@@ -125,9 +125,9 @@ impl Choice {
         write_text(text, out);
         out.extend_from_slice(b",\"logprobs\":");
         if logprobs {
-            self.logprobs.write(out)
+            self.logprobs.write(out);
         } else {
-            write_nothing(out)
+            write_nothing(out);
         }
         out.extend_from_slice(b",\"finish_reason\":");
         match finish {
@@ -135,5 +135,73 @@ impl Choice {
             None => write_nothing(out),
         }
         out.push(b'}');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::writer::TokenLogprob;
+
+    fn run(stream: bool, pieces: &[Vec<String>]) -> Vec<Value> {
+        let prompts = vec!["x"; pieces.len()];
+        let mut body = json!({"prompt": prompts, "stream": stream, "logprobs": 1});
+        if stream {
+            body["stream_options"] = json!({"include_usage": true});
+        }
+        let request = CompletionRequest::parse(body.to_string().as_bytes()).unwrap();
+        let mut writer = CompletionWriter::new(&request, &Head { id: "cmpl-1".into(), ..Head::default() });
+        let mut out = Vec::new();
+        writer.begin(&mut out);
+        for (index, pieces) in pieces.iter().enumerate() {
+            for piece in pieces {
+                let top = [(piece.as_bytes(), -1.0)];
+                let logprob = TokenLogprob { bytes: piece.as_bytes(), logprob: -1.0, top: &top };
+                writer.push(index as u32, &Delta::token(piece).with_logprob(logprob), &mut out);
+            }
+            writer.finish(index as u32, Finish::Length, &mut out);
+        }
+        writer.end(&Usage { prompt: 2, cached: 0, completion: 3, waste: 0 }, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let Some(events) = text.strip_suffix("data: [DONE]\n\n") else {
+            return vec![serde_json::from_str(&text).unwrap()];
+        };
+        let events = events.split_terminator("\n\n");
+        events.map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_streams_pieces_are_the_whole_answer(
+            pieces in prop::collection::vec(prop::collection::vec("[a-z\u{e9}\u{1f600}\"\\\\\n]{0,4}", 0..6), 1..4),
+        ) {
+            let (chunks, whole) = (run(true, &pieces), run(false, &pieces).remove(0));
+            prop_assert_eq!(&chunks.last().unwrap()["usage"], &whole["usage"]);
+            for (index, own) in whole["choices"].as_array().unwrap().iter().enumerate() {
+                let mut text = String::new();
+                let mut lists = ["text_offset", "token_logprobs", "tokens", "top_logprobs"].map(|name| (name, Vec::new()));
+                let mut finish = Value::Null;
+                for choice in chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap()) {
+                    if choice["index"] != json!(index) {
+                        continue;
+                    }
+                    text.push_str(choice["text"].as_str().unwrap());
+                    for (name, list) in &mut lists {
+                        list.extend(choice["logprobs"][*name].as_array().cloned().unwrap_or_default());
+                    }
+                    finish = choice["finish_reason"].clone();
+                }
+                prop_assert_eq!(&text, &pieces[index].concat());
+                prop_assert_eq!(&json!(text), &own["text"]);
+                prop_assert_eq!((&finish, finish.as_str()), (&own["finish_reason"], Some("length")));
+                for (name, list) in lists {
+                    prop_assert_eq!(list.len(), pieces[index].len());
+                    prop_assert_eq!(&list, &own["logprobs"][name].as_array().cloned().unwrap_or_default());
+                }
+            }
+        }
     }
 }

@@ -52,13 +52,12 @@ fn write_one(bytes: &[u8], logprob: f32, out: &mut Vec<u8>) {
 /// tokens stay different names.
 pub(super) fn write_name(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    match std::str::from_utf8(bytes) {
-        Ok(text) => write_escaped(text, out),
-        Err(_) => {
-            out.extend_from_slice(b"bytes:");
-            for byte in bytes {
-                write_escaped(&format!("\\x{byte:02x}"), out);
-            }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        write_escaped(text, out);
+    } else {
+        out.extend_from_slice(b"bytes:");
+        for byte in bytes {
+            write_escaped(&format!("\\x{byte:02x}"), out);
         }
     }
     out.push(b'"');

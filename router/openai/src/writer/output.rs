@@ -68,7 +68,7 @@ impl Item {
         match &self.kind {
             Kind::Reasoning => out.extend_from_slice(b",\"type\":\"reasoning\",\"summary\":[],\"content\":["),
             Kind::Message => {
-                out.extend_from_slice(b",\"type\":\"message\",\"role\":\"assistant\",\"content\":[")
+                out.extend_from_slice(b",\"type\":\"message\",\"role\":\"assistant\",\"content\":[");
             }
             Kind::Call { id, name } => {
                 out.extend_from_slice(b",\"type\":\"function_call\",\"call_id\":");

@@ -26,7 +26,7 @@ pub struct ResponsesWriter {
 struct Response {
     head: Head,
     echo: Vec<u8>,
-    stream: bool,
+    delivery: Delivery,
     logprobs: bool,
     mistral: bool,
     sequence: u64,
@@ -48,7 +48,7 @@ impl ResponsesWriter {
             response: Response {
                 head: head.clone(),
                 echo: request.echo.clone(),
-                stream: request.generation.delivery != Delivery::Whole,
+                delivery: request.generation.delivery,
                 logprobs: request.generation.logprobs.is_some(),
                 mistral: reading.wants_mistral_ids(),
                 sequence: 0,
@@ -103,10 +103,9 @@ impl AnswerWriter for ResponsesWriter {
             Finish::Stop => ("response.completed", Status::Completed),
             Finish::Length => ("response.incomplete", Status::Incomplete),
         };
-        if response.stream {
-            response.whole_event(name, status, Some(usage), None, out);
-        } else {
-            response.write(status, Some(usage), None, out);
+        match response.delivery {
+            Delivery::Whole => response.write(status, Some(usage), None, out),
+            Delivery::Stream { .. } => response.whole_event(name, status, Some(usage), None, out),
         }
     }
 
@@ -242,7 +241,7 @@ impl Response {
 
     /// Writes an event of a stream; a whole answer has none.
     fn event(&mut self, name: &'static str, out: &mut Vec<u8>, fields: impl FnOnce(&Self, &mut Vec<u8>)) {
-        if !self.stream {
+        if self.delivery == Delivery::Whole {
             return;
         }
         out.extend_from_slice(b"event: ");
