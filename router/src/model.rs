@@ -197,6 +197,16 @@ impl Model {
         Ok((text, ids))
     }
 
+    /// The ids of a text, perhaps none. `special`: as a prompt's, with the model's own beginning; otherwise nothing in
+    /// it is special.
+    pub fn tokens(&self, text: &str, special: bool) -> Result<Vec<u32>, PromptError> {
+        if special {
+            self.encode_text(text)
+        } else {
+            Ok(self.need_tokenizer()?.encode(text, EncodeMode::Plain)?)
+        }
+    }
+
     /// The ids of a prompt; at least one, all known to the model, with room for one more. `now_unix_s` is for
     /// templates that print the date.
     pub fn encode(&self, prompt: &Prompt, now_unix_s: u64) -> Result<Vec<u32>, PromptError> {

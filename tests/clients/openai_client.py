@@ -166,6 +166,51 @@ def json_of_a_schema_and_json_of_any_shape():
 
 
 @check
+def texts_are_continued():
+    ask = {**GREEDY, "prompt": ["Once upon a time", "The sky is"], "max_tokens": 12, "n": 1}
+    whole = client.completions.create(**ask, logprobs=2)
+    assert [choice.index for choice in whole.choices] == [0, 1] and all(choice.text for choice in whole.choices)
+    told = whole.choices[0].logprobs
+    assert len(told.tokens) == len(told.token_logprobs) == len(told.text_offset) == 12
+    pieces = {0: "", 1: ""}
+    for chunk in client.completions.create(**ask, stream=True):
+        for choice in chunk.choices:
+            pieces[choice.index] += choice.text
+    assert pieces == {choice.index: choice.text for choice in whole.choices}, (pieces, whole)
+    ids = client.completions.create(**{**GREEDY, "prompt": [504, 2387, 314], "max_tokens": 3})
+    assert ids.usage.prompt_tokens == 3 and ids.usage.completion_tokens == 3
+
+
+@check
+def responses_are_given():
+    ask = {**GREEDY, "input": "Name three colours.", "instructions": "Be brief.", "max_output_tokens": 24}
+    whole = client.responses.create(**ask)
+    assert whole.output_text and whole.status in ("completed", "incomplete") and whole.usage.output_tokens <= 24
+    events = list(client.responses.create(**ask, stream=True))
+    assert events[0].type == "response.created" and events[-1].type in ("response.completed", "response.incomplete")
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == whole.output_text == events[-1].response.output_text
+    [tool] = [{"type": "function", "strict": True, **TOOLS[0]["function"]}]
+    called = client.responses.create(**{**ask, "tools": [tool], "tool_choice": "required", "max_output_tokens": 100})
+    [call] = [item for item in called.output if item.type == "function_call"]
+    assert call.name == "weather" and "city" in json.loads(call.arguments)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "22 degrees"}
+    items = [{"role": "user", "content": "Weather?"}, call, result]
+    assert client.responses.create(**{**ask, "input": items}).output_text
+
+
+@check
+def what_no_model_offers_is_an_error():
+    try:
+        client.embeddings.create(model=MODEL, input="x")
+    except openai.BadRequestError as error:
+        assert "embeddings" in str(error)
+    else:
+        raise AssertionError("embeddings were given")
+
+
+@check
 def a_stream_may_be_left():
     with chat("Tell a long story.", max_tokens=2000, stream=True) as stream:
         for number, _ in enumerate(stream):

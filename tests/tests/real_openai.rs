@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use cluster_tests::processes::{Programs, Running};
@@ -19,6 +20,9 @@ fn client() -> PathBuf {
     let versions = proto::ContentHash::of(&std::fs::read(&list).unwrap()).to_string();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/clients");
     let folder = root.join(&versions[..16]);
+    // Tests run side by side.
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _installing = INSTALLING.lock().unwrap();
     if !folder.exists() {
         std::fs::create_dir_all(&root).unwrap();
         let draft = tempfile::tempdir_in(&root).unwrap();
@@ -31,8 +35,8 @@ fn client() -> PathBuf {
     folder
 }
 
-#[test]
-fn the_official_client_is_served() {
+/// Runs a script of `clients` against a router and two nodes.
+fn run(script: &str) {
     let (programs, home) = (Programs::built().unwrap(), tempfile::tempdir().unwrap());
     let swarm = programs.swarm(home.path(), &["0..15", "15..30"], &[]).unwrap();
     let mut command = programs.command("router", home.path());
@@ -42,7 +46,7 @@ fn the_official_client_is_served() {
     let line = router.line(PATIENCE).unwrap_or_else(|error| panic!("{error}: {}", router.log_text()));
     let ready: Value = serde_json::from_str(&line).unwrap();
 
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/openai_client.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
     let mut python = Command::new("python3");
     python.arg(script).args([ready["listen"].as_str().unwrap(), ready["models"][0].as_str().unwrap()]);
     let output = python.env("PYTHONPATH", client()).env("PYTHONUNBUFFERED", "1").output().unwrap();
@@ -51,4 +55,14 @@ fn the_official_client_is_served() {
     assert!(output.status.success(), "{told}{wrong}\n{}", router.log_text());
     let last = told.lines().last().unwrap_or_default();
     assert!(last.ends_with("checks passed, 0 skipped"), "nothing may be skipped: {last}");
+}
+
+#[test]
+fn the_official_client_is_served() {
+    run("openai_client.py");
+}
+
+#[test]
+fn two_hundred_answers_are_json_of_their_schemas() {
+    run("json_schema.py");
 }

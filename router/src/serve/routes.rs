@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -46,8 +46,9 @@ impl Shared {
 pub(super) fn routes(desk: Arc<Desk>, bodies: BodyReader, keys: Keyring) -> Router {
     Router::new()
         .route("/v1/generate", post(generate))
-        .route("/v1/chat/completions", post(openai::chat_completions))
+        .merge(openai::routes())
         .route("/v1/models", get(models))
+        .route("/v1/models/{*name}", get(one_model))
         .route("/health", get(health))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -109,6 +110,18 @@ async fn models(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let models: Vec<Value> =
         shared.desk.catalogue().list().iter().map(|served| model(&shared, served)).collect();
     object(&json!({"object": "list", "data": models}))
+}
+
+async fn one_model(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    let found = shared.admit(&headers).and_then(|_| {
+        let name =
+            name.parse().map_err(|error: router_plan::ModelRefError| Problem::field("model", error))?;
+        shared.desk.catalogue().find(Some(&name))
+    });
+    match found {
+        Ok(served) => object(&model(&shared, &served)),
+        Err(problem) => problem.into_response(),
+    }
 }
 
 /// A model as the API lists it, with what else there is to know.

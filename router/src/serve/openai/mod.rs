@@ -6,19 +6,28 @@
 
 mod chat;
 mod choices;
+mod completion;
 mod problem;
+mod sessions;
+mod tokens;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use router_openai::{ApiError, ErrorCode};
+use axum::routing::post;
+use router_openai::{AnswerWriter, ApiError, Delivery, ErrorCode, Generation};
+use router_plan::RouteStage;
+use router_plan::admission::Tenant;
 use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::bill::Bill;
 use super::body::Room;
+use super::catalogue::Served;
 use super::routes::{Shared, request_id};
 use choices::Choices;
 
@@ -26,7 +35,7 @@ use choices::Choices;
 struct Arrived {
     id: String,
     at: Instant,
-    tenant: Option<router_plan::admission::Tenant>,
+    tenant: Tenant,
     bill: Arc<Bill>,
     body: bytes::Bytes,
     room: Room,
@@ -36,17 +45,49 @@ struct Arrived {
 enum Reply {
     /// A stream of events, or one object when all choices are complete.
     Answer { choices: Choices, stream: bool, headers: HeaderMap },
+    /// One object.
+    Object(Vec<u8>),
 }
 
-/// `POST /v1/chat/completions`.
-pub(super) async fn chat_completions(State(shared): State<Shared>, request: Request<Body>) -> Response {
-    let at = Instant::now();
-    let (id, arrived) = match arrive(&shared, request, at).await {
-        (id, Ok(arrived)) => (id, arrived),
-        (id, Err(error)) => return refused(&shared, &id, &error),
-    };
-    respond(&shared, &id, chat::answer(&shared, arrived).await).await
+impl Reply {
+    /// At least one answer.
+    fn new(answers: Vec<Answer>, writer: Box<dyn AnswerWriter>, served: &Served, asked: &Generation) -> Self {
+        let (headers, stream) = (headers(&answers), asked.delivery != Delivery::Whole);
+        let tokenizer = served.model.tokenizer().cloned();
+        let choices = Choices::new(answers, writer, tokenizer, asked.logprobs.is_some());
+        Self::Answer { choices, stream, headers }
+    }
 }
+
+/// The endpoints.
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/completions", post(completions))
+        .route("/v1/responses", post(responses))
+        .route("/v1/embeddings", post(embeddings))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+}
+
+macro_rules! endpoint {
+    ($name:ident, $answer:expr) => {
+        async fn $name(State(shared): State<Shared>, request: Request<Body>) -> Response {
+            let (id, arrived) = arrive(&shared, request, Instant::now()).await;
+            let reply = match arrived {
+                Ok(arrived) => $answer(&shared, arrived).await,
+                Err(error) => Err(error),
+            };
+            respond(&shared, &id, reply).await
+        }
+    };
+}
+endpoint!(chat_completions, chat::completion);
+endpoint!(completions, completion::completion);
+endpoint!(responses, chat::response);
+endpoint!(tokenize, tokens::tokenize);
+endpoint!(detokenize, tokens::detokenize);
+endpoint!(embeddings, |_, arrived: Arrived| std::future::ready(tokens::embeddings(&arrived)));
 
 /// Takes a request by its key and reads its body.
 async fn arrive(shared: &Shared, request: Request<Body>, at: Instant) -> (String, Result<Arrived, ApiError>) {
@@ -60,7 +101,7 @@ async fn arrive(shared: &Shared, request: Request<Body>, at: Instant) -> (String
         let (head, body) = request.into_parts();
         let admitted = shared.admit(&head.headers)?;
         let (body, room) = shared.bodies.read(&head.headers, body).await?;
-        let tenant = admitted.key().map(|key| router_plan::admission::Tenant::of_key(key.as_str()));
+        let tenant = admitted.key().map(|key| Tenant::of_key(key.as_str())).unwrap_or_default();
         let bill = Arc::new(Bill::new(admitted));
         Ok(Arrived { id: id.clone(), at, tenant, bill, body, room })
     };
@@ -71,6 +112,7 @@ async fn arrive(shared: &Shared, request: Request<Body>, at: Instant) -> (String
 async fn respond(shared: &Shared, id: &str, reply: Result<Reply, ApiError>) -> Response {
     let (choices, stream, headers) = match reply {
         Ok(Reply::Answer { choices, stream, headers }) => (choices, stream, headers),
+        Ok(Reply::Object(object)) => return with_id(json(object), id),
         Err(error) => return refused(shared, id, &error),
     };
     let mut response = if stream {
@@ -112,6 +154,29 @@ fn refused(shared: &Shared, id: &str, error: &ApiError) -> Response {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     with_id(response, id)
+}
+
+fn json(object: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], object).into_response()
+}
+
+/// Which sessions answer, and by which nodes.
+fn headers(answers: &[Answer]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let sessions: Vec<&str> = answers.iter().map(|answer| &answer.about.session[..]).collect();
+    let routes: Vec<String> = answers
+        .iter()
+        .map(|answer| {
+            let hop = |stage: &RouteStage| format!("{}[{}]", stage.node.short(), stage.span);
+            answer.about.route.stages.iter().map(hop).collect::<Vec<_>>().join(">")
+        })
+        .collect();
+    for (name, value) in [("layerlane-session", sessions.join(",")), ("layerlane-route", routes.join(","))] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
 }
 
 fn with_id(mut response: Response, id: &str) -> Response {
