@@ -13,6 +13,8 @@
 //! * [`Reading`] says how the model's text is to be read: thoughts, calls of tools. The tokens that
 //!   [`Reading::markers`] names must be detokenised to their text even where special tokens are left out.
 //! * An [`AnswerWriter`] is fed text that is safe to show and writes into a buffer that the caller empties.
+//! * [`openapi_document`] describes all endpoints; requests' schemas come from the parser's own tables
+//!   ([`request::parameters`]) and limits.
 //! * [`ApiError`] has the HTTP status, the body and the time after which to try again.
 //!
 //! No clock, no randomness, no I/O: ids, seeds and the time are arguments. It knows neither routes nor sessions, and

@@ -6,6 +6,7 @@
 mod requests;
 mod types;
 
+use proto::tensor::NumericsClass;
 use serde_json::{Map, Value};
 
 use crate::error::ErrorCode;
@@ -20,6 +21,9 @@ pub fn document(version: &str) -> Value {
     }
     let codes: Vec<Value> = ErrorCode::ALL.iter().map(|code| Value::from(code.name())).collect();
     components["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"] = Value::from(codes);
+    let classes = NumericsClass::ALL.iter().map(|class| Value::from(class.name()));
+    let classes: Vec<Value> = classes.chain([Value::Null]).collect();
+    components["schemas"]["GenerateRequest"]["properties"]["numerics"]["enum"] = Value::from(classes);
     document["components"] = components;
     document
 }

@@ -4,18 +4,22 @@
 //! what they expect and no larger than they take. So nothing grows beyond a bound however small its items are, and
 //! an error knows which parameter it is about. Memory for raw pieces is 16 bytes an item of a bounded list.
 
+mod nearest;
+mod pieces;
+
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use proto_text::count_json_values;
-use serde::Deserializer;
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::DeserializeSeed;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::{ApiError, ErrorCode, Quote};
+use nearest::nearest;
+use pieces::{FieldsSeed, ItemsSeed, TextSeed};
 
 /// Where a value stands, as clients write it: `messages[2].content[0]`.
 #[derive(Clone, Copy, Debug)]
@@ -356,119 +360,6 @@ impl fmt::Display for Place<'_> {
 fn reason(error: &serde_json::Error) -> String {
     let told = error.to_string();
     told.rsplit_once(" at line ").map_or_else(|| told.clone(), |(what, _)| what.to_owned())
-}
-
-/// The known name that a mistyped one looks like, if any does: at most a third of its letters differ.
-pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let (distance, near) = known.map(|known| (edits(name, known), known)).min()?;
-    (distance <= name.chars().count().div_ceil(3)).then_some(near)
-}
-
-/// How many letters must change (Levenshtein's distance). Both are short.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, &to) in b.iter().enumerate() {
-            let cost = (diagonal + usize::from(from != to)).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], cost);
-        }
-    }
-    row[b.len()]
-}
-
-struct TextSeed;
-
-impl<'de> DeserializeSeed<'de> for TextSeed {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TextSeed {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
-}
-
-/// A list, or nothing if it is longer than is taken.
-struct ItemsSeed {
-    most: usize,
-}
-
-impl<'de> DeserializeSeed<'de> for ItemsSeed {
-    type Value = Option<Vec<&'de RawValue>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ItemsSeed {
-    type Value = Option<Vec<&'de RawValue>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = list.next_element()? {
-            if items.len() == self.most {
-                while list.next_element::<de::IgnoredAny>()?.is_some() {}
-                return Ok(None);
-            }
-            items.push(item);
-        }
-        Ok(Some(items))
-    }
-}
-
-/// Fields, or nothing if there are more than are taken.
-struct FieldsSeed {
-    most: usize,
-}
-
-impl<'de> DeserializeSeed<'de> for FieldsSeed {
-    type Value = Option<Vec<(Cow<'de, str>, &'de RawValue)>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for FieldsSeed {
-    type Value = Option<Vec<(Cow<'de, str>, &'de RawValue)>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Vec::new();
-        while let Some(name) = map.next_key_seed(TextSeed)? {
-            if fields.len() == self.most {
-                map.next_value::<de::IgnoredAny>()?;
-                while map.next_entry::<de::IgnoredAny, de::IgnoredAny>()?.is_some() {}
-                return Ok(None);
-            }
-            fields.push((name, map.next_value()?));
-        }
-        Ok(Some(fields))
-    }
 }
 
 /// Fields of a body: more than twice what the largest request has.

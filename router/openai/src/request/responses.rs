@@ -90,15 +90,17 @@ pub(crate) const INCLUDES: &[(&str, bool)] = &[
 
 fn echo(body: &Object<'_, '_>, generation: &Generation, chat: &Chat) -> Vec<u8> {
     let mut out = Vec::new();
-    for (name, otherwise) in
-        [("instructions", "null"), ("tools", "[]"), ("tool_choice", "\"auto\""), ("metadata", "{}")]
-    {
+    for (name, otherwise) in [("instructions", "null"), ("tools", "[]"), ("tool_choice", "\"auto\"")] {
         out.push(b',');
         write_text(name, &mut out);
         out.push(b':');
         let source = body.get(name).map(|json| json.source()).filter(|source| source.len() <= MAX_ECHO);
         out.extend_from_slice(source.unwrap_or(otherwise).as_bytes());
     }
+    out.extend_from_slice(b",\"metadata\":");
+    // It is nothing to us, and so may be anything.
+    let metadata = body.get("metadata").and_then(|json| json.object_tree(MAX_METADATA).ok());
+    write_value(&metadata.unwrap_or_default(), &mut out);
     out.extend_from_slice(b",\"max_output_tokens\":");
     match generation.max_tokens {
         Some(limit) => write_u64(u64::from(limit), &mut out),
@@ -113,8 +115,11 @@ fn echo(body: &Object<'_, '_>, generation: &Generation, chat: &Chat) -> Vec<u8> 
     out.extend_from_slice(b",\"top_logprobs\":");
     write_u64(u64::from(generation.logprobs.unwrap_or(0)), &mut out);
     out.extend_from_slice(b",\"text\":");
-    let text = body.get("text").map(|json| json.source()).filter(|source| source.starts_with("{\""));
-    out.extend_from_slice(text.unwrap_or("{\"format\":{\"type\":\"text\"}}").as_bytes());
+    let text = body
+        .get("text")
+        .filter(|json| json.object(MAX_FIELDS).is_ok_and(|text| text.get("format").is_some()));
+    let text = text.map_or("{\"format\":{\"type\":\"text\"}}", |json| json.source());
+    out.extend_from_slice(text.as_bytes());
     out.extend_from_slice(
         b",\"truncation\":\"disabled\",\"background\":false,\"store\":false,\"previous_response_id\":null,\
           \"reasoning\":{\"effort\":null,\"summary\":null},\"service_tier\":\"default\",\"user\":null",
@@ -122,6 +127,8 @@ fn echo(body: &Object<'_, '_>, generation: &Generation, chat: &Chat) -> Vec<u8> 
     out
 }
 
+/// Metadata that is repeated: OpenAI's API takes 16 pairs of some hundred bytes.
+const MAX_METADATA: usize = 16 << 10;
 /// A field that is repeated at most: an answer of megabytes helps nobody.
 const MAX_ECHO: usize = 256 << 10;
 

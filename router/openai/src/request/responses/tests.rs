@@ -46,6 +46,7 @@ fn flat_tools_and_formats_are_read() {
     let echo: Value =
         serde_json::from_str(&format!("{{\"a\":1{}}}", String::from_utf8(request.echo).unwrap())).unwrap();
     assert_eq!((&echo["tools"], &echo["tool_choice"]), (&body["tools"], &body["tool_choice"]));
+    assert_eq!((&echo["metadata"], &echo["text"]["format"]["type"]), (&json!({}), &json!("text")));
     body["tool_choice"] = json!("none");
     body["text"] =
         json!({"format": {"type": "json_schema", "name": "s", "schema": {"type": "object"}, "strict": true}});
