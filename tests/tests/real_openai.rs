@@ -13,6 +13,9 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Tests run side by side.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
 /// Where the client is installed: once for each list of versions.
 fn client() -> PathBuf {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
@@ -20,8 +23,6 @@ fn client() -> PathBuf {
     let versions = proto::ContentHash::of(&std::fs::read(&list).unwrap()).to_string();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/clients");
     let folder = root.join(&versions[..16]);
-    // Tests run side by side.
-    static INSTALLING: Mutex<()> = Mutex::new(());
     let _installing = INSTALLING.lock().unwrap();
     if !folder.exists() {
         std::fs::create_dir_all(&root).unwrap();

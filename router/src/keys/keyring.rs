@@ -244,7 +244,7 @@ mod tests {
         let used = KeyUsage { requests: 1, prompt_tokens: 10, completion_tokens: 5 };
         assert_eq!(file.usage().unwrap()[&id], used);
         // Two writes within one tick of the file system's clock would look like one.
-        let later = SystemTime::now() + Duration::from_secs(5);
+        let later = file.changed().unwrap() + Duration::from_secs(5);
         file.change(|set| set.revoke("a", 2).cloned()).unwrap();
         std::fs::File::open(file.path()).unwrap().set_modified(later).unwrap();
         advance(2 * LOOK_EVERY).await;

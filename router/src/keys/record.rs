@@ -93,8 +93,7 @@ const PREFIX: &str = "ll-";
 impl Secret {
     /// From random bytes.
     pub fn of_random(bytes: [u8; 32]) -> Self {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self(format!("{PREFIX}{hex}"))
+        Self(format!("{PREFIX}{}", blake3::Hash::from_bytes(bytes).to_hex()))
     }
 
     /// As a client sent it; anything else is no key.

@@ -141,8 +141,8 @@ impl Desk {
                 generate.timeout = Some(left);
             }
             let started = arrived.elapsed();
-            let begun =
-                self.begin(&served, &route, prompt.clone(), &generate, share, &place, &asked.markers).await?;
+            let attempt = Attempt { share, place: &place, markers: &asked.markers };
+            let begun = self.begin(&served, &route, prompt.clone(), &generate, attempt).await?;
             let node = match begun {
                 Begun::Answering { session, stream, first } => {
                     let about = About {
@@ -185,10 +185,9 @@ impl Desk {
         route: &Route,
         prompt: Vec<u32>,
         request: &GenerateRequest,
-        share: SessionShare,
-        place: &Place,
-        markers: &[&str],
+        attempt: Attempt<'_>,
     ) -> Result<Begun, Problem> {
+        let Attempt { share, place, markers } = attempt;
         let terms = terms(&served.model, route, prompt, request.max_tokens, request, share)?;
         let session = terms.session.to_string();
         let running = self.router.driver().start_holding(terms, place.clone())?;
@@ -226,6 +225,15 @@ pub(super) fn with_drawn_seed(sampling: SamplingParams) -> Result<SamplingParams
     getrandom::fill(&mut seed)
         .map_err(|error| Problem::new(ProblemCode::Internal, error, "report it with the request's id"))?;
     Ok(SamplingParams { seed: u64::from_le_bytes(seed), ..sampling })
+}
+
+/// What an attempt has beside its request.
+#[derive(Clone, Copy)]
+struct Attempt<'a> {
+    share: SessionShare,
+    place: &'a Place,
+    /// Special tokens that are shown as text.
+    markers: &'a [&'static str],
 }
 
 /// How an attempt began.

@@ -1,6 +1,7 @@
 //! The paths of the API. Thin: what a request means is decided by [`super::request`] and [`super::desk`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -50,6 +51,9 @@ pub(super) fn routes(desk: Arc<Desk>, bodies: BodyReader, keys: Keyring) -> Rout
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(one_model))
         .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/info", get(info))
+        .route("/openapi.json", get(openapi))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Shared { desk, bodies: Arc::new(bodies), keys })
@@ -152,11 +156,36 @@ async fn health(State(shared): State<Shared>) -> Response {
     object(&json!({"status": "ok"}))
 }
 
+/// Whether requests are answered: a model is served.
+async fn ready(State(shared): State<Shared>) -> Response {
+    if let Err(problem) = shared.check_open() {
+        return problem.into_response();
+    }
+    if shared.desk.catalogue().list().is_empty() {
+        let cure = "start nodes, or look at the router's log";
+        return Problem::new(ProblemCode::NoRoute, "no model is served yet", cure)
+            .retry_after(READY_AFTER)
+            .into_response();
+    }
+    object(&json!({"status": "ok"}))
+}
+
+async fn info() -> Response {
+    object(&json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+async fn openapi() -> Response {
+    object(&router_openai::openapi_document(env!("CARGO_PKG_VERSION")))
+}
+
+/// Nodes announce themselves within some seconds.
+const READY_AFTER: Duration = Duration::from_secs(5);
+
 async fn not_found(request: Request<Body>) -> Problem {
     Problem::new(
         ProblemCode::NotFound,
         format!("there is no {}", request.uri().path()),
-        "POST /v1/generate, GET /v1/models or GET /health",
+        "GET /openapi.json lists the endpoints",
     )
 }
 
@@ -164,7 +193,7 @@ async fn method_not_allowed(request: Request<Body>) -> Problem {
     Problem::new(
         ProblemCode::MethodNotAllowed,
         format!("{} does not take {}", request.uri().path(), request.method()),
-        "POST /v1/generate, GET /v1/models or GET /health",
+        "GET /openapi.json lists the endpoints",
     )
 }
 

@@ -55,21 +55,18 @@ pub fn template_shows_tools(template: &str) -> bool {
     template.contains("tools")
 }
 
-/// A system prompt that teaches a model the tools it may call, in [`ToolFormat::Hermes`] (the words of Qwen 2.5's template),
-/// for models whose template does not.
+/// A system prompt that teaches a model the tools it may call, in [`ToolFormat::Hermes`] and in our own words, for models
+/// whose template does not.
 pub fn tool_prompt(definitions: &[serde_json::Value]) -> String {
-    let mut prompt = String::from(
-        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function \
-         signatures within <tools></tools> XML tags:\n<tools>",
-    );
+    let mut prompt =
+        String::from("Tools are at your service. Each line here describes one, as JSON:\n<tools>");
     for definition in definitions {
         prompt.push('\n');
         prompt.push_str(&definition.to_string());
     }
     prompt.push_str(
-        "\n</tools>\n\nFor each function call, return a json object with function name and arguments within \
-         <tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n\
-         </tool_call>",
+        "\n</tools>\nWhere a tool helps, call it by writing its name and its arguments in this form, and nothing else:\n\
+         <tool_call>\n{\"name\": \"NAME\", \"arguments\": {}}\n</tool_call>",
     );
     prompt
 }

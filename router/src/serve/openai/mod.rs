@@ -44,7 +44,7 @@ struct Arrived {
 /// What a request comes to.
 enum Reply {
     /// A stream of events, or one object when all choices are complete.
-    Answer { choices: Choices, stream: bool, headers: HeaderMap },
+    Answer { choices: Box<Choices>, stream: bool, headers: HeaderMap },
     /// One object.
     Object(Vec<u8>),
 }
@@ -55,6 +55,7 @@ impl Reply {
         let (headers, stream) = (headers(&answers), asked.delivery != Delivery::Whole);
         let tokenizer = served.model.tokenizer().cloned();
         let choices = Choices::new(answers, writer, tokenizer, asked.logprobs.is_some());
+        let choices = Box::new(choices);
         Self::Answer { choices, stream, headers }
     }
 }

@@ -88,9 +88,9 @@ fn what_a_flow_has_used_is_remembered_while_it_waits_for_its_next_row() {
         // Weight 1 is ready every other step and weight 4 always; a third weight comes and goes in between.
         scheduler.push_prefill(1, flow(1, 4), 16);
         if step % 2 == 0 {
-            scheduler.push_prefill(0, flow(1, 1), 16)
+            scheduler.push_prefill(0, flow(1, 1), 16);
         } else {
-            scheduler.push_decode(2, flow(1, 2))
+            scheduler.push_decode(2, flow(1, 2));
         }
         if let Some((key, _)) = scheduler.next(StepCaps::NONE, whole).unwrap().prefill {
             rows[key as usize] += 1;
