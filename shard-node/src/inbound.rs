@@ -24,6 +24,7 @@ use crate::discovery::DhtService;
 use crate::grammar::Grammars;
 use crate::links::{LinkIds, Links, ReportLink};
 use crate::metrics::NodeMetrics;
+use crate::session::Admission;
 use crate::session::table::LinkId;
 
 /// What the streams of a serving node need. A bootstrap node has no [`Serving`] part.
@@ -44,6 +45,7 @@ pub(crate) struct Serving {
     pub(crate) ids: LinkIds,
     pub(crate) blobs: Blobs,
     pub(crate) grammars: Grammars,
+    pub(crate) admission: Admission,
     pub(crate) shape: StageShape,
     /// For report streams, which outlive the streams that they answer.
     pub(crate) writers: TaskTracker,

@@ -30,6 +30,7 @@ use crate::discovery::{DhtService, Discovery};
 use crate::grammar::Grammars;
 use crate::inbound::{Inbound, Serving};
 use crate::links::{LinkIds, Links};
+use crate::session::Admission;
 use crate::session::table::TableLimits;
 use shell::Shell;
 
@@ -126,7 +127,7 @@ impl Node {
         let (dht, directory) =
             discovery.start(&shell.endpoint, Some(advertised.port()), shell.discovery_metrics.clone()).await;
 
-        let writers = TaskTracker::new();
+        let (writers, own, model_id) = (TaskTracker::new(), ready.node, model.id());
         let ids = LinkIds::default();
         let peers = Peers::new(shell.endpoint.clone(), MOST_NEIGHBOURS);
         let links = Arc::new(Links::new(peers, compute.handle().clone(), shell.tasks.clone(), ids.clone()));
@@ -142,6 +143,7 @@ impl Node {
                 ids,
                 blobs,
                 grammars,
+                admission: Admission { own, model: model_id, shape },
                 shape,
                 writers: writers.clone(),
             }),

@@ -71,6 +71,8 @@ impl Serving {
         let gone = || Refusal::new(RefusalCode::Draining, "the compute thread has ended");
         let shape = match (&open.tail, &open.service.answer.grammar) {
             (Some(tail), Some(grammar)) => {
+                // Nothing is compiled for a session that can't be opened anyway.
+                self.admission.check(router, &open)?;
                 // `generated` is at most the history's length: checked when the message was decoded.
                 let generated = tail.history[tail.history.len() - tail.generated as usize..].to_vec();
                 Some(self.grammars.begin(grammar.clone(), generated).await?)

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::swarm::{LAYERS, PATIENCE, Settings, TestRouter, ToySwarm, request};
 
 const SESSIONS: usize = 40;
+/// Of them, those that begin together.
+const AT_ONCE: usize = 24;
 
 /// One request, and after how many tokens its client goes.
 struct Case {
@@ -184,11 +186,16 @@ async fn run(seed: u64) -> Tally {
     let dies = !seed.is_multiple_of(3);
     let dies_after = rng.random_range(1..400);
     let (over, mut running) = (Arc::new(Notify::new()), JoinSet::new());
-    for session in 0..SESSIONS {
+    let sessions = (0..SESSIONS).map(|session| {
         let (router, case, told) =
             (Arc::clone(&routers[session % 2]), Case::draw(&mut rng), Arc::clone(&told));
         let victim = Victim { id: swarm.id(victim), label: swarm.label(victim) };
-        running.spawn(async move { play(&router, model, case, told, victim).await });
+        async move { play(&router, model, case, told, victim).await }
+    });
+    let mut sessions: Vec<_> = sessions.collect();
+    // The others come when some have ended, whose rows they may reuse.
+    for session in sessions.drain(..AT_ONCE) {
+        running.spawn(session);
     }
     let ended = Arc::clone(&over);
     let death = async {
@@ -207,6 +214,9 @@ async fn run(seed: u64) -> Tally {
         let mut ends = Vec::new();
         while let Some(end) = running.join_next().await {
             ends.push(end.unwrap());
+            if let Some(session) = sessions.pop() {
+                running.spawn(session);
+            }
         }
         over.notify_one();
         ends
