@@ -139,8 +139,8 @@ fn with_bounded_space(mut schema: Value) -> Value {
     schema
 }
 
-/// A quarter of llguidance's own, which are for one user: a step takes some milliseconds at most, compiling some
-/// hundreds, and a grammar some tens of megabytes.
+/// Half of llguidance's own or less, which are for one user, but for what compiling begins with: a step takes some
+/// milliseconds at most, compiling some hundreds, and a grammar some tens of megabytes.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_items_in_row: 1000,
