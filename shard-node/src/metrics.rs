@@ -12,7 +12,7 @@ use crate::session::Step;
 /// All metrics of a node. Clones share them.
 #[derive(Clone, Debug)]
 pub struct NodeMetrics {
-    /// `shard_node_step_seconds{phase}`: compute time of a step. `decode` holds decode rows only, `prefill` a prefill
+    /// `shard_node_step_seconds{phase}`: compute time of a step, its pauses left out. `decode` holds decode rows only, `prefill` a prefill
     /// chunk only, `mixed` both. Moves once a step; sampling and sending are not in it.
     step_decode: Histogram,
     step_prefill: Histogram,
@@ -22,6 +22,9 @@ pub struct NodeMetrics {
     /// `shard_node_prefill_chunk_rows`: most rows of a prefill chunk while other sessions decode, as chosen from measured
     /// step times. Moves when the choice changes.
     pub(crate) chunk_rows: IntGauge,
+    /// `shard_node_prefill_pauses_total`: times that a prefill chunk under way let decode rows have their turn, whether or
+    /// not any were ready.
+    pub(crate) pauses: IntCounter,
     /// `shard_node_decode_batches`: how many batches of decode rows stage 0 has under way at most, as chosen from
     /// measured rounds; without meaning on other stages. Moves when another number is tried or kept, and with the
     /// number of sessions.
@@ -87,6 +90,10 @@ impl NodeMetrics {
             step_rows: registry.histogram("shard_node_step_rows", "Rows of a step", buckets::ROWS)?,
             chunk_rows: registry
                 .gauge("shard_node_prefill_chunk_rows", "Most rows of a chunk while others decode")?,
+            pauses: registry.counter(
+                "shard_node_prefill_pauses_total",
+                "Times that a chunk under way let decode rows have their turn",
+            )?,
             batches: registry
                 .gauge("shard_node_decode_batches", "Batches that follow each other through the stages")?,
             hop: registry.histogram(

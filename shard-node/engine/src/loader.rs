@@ -152,6 +152,7 @@ pub(crate) fn load_stage(
         head,
         rotary,
         kv,
+        under_way: None,
         _mode: mode,
     };
     if device != Device::Cpu {

@@ -27,8 +27,10 @@ pub(crate) struct StepRows<'a> {
 }
 
 impl<'a> StepRows<'a> {
+    /// At the span's layer `layer`.
     pub(crate) fn new(
         groups: &[StepGroup],
+        layer: usize,
         kv: &'a mut KvStore,
         rotary: &'a Rotary,
         heads: Heads,
@@ -42,7 +44,7 @@ impl<'a> StepRows<'a> {
         });
         let runs: Vec<_> = runs.collect();
         let masks = runs.iter().map(|_| Masks::default()).collect();
-        Self { runs, kv, rotary, heads, row_by_row, masks, angles: [None, None], layer: 0 }
+        Self { runs, kv, rotary, heads, row_by_row, masks, angles: [None, None], layer }
     }
 
     /// Goes on to the span's next layer.

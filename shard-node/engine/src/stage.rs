@@ -4,6 +4,7 @@
 //! activations or (last stage) logits of the rows to sample. Never panics on input.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use bytes::Bytes;
 use proto::Position;
@@ -36,6 +37,7 @@ pub(crate) struct TorchStage {
     pub(crate) head: Option<Head>,
     pub(crate) rotary: Rotary,
     pub(crate) kv: KvStore,
+    pub(crate) under_way: Option<UnderWay>,
     /// Last, so that it outlives every tensor above.
     pub(crate) _mode: InferenceMode,
 }
@@ -91,17 +93,32 @@ impl Stage for TorchStage {
     }
 
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError> {
-        let rows = self.check_groups(groups)?;
-        let start = self.start(rows, &input)?;
-        for group in groups {
-            self.kv.grow(group.slot, group.start.get() + group.rows)?;
+        let mut step = self.started(groups, input)?;
+        self.run(&mut step, u32::MAX)?;
+        self.finish(&step)
+    }
+
+    fn begin(&mut self, groups: &[StepGroup], input: StepInput) -> Result<(), StageError> {
+        self.under_way = None;
+        self.under_way = Some(self.started(groups, input)?);
+        Ok(())
+    }
+
+    fn resume(&mut self, layers: u32) -> Result<Option<StepOutput>, StageError> {
+        let step = self.under_way.take();
+        let mut step = step.ok_or_else(|| StageError::Input("no step was begun".into()))?;
+        self.run(&mut step, layers.max(1))?;
+        if step.layer == self.layers.len() {
+            return self.finish(&step).map(Some);
         }
-        self.threads.set_for(rows)?;
-        let output = self.compute(groups, rows, start)?;
-        for group in groups {
-            self.kv.session_mut(group.slot)?.advance(group.start.get() + group.rows);
-        }
-        Ok(output)
+        // Else pieces would pile up on the device, and others' steps behind them.
+        ffi::synchronise(self.device)?;
+        self.under_way = Some(step);
+        Ok(None)
+    }
+
+    fn give_up(&mut self) {
+        self.under_way = None;
     }
 
     fn kv_bytes(&self) -> u64 {
@@ -115,10 +132,22 @@ impl Stage for TorchStage {
     }
 }
 
-/// Checked input of a step.
-enum Start<'a> {
+/// A step between two layers.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    groups: Vec<StepGroup>,
+    rows: usize,
+    /// The layer that comes next.
+    layer: usize,
+    x: Rows,
+}
+
+/// Rows as a layer takes them.
+#[derive(Debug)]
+enum Rows {
     Tokens(Vec<i64>),
-    Rows(&'a Bytes),
+    Frame(Bytes),
+    Computed(Tensor),
 }
 
 impl TorchStage {
@@ -162,8 +191,18 @@ impl TorchStage {
         Ok(total)
     }
 
+    /// A step that may be computed: everything is checked, and there is room in the KV.
+    fn started(&mut self, groups: &[StepGroup], input: StepInput) -> Result<UnderWay, StageError> {
+        let rows = self.check_groups(groups)?;
+        let x = self.checked(rows, input)?;
+        for group in groups {
+            self.kv.grow(group.slot, group.start.get() + group.rows)?;
+        }
+        Ok(UnderWay { groups: groups.to_vec(), rows, layer: 0, x })
+    }
+
     /// The input fits the stage and the rows.
-    fn start<'a>(&self, rows: usize, input: &'a StepInput) -> Result<Start<'a>, StageError> {
+    fn checked(&self, rows: usize, input: StepInput) -> Result<Rows, StageError> {
         match input {
             StepInput::Tokens(tokens) if self.shape.is_first() => {
                 if tokens.len() != rows {
@@ -172,13 +211,13 @@ impl TorchStage {
                 let vocab = self.shape.vocab;
                 match tokens.iter().find(|&&token| token >= vocab) {
                     Some(&token) => Err(StageError::Token { token, vocab }),
-                    None => Ok(Start::Tokens(tokens.iter().map(|&token| i64::from(token)).collect())),
+                    None => Ok(Rows::Tokens(tokens.into_iter().map(i64::from).collect())),
                 }
             }
             StepInput::Activations(bytes) if !self.shape.is_first() => {
                 let expected = rows * self.shape.row_bytes();
                 if bytes.len() == expected {
-                    Ok(Start::Rows(bytes))
+                    Ok(Rows::Frame(bytes))
                 } else {
                     let got = bytes.len();
                     Err(StageError::Input(format!("{got} bytes for {rows} rows, expected {expected}")))
@@ -189,28 +228,42 @@ impl TorchStage {
         }
     }
 
-    fn compute(
-        &mut self,
-        groups: &[StepGroup],
-        rows: usize,
-        start: Start<'_>,
-    ) -> Result<StepOutput, StageError> {
-        let x = match start {
-            Start::Tokens(tokens) => {
-                let x = self.embed(&tokens)?;
-                self.run_layers(groups, &x)
+    /// Computes so many more layers of a step, as far as there are any.
+    fn run(&mut self, step: &mut UnderWay, layers: u32) -> Result<(), StageError> {
+        self.threads.set_for(step.rows)?;
+        let from = step.layer;
+        let to = from.saturating_add(layers as usize).min(self.layers.len());
+        let x = match &step.x {
+            Rows::Tokens(tokens) => {
+                let x = self.embed(tokens)?;
+                self.run_layers(&step.groups, from..to, &x)
             }
-            Start::Rows(bytes) => {
-                let shape = [rows as i64, i64::from(self.shape.hidden)];
+            Rows::Frame(bytes) => {
+                let shape = [step.rows as i64, i64::from(self.shape.hidden)];
                 let kind = self.numerics.linear.activation_kind();
-                self.with_rows(bytes, shape, kind, |stage, x| stage.run_layers(groups, x))?
+                self.with_rows(bytes, shape, kind, |stage, x| stage.run_layers(&step.groups, from..to, x))?
             }
+            Rows::Computed(x) => self.run_layers(&step.groups, from..to, x),
         }?;
+        step.x = Rows::Computed(x);
+        step.layer = to;
+        Ok(())
+    }
+
+    /// What comes out of a step whose layers are all computed. Its rows are in the KV from now on.
+    fn finish(&mut self, step: &UnderWay) -> Result<StepOutput, StageError> {
+        let Rows::Computed(x) = &step.x else {
+            return Err(StageError::Compute("a step without layers".into()));
+        };
         // Each of the two waits once for the device; nothing before does.
-        match &self.head {
-            None => to_wire(&x).map(StepOutput::Activations).map_err(StageError::from),
-            Some(head) => logits(head, groups, &x).map(StepOutput::Logits).map_err(StageError::from),
+        let output = match &self.head {
+            None => to_wire(x).map(StepOutput::Activations),
+            Some(head) => logits(head, &step.groups, x).map(StepOutput::Logits),
+        }?;
+        for group in &step.groups {
+            self.kv.session_mut(group.slot)?.advance(group.start.get() + group.rows);
         }
+        Ok(output)
     }
 
     fn embed(&self, tokens: &[i64]) -> Result<Tensor, TorchError> {
@@ -219,14 +272,27 @@ impl TorchStage {
         embedding.rows(tokens, self.numerics.linear.activation_kind(), self.device)
     }
 
-    fn run_layers(&mut self, groups: &[StepGroup], x: &Tensor) -> Result<Tensor, TorchError> {
-        let mut rows =
-            StepRows::new(groups, &mut self.kv, &self.rotary, self.heads, self.numerics.row_by_row());
-        let mut layers = self.layers.iter();
+    /// The layers of `range`, at least one, counted from the span's first.
+    fn run_layers(
+        &mut self,
+        groups: &[StepGroup],
+        range: Range<usize>,
+        x: &Tensor,
+    ) -> Result<Tensor, TorchError> {
+        let mut rows = StepRows::new(
+            groups,
+            range.start,
+            &mut self.kv,
+            &self.rotary,
+            self.heads,
+            self.numerics.row_by_row(),
+        );
+        let layers = self.layers.get(range).unwrap_or_default();
         // The first layer reads `x`, which may lie in a frame; from its output on, tensors own their memory.
-        let first = layers.next().ok_or_else(|| TorchError("a span without layers".into()))?;
+        let (first, others) =
+            layers.split_first().ok_or_else(|| TorchError("a span without layers".into()))?;
         let mut x = first.forward(x, &mut rows)?;
-        for layer in layers {
+        for layer in others {
             rows.next_layer();
             x = layer.forward(&x, &mut rows)?;
         }

@@ -113,7 +113,7 @@ fn pass(stage: &mut TorchStage, layers: usize) -> Result<f64, StageError> {
         .map_err(|error| StageError::from(TorchError::from(error)))?;
     let row_by_row = stage.numerics.row_by_row();
     let begun = now();
-    let mut rows = StepRows::new(&[group], &mut stage.kv, &stage.rotary, stage.heads, row_by_row);
+    let mut rows = StepRows::new(&[group], 0, &mut stage.kv, &stage.rotary, stage.heads, row_by_row);
     for (index, layer) in stage.layers[..layers].iter().enumerate() {
         if index > 0 {
             rows.next_layer();

@@ -11,7 +11,7 @@ use proto::session::Open;
 use proto::status::{CloseCode, Refusal, RefusalCode};
 use proto::{FrameKind, NodeId, Position};
 use proto_sampling::Scratch;
-use shard_node_stage::{Stage, StageError, StageShape, StepOutput};
+use shard_node_stage::{KvSlot, Stage, StageError, StageShape, StepInput, StepOutput};
 use tokio::sync::{mpsc, watch};
 
 use super::{Command, Load};
@@ -35,8 +35,22 @@ pub(super) struct Worker {
     open_sessions: watch::Sender<usize>,
     metrics: NodeMetrics,
     scratch: Scratch,
+    /// A prefill chunk that is computed in pieces.
+    chunk: Option<UnderWay>,
     last_tick: Option<Instant>,
     stopping: bool,
+}
+
+/// A step that is computed in pieces.
+struct UnderWay {
+    step: Step,
+    slot: KvSlot,
+    /// What its pieces took so far.
+    took: Duration,
+    /// Layers of a piece.
+    layers: u32,
+    /// The last thing computed was a piece: decode rows that are ready go next.
+    pause: bool,
 }
 
 impl Worker {
@@ -61,6 +75,7 @@ impl Worker {
             open_sessions,
             metrics,
             scratch: Scratch::default(),
+            chunk: None,
             last_tick: None,
             stopping: false,
         }
@@ -216,7 +231,7 @@ impl Worker {
         self.table.tick(now)
     }
 
-    /// Computes one step; `false` if nothing is ready.
+    /// Computes one step, or a piece of one; `false` if nothing is ready.
     fn step(&mut self) -> bool {
         let begun = now();
         let overdue = self.table.overdue(begun);
@@ -224,18 +239,40 @@ impl Worker {
             self.carry_out(overdue);
             self.publish();
         }
+        let pause = self.chunk.as_mut().map(|chunk| std::mem::take(&mut chunk.pause));
+        if pause == Some(false) {
+            self.piece(begun);
+            return true;
+        }
         let links = &self.links;
         let has_room = |link| links.get(&link).is_none_or(|link| link.has_room());
-        let Some(mut step) = self.table.next_step(begun, has_room) else { return false };
+        match self.table.next_step(begun, pause.is_some(), has_room) {
+            Some(step) => self.compute(step, begun),
+            None if pause.is_some() => self.piece(begun),
+            None => return false,
+        }
+        true
+    }
+
+    /// Computes a step, or begins with one that takes its time.
+    fn compute(&mut self, mut step: Step, begun: Instant) {
+        if let [member] = step.members[..]
+            && member.row.prefill
+        {
+            let layers = self.table.piece(member.row.rows);
+            if layers < self.shape.span.len() {
+                return self.begin(step, layers, begun);
+            }
+        }
         let single = step.members.len() == 1;
         // Tokens are copied if the step may have to be repeated member by member; activations share their bytes.
         let input = if single {
-            std::mem::replace(&mut step.input, shard_node_stage::StepInput::Tokens(Vec::new()))
+            std::mem::replace(&mut step.input, StepInput::Tokens(Vec::new()))
         } else {
             step.input.clone()
         };
         match self.stage.step(&step.groups, input) {
-            Ok(output) => self.finish(&step, output, begun),
+            Ok(output) => self.finish(&step, output, now().duration_since(begun)),
             Err(error) if single => self.fail(&step, &error),
             Err(error) => {
                 tracing::warn!(%error, members = step.members.len(), "step failed: each session by itself now");
@@ -243,18 +280,50 @@ impl Worker {
                     let single = step.single(index);
                     let begun = now();
                     match self.stage.step(&single.groups, single.input.clone()) {
-                        Ok(output) => self.finish(&single, output, begun),
+                        Ok(output) => self.finish(&single, output, now().duration_since(begun)),
                         Err(error) => self.fail(&single, &error),
                     }
                 }
             }
         }
-        true
     }
 
-    fn finish(&mut self, step: &Step, output: StepOutput, begun: Instant) {
-        let ended = now();
-        let took = ended.duration_since(begun);
+    fn begin(&mut self, mut step: Step, layers: u32, begun: Instant) {
+        let input = std::mem::replace(&mut step.input, StepInput::Tokens(Vec::new()));
+        match self.stage.begin(&step.groups, input) {
+            Ok(()) => {
+                let slot = step.groups[0].slot;
+                self.chunk = Some(UnderWay { step, slot, took: Duration::ZERO, layers, pause: false });
+                self.piece(begun);
+            }
+            Err(error) => self.fail(&step, &error),
+        }
+    }
+
+    /// Goes on with the chunk under way.
+    fn piece(&mut self, begun: Instant) {
+        let Some(mut chunk) = self.chunk.take() else { return };
+        let output = self.stage.resume(chunk.layers);
+        chunk.took += now().duration_since(begun);
+        match output {
+            Ok(Some(output)) => self.finish(&chunk.step, output, chunk.took),
+            Ok(None) => {
+                chunk.pause = true;
+                self.metrics.pauses.inc();
+                self.chunk = Some(chunk);
+            }
+            Err(error) => self.fail(&chunk.step, &error),
+        }
+    }
+
+    /// A slot is about to lose rows: what is being computed for it is of no use any more.
+    fn give_up(&mut self, slot: KvSlot) {
+        if self.chunk.take_if(|chunk| chunk.slot == slot).is_some() {
+            self.stage.give_up();
+        }
+    }
+
+    fn finish(&mut self, step: &Step, output: StepOutput, took: Duration) {
         let mut logits = match output {
             StepOutput::Logits(logits) => logits,
             StepOutput::Activations(rows) => {
@@ -262,7 +331,7 @@ impl Worker {
                 Vec::new()
             }
         };
-        let effects = self.table.step_done(ended, step, took, &mut logits, &mut self.scratch);
+        let effects = self.table.step_done(now(), step, took, &mut logits, &mut self.scratch);
         let over = effects.iter().any(|effect| matches!(effect, Effect::Ended(..)));
         self.carry_out(effects);
         if over {
@@ -317,10 +386,17 @@ impl Worker {
                     }
                 }
                 Effect::Report(router, report) => self.report(router, &report),
-                Effect::Free(slot) => self.stage.close(slot),
+                Effect::Free(slot) => {
+                    self.give_up(slot);
+                    self.stage.close(slot);
+                }
                 // An unknown slot, the only error, shows itself in the next step.
-                Effect::Trim(slot, length) => drop(self.stage.trim(slot, length)),
+                Effect::Trim(slot, length) => {
+                    self.give_up(slot);
+                    drop(self.stage.trim(slot, length));
+                }
                 Effect::Retain(slot, length) => {
+                    self.give_up(slot);
                     if let Err(error) = self.stage.retain(slot, length) {
                         tracing::warn!(%error, "rows not kept");
                         self.table.prefix_lost(slot);

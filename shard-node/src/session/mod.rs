@@ -7,9 +7,10 @@
 //!     |                           +------ Sampled, Credit (head) --+--------+
 //!     +-- Close / lease / lost hop / lost router / violation, from anywhere --> End
 //! ```
-//! Time, rows and logits come in as arguments, actions go out; nothing here sends, waits or computes. Between
-//! [`Session::take`] and `StepDone` or `StepFailed` no other event comes: one thread owns stage and sessions. Which
-//! session a frame belongs to, generations and tombstones are [`table`]'s.
+//! Time, rows and logits come in as arguments, actions go out; nothing here sends, waits or computes. Other events may
+//! come between [`Session::take`] and `StepDone` or `StepFailed`, as a long chunk is computed in pieces; if one of
+//! them ends the session, neither of the two follows. Which session a frame belongs to, generations and tombstones are
+//! [`table`]'s.
 
 mod account;
 mod admission;
@@ -437,6 +438,9 @@ impl Session {
 
     fn offer(&mut self, start: Position, chunk: Chunk) -> Vec<Action> {
         let prefill = chunk.prefill;
+        if !prefill && self.computing.is_some() {
+            return self.violation(&Violation::Crowded);
+        }
         match self.inbox.offer(start, chunk) {
             Ok(0) => Vec::new(),
             Ok(_) if !prefill => vec![Action::DecodeReady],

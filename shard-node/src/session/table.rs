@@ -187,6 +187,11 @@ impl SessionTable {
         self.pacer.chunk()
     }
 
+    /// Layers that a chunk of so many rows is computed by before decode rows have their turn.
+    pub fn piece(&self, rows: u32) -> u32 {
+        self.pacer.piece(rows, self.admission.shape.span.len())
+    }
+
     /// Rows that wait for a step.
     pub fn waiting_rows(&self) -> u64 {
         self.scheduler.waiting_rows()
@@ -379,9 +384,15 @@ impl SessionTable {
         self.prefixes.evict(u64::MAX, None).into_iter().map(Effect::Free).collect()
     }
 
-    /// Takes the rows of the next step. `has_room` says whether a link takes another bulk frame; a session whose
-    /// link does not waits, so that a slow network throttles its prefill and nobody else's.
-    pub fn next_step(&mut self, now: Instant, has_room: impl Fn(LinkId) -> bool) -> Option<Step> {
+    /// Takes the rows of the next step: decode rows only in a pause of a chunk that is `under_way`. `has_room` says
+    /// whether a link takes another bulk frame; a session whose link does not waits, so that a slow network throttles
+    /// its prefill and nobody else's.
+    pub fn next_step(
+        &mut self,
+        now: Instant,
+        under_way: bool,
+        has_room: impl Fn(LinkId) -> bool,
+    ) -> Option<Step> {
         let sessions = &self.sessions;
         let chunk_rows = (self.limits.chunk_bytes / self.admission.shape.row_bytes().max(1)).max(1) as u32;
         self.decoding = sessions.values().filter(|entry| entry.session.is_decoding()).count() as u32;
@@ -390,7 +401,12 @@ impl SessionTable {
         let leads = self.admission.shape.is_first() && !self.admission.shape.is_last();
         let caps = StepCaps {
             decode: if leads { self.batches.room(now, self.decoding, self.stages) } else { u32::MAX },
-            prefill: if self.decoding > 0 { self.pacer.chunk() } else { u32::MAX },
+            prefill: match (under_way, self.decoding) {
+                (true, _) => 0,
+                (false, 0) => u32::MAX,
+                (false, _) => self.pacer.chunk(),
+            },
+            beside: self.pacer.beside(),
         };
         let plan = self.scheduler.next(caps, |key, offered| match sessions.get(&key) {
             Some(entry) if entry.link.is_none_or(&has_room) => {

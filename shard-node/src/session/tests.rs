@@ -216,7 +216,7 @@ impl Ring {
     }
 
     fn begin(&mut self, stage: usize) -> Option<Step> {
-        self.stages[stage].0.next_step(self.now, |_| true)
+        self.stages[stage].0.next_step(self.now, false, |_| true)
     }
 
     fn finish(&mut self, stage: usize, step: &Step, took: Duration) {

@@ -179,6 +179,17 @@ pub trait Stage {
     /// Computes one micro-batch. Each slot occurs in at most one group. On an error no KV has changed.
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError>;
 
+    /// Begins a micro-batch that is computed in pieces, with steps of other sessions between them; one that was begun
+    /// before and is not done is given up. Until it is done or given up its slots must not be closed, cut or used.
+    fn begin(&mut self, groups: &[StepGroup], input: StepInput) -> Result<(), StageError>;
+
+    /// Computes the next `layers` layers, at least one, of the micro-batch that was begun: what [`Self::step`] would
+    /// give, once it is done. On an error it is given up, and no KV has changed.
+    fn resume(&mut self, layers: u32) -> Result<Option<StepOutput>, StageError>;
+
+    /// Forgets the micro-batch that was begun, if any: no KV has changed.
+    fn give_up(&mut self);
+
     /// Bytes of KV in use at the moment.
     fn kv_bytes(&self) -> u64;
 

@@ -1,7 +1,10 @@
-//! How many prompt rows go into a step beside answers under way.
+//! How many prompt rows make a chunk beside answers under way, and in which pieces it is computed.
 //!
-//! A chunk delays every decode row that waits for its step. Its size follows a target for the step's time, from times
-//! that were measured: what a decode step takes, and what each prompt row adds. Pure: times come in as arguments.
+//! A chunk keeps its session's other rows and the next prompt waiting, and is what a stage hands on at once. Its size
+//! follows a target for its time. It is computed in pieces of some layers, so that decode rows wait for a piece only:
+//! these are as long as a few decode steps, and take a fixed part of the time even if rows are always ready. Both
+//! follow from times that were measured: what a decode step takes, and what each prompt row adds. Pure: times come in
+//! as arguments.
 
 use std::time::Duration;
 
@@ -51,6 +54,25 @@ impl ChunkPacer {
         Duration::from_secs_f64(self.decode.unwrap_or(0.0) * DECODE_STEPS).max(SHORTEST_TARGET)
     }
 
+    /// How long a decode row should wait for a piece of a chunk at most.
+    pub fn piece_target(&self) -> Duration {
+        Duration::from_secs_f64(self.decode.unwrap_or(0.0) * PIECE_STEPS).max(SHORTEST_PIECE)
+    }
+
+    /// Layers of a piece of a chunk of `rows` rows, of a stage's `layers`: all of them where the whole chunk is no
+    /// longer than a piece.
+    pub fn piece(&self, rows: u32, layers: u32) -> u32 {
+        let Some(row) = self.row else { return if rows <= FIRST { layers } else { 1 } };
+        let whole = self.decode.unwrap_or(0.0) + row * f64::from(rows);
+        let part = self.piece_target().as_secs_f64() / whole.max(f64::MIN_POSITIVE);
+        ((f64::from(layers) * part).round() as u32).clamp(1, layers.max(1))
+    }
+
+    /// Rows of a chunk that decode rows in the same step lose nothing by: they add no more than a piece.
+    pub fn beside(&self) -> u32 {
+        self.row.map_or(FIRST, |row| (self.piece_target().as_secs_f64() / row.max(f64::MIN_POSITIVE)) as u32)
+    }
+
     fn adapt(&mut self) {
         let Some(row) = self.row.filter(|&row| row > 0.0) else { return };
         let ideal = (self.target().as_secs_f64() - self.decode.unwrap_or(0.0)) / row;
@@ -68,12 +90,17 @@ fn blend(old: Option<f64>, new: f64, weight: f64) -> f64 {
     old.map_or(new, |old| old + (new.clamp(old / 2.0, old * 2.0) - old) * weight)
 }
 
-/// A pause of 150 ms is a fifth of a second at most together with the step itself: readers of a stream, who take in some
-/// ten tokens a second, hardly see it, while the weights are read a few times a second only.
+/// The weights are read a few times a second only, and another prompt, the first token of which somebody waits for, waits
+/// for little more than a blink.
 const SHORTEST_TARGET: Duration = Duration::from_millis(150);
 /// Where a decode step alone takes longer, a third of the time goes to reading weights that the chunk reads anyway:
 /// smaller chunks would make the prompt dearer than they make the others faster.
 const DECODE_STEPS: f64 = 3.0;
+/// With rows always ready a prompt still gets two thirds of the time.
+const PIECE_STEPS: f64 = 2.0;
+/// Readers of a stream take in some ten tokens a second: a pause of a few pieces, one at each stage, does not show. Much
+/// shorter ones would make each reading of the weights by a decode step serve fewer rows.
+const SHORTEST_PIECE: Duration = Duration::from_millis(20);
 /// Class `exact` computes linears in blocks of 16 rows, and tiles of the other classes are as high: fewer rows cost as
 /// much.
 const GRAIN: u32 = 16;
@@ -118,6 +145,25 @@ mod tests {
         }
         assert_eq!((fast.chunk(), slow.chunk()), (512, 16));
         assert_eq!(slow.target(), ms(1200.0));
+    }
+
+    #[test]
+    fn pieces_are_as_long_as_two_decode_steps_and_short_chunks_are_whole() {
+        let mut pacer = ChunkPacer::new(512);
+        assert_eq!((pacer.piece(FIRST, 10), pacer.piece(FIRST + 1, 10), pacer.beside()), (10, 1, FIRST));
+        // 8 ms a decode step and 1 ms a row: a piece is 20 ms at least.
+        for _ in 0..200 {
+            pacer.observe(4, 0, ms(8.0));
+            pacer.observe(0, 92, ms(100.0));
+        }
+        assert_eq!((pacer.piece(92, 10), pacer.piece(10, 10), pacer.piece(10_000, 10)), (2, 10, 1));
+        assert!((19..=20).contains(&pacer.beside()), "{}", pacer.beside());
+        // Where a decode step takes 400 ms, 800.
+        for _ in 0..200 {
+            pacer.observe(4, 0, ms(400.0));
+            pacer.observe(0, 32, ms(1200.0));
+        }
+        assert_eq!((pacer.piece(32, 40), pacer.beside()), (27, 32));
     }
 
     #[test]

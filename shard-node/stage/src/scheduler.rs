@@ -1,8 +1,9 @@
 //! Which rows the next step computes.
 //!
-//! A step holds the decode rows that are ready, as many as the budget has room for, plus at most one prefill chunk. Rows
-//! that waited while a chunk was computed go before the next one. So a prefill delays a decode row by one chunk at most,
-//! and a prompt of any length can't stop the answers under way.
+//! A step holds the decode rows that are ready, as many as the budget has room for, or one prefill chunk; both if the
+//! chunk is so short that the rows lose nothing by it. A long chunk is computed in pieces with steps of decode rows
+//! between them, so these two take turns: rows that are ready go before a chunk, once, and before its next piece. A
+//! prefill then delays a row by one piece, and a prompt of any length can't stop the answers under way.
 //! Where not all fits, sessions take part by their [`Flow`]: start-time fair queueing (Goyal, Vin, Cheng 1996) over
 //! rows, twice. Tenants have equal shares, so one with a hundred sessions gets no more than one with a single one. What
 //! a tenant gets is divided among its flows by weight: whoever calls all its sessions urgent takes nothing from others.
@@ -52,13 +53,15 @@ pub struct StepPlan<K> {
 pub struct StepCaps {
     /// Decode rows: fewer than are ready, or none, where batches follow each other through the stages.
     pub decode: u32,
-    /// Rows of the prefill chunk.
+    /// Rows of the prefill chunk; 0 while another one is under way.
     pub prefill: u32,
+    /// Rows of a chunk that may go together with decode rows.
+    pub beside: u32,
 }
 
 impl StepCaps {
     /// The budget alone.
-    pub const NONE: Self = Self { decode: u32::MAX, prefill: u32::MAX };
+    pub const NONE: Self = Self { decode: u32::MAX, prefill: u32::MAX, beside: u32::MAX };
 }
 
 /// Rows that are ready, by whatever names a session and whatever names a tenant.
@@ -69,12 +72,8 @@ pub struct Scheduler<K, T> {
     shares: Vec<Share<K, T>>,
     /// Start of the share that was served last.
     clock: u64,
-    /// The last step held a chunk.
-    after_chunk: bool,
-    /// Chunks that were done, as far as this has heard.
-    chunks: u64,
-    /// Decode rows that go before the next chunk: as many as were ready when the last one was done.
-    owed: usize,
+    /// A chunk has let decode rows go first: the next step is its.
+    passed: bool,
 }
 
 /// Of one tenant.
@@ -95,16 +94,8 @@ struct Queue<K> {
     weight: u32,
     /// When its next row starts, among the tenant's.
     start: u64,
-    decode: VecDeque<Ready<K>>,
+    decode: VecDeque<K>,
     prefill: VecDeque<Waiting<K>>,
-}
-
-/// A decode row.
-#[derive(Debug, Clone, Copy)]
-struct Ready<K> {
-    key: K,
-    /// Chunks that were done when it became ready.
-    since: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -139,26 +130,19 @@ impl<K, T> Share<K, T> {
     fn decode_rows(&self) -> usize {
         self.queues.iter().map(|queue| queue.decode.len()).sum()
     }
-
-    /// Decode rows that were ready before this many chunks were done.
-    fn rows_before(&self, chunks: u64) -> usize {
-        let ready = self.queues.iter().flat_map(|queue| &queue.decode);
-        ready.filter(|row| row.since < chunks).count()
-    }
 }
 
 impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     /// Nothing is ready.
     pub const fn new(budget: RowBudget) -> Self {
-        Self { budget, shares: Vec::new(), clock: 0, after_chunk: false, chunks: 0, owed: 0 }
+        Self { budget, shares: Vec::new(), clock: 0, passed: false }
     }
 
     /// A decode row of `key` is ready; a session has at most one, so a second one is not counted.
     pub fn push_decode(&mut self, key: K, flow: Flow<T>) {
-        let since = self.chunks;
         let queue = self.queue(flow);
-        if queue.decode.iter().all(|row| row.key != key) {
-            queue.decode.push_back(Ready { key, since });
+        if !queue.decode.contains(&key) {
+            queue.decode.push_back(key);
         }
     }
 
@@ -175,7 +159,7 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     /// Forgets all rows of `key`: the next step holds none of them.
     pub fn cancel(&mut self, key: K) {
         for queue in self.shares.iter_mut().flat_map(|share| &mut share.queues) {
-            queue.decode.retain(|row| row.key != key);
+            queue.decode.retain(|&ready| ready != key);
             queue.prefill.retain(|waiting| waiting.key != key);
         }
     }
@@ -184,26 +168,32 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     ///
     /// `longest` is how many of the prefill rows offered to it the caller takes in one piece: a chunk that came over
     /// a hop is not glued to the next one. 0 passes the turn on to the next prefill; the session keeps its place.
-    pub fn next(&mut self, caps: StepCaps, longest: impl FnMut(K, u32) -> u32) -> Option<StepPlan<K>> {
-        if std::mem::take(&mut self.after_chunk) {
-            self.owed = self.decode_rows();
-            self.chunks += 1;
+    pub fn next(&mut self, caps: StepCaps, mut longest: impl FnMut(K, u32) -> u32) -> Option<StepPlan<K>> {
+        if caps.prefill == 0 {
+            let decode = self.take_decode(self.budget.rows.min(caps.decode));
+            return (!decode.is_empty()).then_some(StepPlan { decode, prefill: None });
         }
-        if self.owed > 0 {
-            // Who has gone is owed nothing, and whoever came since does not take its place.
-            self.owed = self.owed.min(self.shares.iter().map(|share| share.rows_before(self.chunks)).sum());
+        if std::mem::take(&mut self.passed)
+            && let Some(chunk) = self.take_prefill(self.room(caps, 0), &mut longest)
+        {
+            return Some(StepPlan { decode: Vec::new(), prefill: Some(chunk) });
         }
         let decode = self.take_decode(self.budget.rows.min(caps.decode));
-        // Where the cap holds all of them back, a chunk costs nobody anything.
-        if self.owed > 0 && !decode.is_empty() {
-            self.owed -= self.owed.min(decode.len());
-            return Some(StepPlan { decode, prefill: None });
-        }
-        let room = self.budget.rows.saturating_sub(decode.len() as u32);
-        let room = room.min(caps.prefill).max(self.budget.prefill_floor).max(1);
-        let prefill = self.take_prefill(room, longest);
-        self.after_chunk = prefill.is_some();
+        let mut passed = false;
+        let prefill = self.take_prefill(self.room(caps, decode.len()), |key, offered| {
+            let rows = longest(key, offered);
+            let alone = !decode.is_empty() && rows > caps.beside;
+            passed |= alone;
+            if alone { 0 } else { rows }
+        });
+        self.passed = passed;
         (!decode.is_empty() || prefill.is_some()).then_some(StepPlan { decode, prefill })
+    }
+
+    /// Rows of a chunk in a step with so many decode rows.
+    fn room(&self, caps: StepCaps, decode: usize) -> u32 {
+        let room = self.budget.rows.saturating_sub(decode as u32);
+        room.min(caps.prefill).max(self.budget.prefill_floor).max(1)
     }
 
     fn take_decode(&mut self, most: u32) -> Vec<K> {
@@ -219,7 +209,7 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
                 share.charge(&mut self.clock, rows as u32);
                 for queue in share.queues.iter_mut().filter(|queue| !queue.decode.is_empty()) {
                     queue.charge(&mut share.clock, queue.decode.len() as u32);
-                    taken.extend(queue.decode.drain(..).map(|row| row.key));
+                    taken.extend(queue.decode.drain(..));
                 }
             }
             return taken;
@@ -231,7 +221,7 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
             let waiting = share.queues.iter_mut().filter(|queue| !queue.decode.is_empty());
             let Some(queue) = waiting.min_by_key(|queue| queue.start) else { break };
             queue.charge(&mut share.clock, 1);
-            taken.extend(queue.decode.pop_front().map(|row| row.key));
+            taken.extend(queue.decode.pop_front());
         }
         taken
     }

@@ -30,6 +30,16 @@ pub struct ToyStage {
     sessions: HashMap<u32, Kv>,
     next_slot: u32,
     hook: Option<StepHook>,
+    under_way: Option<UnderWay>,
+}
+
+/// A step that is not done.
+struct UnderWay {
+    groups: Vec<StepGroup>,
+    /// Of each group its rows, as the layers done so far have left them, and the digests of these layers.
+    rows: Vec<Vec<(Row, Vec<u64>)>>,
+    /// Layers done.
+    layers: u32,
 }
 
 /// One session's rows: per position the digest of each layer.
@@ -45,7 +55,7 @@ impl ToyStage {
     /// When the span ends after the model does: a test's mistake.
     pub fn new(model: ToyModel, span: LayerSpan) -> Self {
         assert!(span.within(model.n_layers).is_ok(), "span {span} of a model with {} layers", model.n_layers);
-        Self { model, span, sessions: HashMap::new(), next_slot: 0, hook: None }
+        Self { model, span, sessions: HashMap::new(), next_slot: 0, hook: None, under_way: None }
     }
 
     /// With a closure that is called at the beginning of each step.
@@ -60,7 +70,73 @@ impl ToyStage {
         Box::new(move || Ok(Box::new(self)))
     }
 
-    fn check(&self, groups: &[StepGroup], input: &StepInput) -> Result<u32, StageError> {
+    /// Checks a step and takes in its rows.
+    fn start(&mut self, groups: &[StepGroup], input: &StepInput) -> Result<UnderWay, StageError> {
+        self.check(groups, input)?;
+        if let Some(hook) = &mut self.hook {
+            hook(groups)?;
+        }
+        let mut at = 0;
+        let rows = groups.iter().map(|group| {
+            let from = at;
+            at += group.rows as usize;
+            let row = |index: usize| match input {
+                StepInput::Tokens(tokens) => embed(tokens[index]),
+                StepInput::Activations(bytes) => row_from(&bytes[index * HIDDEN * 4..]),
+            };
+            (from..at).map(|index| (row(index), Vec::new())).collect()
+        });
+        Ok(UnderWay { rows: rows.collect(), groups: groups.to_vec(), layers: 0 })
+    }
+
+    /// Goes on by so many layers; gives the step back unless it is done.
+    fn run(&mut self, mut step: UnderWay, layers: u32) -> Result<Result<StepOutput, UnderWay>, StageError> {
+        // What was begun may have lost its slots since.
+        for group in &step.groups {
+            let slot = group.slot.get();
+            let held = self.sessions.get(&slot).ok_or(StageError::UnknownSlot(slot))?.digests.len() as u32;
+            if held != group.start.get() {
+                return Err(StageError::Position { expected: Position::new(held), got: group.start });
+            }
+        }
+        let all = self.span.layers().enumerate();
+        for (index, layer) in all.skip(step.layers as usize).take(layers as usize) {
+            for (group, rows) in step.groups.iter().zip(&mut step.rows) {
+                let kv = self.sessions.get(&group.slot.get());
+                let mut before = kv.and_then(|kv| kv.digests.last()).map_or(0, |previous| previous[index]);
+                for (offset, (row, digests)) in (0u32..).zip(rows) {
+                    before = apply_layer(row, layer.get(), group.start.plus(offset).get(), before);
+                    digests.push(before);
+                }
+            }
+        }
+        step.layers += layers;
+        if step.layers < self.span.len() { Ok(Err(step)) } else { Ok(Ok(self.done(step))) }
+    }
+
+    /// The rows are in the KV now.
+    fn done(&mut self, step: UnderWay) -> StepOutput {
+        let last = self.shape().is_last();
+        let rows: usize = step.rows.iter().map(Vec::len).sum();
+        let mut activations = BytesMut::with_capacity(if last { 0 } else { rows * HIDDEN * 4 });
+        let mut logits = Vec::new();
+        for (group, rows) in step.groups.iter().zip(step.rows) {
+            if let Some((row, _)) = rows.last().filter(|_| last && group.sample) {
+                logits.extend((0..self.model.vocab).map(|token| logit(row, token)));
+            }
+            if !last {
+                rows.iter()
+                    .flat_map(|(row, _)| row)
+                    .for_each(|&element| activations.put_f32_le(element as f32));
+            }
+            if let Some(kv) = self.sessions.get_mut(&group.slot.get()) {
+                kv.digests.extend(rows.into_iter().map(|(_, digests)| digests));
+            }
+        }
+        if last { StepOutput::Logits(logits) } else { StepOutput::Activations(activations.freeze()) }
+    }
+
+    fn check(&self, groups: &[StepGroup], input: &StepInput) -> Result<(), StageError> {
         let mut rows = 0;
         for (index, group) in groups.iter().enumerate() {
             let slot = group.slot.get();
@@ -84,13 +160,13 @@ impl ToyStage {
                 let vocab = self.model.vocab;
                 match tokens.iter().find(|&&token| token >= vocab) {
                     Some(&token) => Err(StageError::Token { token, vocab }),
-                    None => Ok(rows),
+                    None => Ok(()),
                 }
             }
             StepInput::Activations(bytes)
                 if !first && bytes.len() == rows as usize * self.shape().row_bytes() =>
             {
-                Ok(rows)
+                Ok(())
             }
             StepInput::Tokens(tokens) => Err(StageError::Input(format!(
                 "{} tokens for {rows} rows, first stage: {first}",
@@ -164,42 +240,31 @@ impl Stage for ToyStage {
     }
 
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError> {
-        let rows = self.check(groups, &input)?;
-        if let Some(hook) = &mut self.hook {
-            hook(groups)?;
-        }
-        let last = self.shape().is_last();
-        let mut activations = BytesMut::with_capacity(if last { 0 } else { rows as usize * HIDDEN * 4 });
-        let mut logits = Vec::new();
-        let mut at = 0;
-        for group in groups {
-            let kv = self
-                .sessions
-                .get_mut(&group.slot.get())
-                .ok_or_else(|| StageError::UnknownSlot(group.slot.get()))?;
-            for offset in 0..group.rows {
-                let position = group.start.plus(offset);
-                let mut row = match &input {
-                    StepInput::Tokens(tokens) => embed(tokens[at]),
-                    StepInput::Activations(bytes) => row_from(&bytes[at * HIDDEN * 4..]),
-                };
-                at += 1;
-                let mut digests = Vec::with_capacity(self.span.len() as usize);
-                for (index, layer) in self.span.layers().enumerate() {
-                    let before = kv.digests.last().map_or(0, |previous| previous[index]);
-                    digests.push(apply_layer(&mut row, layer.get(), position.get(), before));
-                }
-                kv.digests.push(digests);
-                if !last {
-                    for element in row {
-                        activations.put_f32_le(element as f32);
-                    }
-                } else if group.sample && offset + 1 == group.rows {
-                    logits.extend((0..self.model.vocab).map(|token| logit(&row, token)));
-                }
+        let under_way = self.start(groups, &input)?;
+        self.run(under_way, self.span.len())?
+            .map_err(|_| StageError::Compute("a step that does not end".into()))
+    }
+
+    fn begin(&mut self, groups: &[StepGroup], input: StepInput) -> Result<(), StageError> {
+        self.under_way = None;
+        self.under_way = Some(self.start(groups, &input)?);
+        Ok(())
+    }
+
+    fn resume(&mut self, layers: u32) -> Result<Option<StepOutput>, StageError> {
+        let under_way = self.under_way.take();
+        let under_way = under_way.ok_or_else(|| StageError::Input("no step was begun".into()))?;
+        match self.run(under_way, layers.max(1))? {
+            Ok(output) => Ok(Some(output)),
+            Err(under_way) => {
+                self.under_way = Some(under_way);
+                Ok(None)
             }
         }
-        Ok(if last { StepOutput::Logits(logits) } else { StepOutput::Activations(activations.freeze()) })
+    }
+
+    fn give_up(&mut self) {
+        self.under_way = None;
     }
 
     fn kv_bytes(&self) -> u64 {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use proto::session::SamplingParams;
 use proto::{NodeId, Position};
@@ -11,14 +12,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use router::generate::{Finish, GenerateError, GenerateRequest, Step};
 use router::model::Prompt;
-use shard_node::node::Node;
 use shard_node_stage::ToyModel;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::swarm::{LAYERS, PATIENCE, Settings, TestRouter, ToySwarm, request};
+use crate::pieces::slow_rows;
+use crate::swarm::{LAYERS, PATIENCE, Settings, TestRouter, ToySwarm, metric, request};
 
 const SESSIONS: usize = 40;
 /// Of them, those that begin together.
@@ -150,6 +151,8 @@ struct Tally {
     lost: usize,
     /// Prompt rows that nodes held already.
     skipped: usize,
+    /// Pauses of chunks.
+    pauses: usize,
 }
 
 impl Tally {
@@ -160,13 +163,14 @@ impl Tally {
             sum.whole += one.whole;
             sum.lost += one.lost;
             sum.skipped += one.skipped;
+            sum.pauses += one.pauses;
         }
         sum
     }
 
     /// Something of everything: otherwise a run says nothing.
     fn is_telling(self) -> bool {
-        self.whole > 0 && self.lost > 0 && self.skipped > 0
+        self.whole > 0 && self.lost > 0 && self.skipped > 0 && self.pauses > 0
     }
 }
 
@@ -179,7 +183,9 @@ async fn run(seed: u64) -> Tally {
     cuts.sort_unstable();
     cuts.dedup();
     let spans: Vec<_> = cuts.windows(2).flat_map(|pair| [(pair[0], pair[1]); 2]).collect();
-    let swarm = ToySwarm::start(Settings { seed, ..Settings::spans(&spans) }).await;
+    // Rows take their time, so that chunks are computed in pieces.
+    let hook = |_| Some(slow_rows(ROW, |_| {}));
+    let swarm = ToySwarm::start(Settings { seed, hook, ..Settings::spans(&spans) }).await;
     let routers = [Arc::new(swarm.router(100).await), Arc::new(swarm.router(101).await)];
     let (model, told) = (swarm.model, Arc::new(AtomicUsize::new(0)));
     let victim = rng.random_range(0..swarm.nodes.len());
@@ -199,7 +205,7 @@ async fn run(seed: u64) -> Tally {
     }
     let ended = Arc::clone(&over);
     let death = async {
-        let mut look = tokio::time::interval(std::time::Duration::from_millis(1));
+        let mut look = tokio::time::interval(Duration::from_millis(1));
         let due = async {
             while told.load(Ordering::Relaxed) < dies_after {
                 look.tick().await;
@@ -224,9 +230,11 @@ async fn run(seed: u64) -> Tally {
     let ((), ends) = tokio::join!(death, answers);
     let count = |wanted| ends.iter().filter(|&&end| end == wanted).count();
     let (whole, given_up, lost) = (count(End::Whole), count(End::GivenUp), count(End::NodeLost));
-    let skipped = swarm.nodes.iter().map(skipped_rows).sum();
+    let counted = |name| swarm.nodes.iter().map(|node| metric(node, name)).sum();
+    let skipped = counted("shard_node_prefix_skipped_rows_total");
+    let pauses = counted("shard_node_prefill_pauses_total");
     eprintln!(
-        "{spans:?}, death {dies}: {whole} whole, {given_up} given up, {lost} lost with their node, {skipped} rows reused"
+        "{spans:?}, death {dies}: {whole} whole, {given_up} given up, {lost} lost with their node, {skipped} rows reused, {pauses} pauses"
     );
     assert_eq!(whole + given_up + lost, SESSIONS);
     assert!(dies || lost == 0, "nothing died and answers are lost");
@@ -236,15 +244,11 @@ async fn run(seed: u64) -> Tally {
         Arc::into_inner(router).expect("all sessions are over").shutdown().await;
     }
     swarm.shutdown().await;
-    Tally { whole, lost, skipped }
+    Tally { whole, lost, skipped, pauses }
 }
 
-/// Prompt rows that a node held already.
-fn skipped_rows(node: &Node) -> usize {
-    let metrics = node.metrics_text();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("shard_node_prefix_skipped_rows_total "));
-    line.expect("every node counts them").parse().unwrap()
-}
+/// What one row of a prompt takes: a chunk of two hundred is computed in two pieces and more.
+const ROW: Duration = Duration::from_micros(200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_the_models_whoever_comes_goes_or_dies() {

@@ -252,6 +252,13 @@ pub(crate) fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
     }
 }
 
+/// A counter or gauge without labels of a node.
+pub(crate) fn metric(node: &Node, name: &str) -> usize {
+    let metrics = node.metrics_text();
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("every node has {name}")).parse().unwrap()
+}
+
 fn key(number: u8) -> NodeKey {
     NodeKey::from_seed(&[number; 32])
 }

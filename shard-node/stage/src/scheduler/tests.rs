@@ -30,54 +30,56 @@ fn prefills_take_turns_in_the_order_they_came() {
 
 #[test]
 fn a_prefill_is_not_starved_by_decode_rows() {
-    let mut scheduler = Scheduler::new(RowBudget::new(4));
-    scheduler.push_prefill(99, ONE, 4);
-    let mut plans = Vec::new();
-    for _ in 0..7 {
-        (0..6).for_each(|key| scheduler.push_decode(key, ONE));
-        let plan = scheduler.next(StepCaps::NONE, whole).unwrap();
-        plans.push((plan.decode.len(), plan.prefill));
+    // Together, as far as the budget goes and beyond it by the floor; by turns where the chunk has to go alone.
+    for (beside, turns) in [(u32::MAX, [(4, 1), (4, 1)]), (0, [(4, 0), (0, 4)])] {
+        let mut scheduler = Scheduler::new(RowBudget::new(4));
+        scheduler.push_prefill(99, ONE, 40);
+        for round in 0..6 {
+            (0..6).for_each(|key| scheduler.push_decode(key, ONE));
+            let plan = scheduler.next(StepCaps { beside, ..StepCaps::NONE }, whole).unwrap();
+            let rows = plan.prefill.map_or(0, |(_, rows)| rows);
+            assert_eq!((plan.decode.len(), rows), turns[round % 2], "{beside}, {round}");
+        }
     }
-    // Six rows are ready after each chunk: two steps of theirs.
-    let (chunk, none) = ((4, Some((99, 1))), (4, None));
-    assert_eq!(plans, [chunk, none, none, chunk, none, none, chunk]);
 }
 
 #[test]
-fn rows_that_waited_for_a_chunk_go_before_the_next_one() {
+fn a_long_chunk_goes_alone_after_the_rows_that_are_ready_and_a_short_one_with_them() {
+    let caps = StepCaps { beside: 8, ..StepCaps::NONE };
     let mut scheduler = Scheduler::new(RowBudget::new(64));
-    scheduler.push_prefill(99, ONE, 1000);
-    assert_eq!(scheduler.next(StepCaps::NONE, whole).unwrap().prefill, Some((99, 64)));
+    scheduler.push_prefill(99, ONE, 128);
+    scheduler.push_prefill(98, ONE, 7);
     scheduler.push_decode(1, ONE);
+    let plan = scheduler.next(caps, whole).unwrap();
+    assert_eq!(plan, StepPlan { decode: vec![1], prefill: Some((98, 7)) }, "the short one overtakes");
     scheduler.push_decode(2, ONE);
-    let plan = scheduler.next(StepCaps { decode: 1, prefill: 64 }, whole).unwrap();
-    assert_eq!(plan, StepPlan { decode: vec![1], prefill: None });
-    scheduler.push_decode(3, ONE);
-    let plan = scheduler.next(StepCaps { decode: 1, prefill: 64 }, whole).unwrap();
-    assert_eq!(plan, StepPlan { decode: vec![2], prefill: None });
-    // Ready since after the chunk: it goes with the next one, which it would have to wait for otherwise.
-    let plan = scheduler.next(StepCaps::NONE, whole).unwrap();
-    assert_eq!(plan, StepPlan { decode: vec![3], prefill: Some((99, 63)) });
-    // Held back by the cap they owe nothing to anybody.
-    scheduler.push_decode(4, ONE);
-    let plan = scheduler.next(StepCaps { decode: 0, prefill: 64 }, whole).unwrap();
-    assert_eq!(plan, StepPlan { decode: vec![], prefill: Some((99, 64)) });
+    let plan = scheduler.next(caps, whole).unwrap();
+    assert_eq!(
+        plan,
+        StepPlan { decode: vec![], prefill: Some((99, 64)) },
+        "it has let others go first, once"
+    );
+    // Under way, it leaves the pauses to the rows, and nothing else begins.
+    let pause = StepCaps { prefill: 0, ..caps };
+    assert_eq!(scheduler.next(pause, whole).unwrap(), StepPlan { decode: vec![2], prefill: None });
+    assert_eq!(scheduler.next(pause, whole), None);
+    assert_eq!(scheduler.next(caps, whole).unwrap().prefill, Some((99, 64)));
 }
 
 #[test]
-fn rows_that_were_cancelled_hold_no_chunk_back() {
-    let mut scheduler = Scheduler::new(RowBudget::new(64));
-    scheduler.push_prefill(99, ONE, 1000);
-    assert_eq!(scheduler.next(StepCaps::NONE, whole).unwrap().prefill, Some((99, 64)));
-    (1..=3).for_each(|key| scheduler.push_decode(key, ONE));
-    let plan = scheduler.next(StepCaps { decode: 1, prefill: 64 }, whole).unwrap();
-    assert_eq!(plan, StepPlan { decode: vec![1], prefill: None });
-    scheduler.cancel(2);
-    scheduler.cancel(3);
-    // Nobody is left that waited for the chunk.
-    scheduler.push_decode(4, ONE);
-    let plan = scheduler.next(StepCaps::NONE, whole).unwrap();
-    assert_eq!(plan, StepPlan { decode: vec![4], prefill: Some((99, 63)) });
+fn a_chunk_that_is_gone_or_blocked_when_its_turn_comes_holds_nobody_back() {
+    let caps = StepCaps { beside: 8, ..StepCaps::NONE };
+    for cancelled in [true, false] {
+        let mut scheduler = Scheduler::new(RowBudget::new(64));
+        scheduler.push_prefill(99, ONE, 128);
+        scheduler.push_decode(1, ONE);
+        assert_eq!(scheduler.next(caps, whole).unwrap().decode, [1]);
+        if cancelled {
+            scheduler.cancel(99);
+        }
+        scheduler.push_decode(2, ONE);
+        assert_eq!(scheduler.next(caps, |_, _| 0).unwrap().decode, [2]);
+    }
 }
 
 #[test]
@@ -129,9 +131,10 @@ fn caps_cut_a_step_and_may_hold_back_decode_rows() {
     let mut scheduler = Scheduler::new(RowBudget::new(64));
     (0..8).for_each(|key| scheduler.push_decode(key, ONE));
     scheduler.push_prefill(99, ONE, 60);
-    let plan = scheduler.next(StepCaps { decode: 3, prefill: 16 }, whole).unwrap();
+    let caps = |decode, prefill| StepCaps { decode, prefill, ..StepCaps::NONE };
+    let plan = scheduler.next(caps(3, 16), whole).unwrap();
     assert_eq!((plan.decode, plan.prefill), (vec![0, 1, 2], Some((99, 16))));
-    let plan = scheduler.next(StepCaps { decode: 0, prefill: 0 }, whole).unwrap();
+    let plan = scheduler.next(caps(0, 1), whole).unwrap();
     assert_eq!((plan.decode, plan.prefill), (vec![], Some((99, 4))), "a prompt is never starved");
 }
 
@@ -209,7 +212,7 @@ enum Move {
     Decode(u32),
     Prefill(u32, u32),
     Cancel(u32),
-    Step(u32, u32),
+    Step { longest: u32, cap: u32, beside: u32 },
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -219,15 +222,20 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
             key.clone().prop_map(Move::Decode),
             (key.clone(), 1u32..40).prop_map(|(k, rows)| Move::Prefill(k, rows)),
             key.prop_map(Move::Cancel),
-            (1u32..40, 1u32..10).prop_map(|(longest, cap)| Move::Step(longest, cap)),
+            (1u32..40, 1u32..10, 0u32..10).prop_map(|(longest, cap, beside)| Move::Step {
+                longest,
+                cap,
+                beside
+            }),
         ],
         0..200,
     )
 }
 
 proptest! {
-    /// Every row pushed and not cancelled is computed exactly once, as many decode rows as fit go into the next step,
-    /// and no step is over its budget by more than the floor.
+    /// Every row pushed and not cancelled is computed exactly once; as many decode rows as fit go into a step, unless
+    /// it is a chunk's turn, which comes after each step that it let pass; and no step is over its budget by more than
+    /// the floor.
     #[test]
     fn rows_are_neither_lost_nor_doubled(rows in 1u32..20, tenants in 1u32..4, moves in moves()) {
         let budget = RowBudget::new(rows);
@@ -235,10 +243,9 @@ proptest! {
         let mut scheduler = Scheduler::new(budget);
         let mut decode: Vec<u32> = Vec::new();
         let mut prefill: HashMap<u32, u32> = HashMap::new();
-        // Keys that waited for the last chunk, and how many rows went without one since.
-        let (mut stood, mut after_chunk) = (Vec::new(), false);
-        let (mut stood_then, mut without) = (0, 0);
-        for step in moves.into_iter().chain((0..8_200).map(|_| Move::Step(u32::MAX, u32::MAX))) {
+        let mut without = 0;
+        let all = Move::Step { longest: u32::MAX, cap: u32::MAX, beside: u32::MAX };
+        for step in moves.into_iter().chain((0..8_200).map(|_| all.clone())) {
             match step {
                 Move::Decode(key) => {
                     scheduler.push_decode(key, of(key));
@@ -254,40 +261,29 @@ proptest! {
                     scheduler.cancel(key);
                     decode.retain(|&k| k != key);
                     prefill.remove(&key);
-                    stood.retain(|&k| k != key);
                 }
-                Move::Step(longest, cap) => {
-                    let caps = StepCaps { decode: cap, prefill: cap };
-                    if std::mem::take(&mut after_chunk) {
-                        stood.clone_from(&decode);
-                        (stood_then, without) = (decode.len(), 0);
-                    }
+                Move::Step { longest, cap, beside } => {
+                    let caps = StepCaps { decode: cap, prefill: cap, beside };
                     let Some(plan) = scheduler.next(caps, |_, _| longest) else {
                         prop_assert!(decode.is_empty() && prefill.is_empty());
+                        without = 0;
                         continue;
                     };
                     let fits = decode.len().min(budget.rows.min(cap) as usize);
-                    prop_assert_eq!(plan.decode.len(), fits);
+                    let turn = plan.decode.is_empty() && plan.prefill.is_some() && without > 0;
+                    prop_assert!(plan.decode.len() == fits || turn, "{:?} of {}", plan, fits);
                     for key in &plan.decode {
                         let place = decode.iter().position(|k| k == key);
                         prop_assert!(place.is_some(), "a row that was not ready, or twice");
                         decode.remove(place.unwrap());
                     }
-                    // A chunk is held back only by rows that waited for the one before and are still here, and
-                    // by no more rows than these were.
-                    if plan.prefill.is_none() && !prefill.is_empty() {
-                        prop_assert!(!stood.is_empty() && without < stood_then);
-                    }
-                    // And one goes only when as many rows went as waited, or as are left of them.
-                    if plan.prefill.is_some() && !plan.decode.is_empty() {
-                        prop_assert!(stood.is_empty() || without >= stood.len().min(stood_then));
-                    }
-                    without += plan.decode.len();
-                    stood.retain(|key| !plan.decode.contains(key));
-                    after_chunk = plan.prefill.is_some();
+                    // A chunk lets no more than one step pass.
+                    without = if plan.prefill.is_none() && !prefill.is_empty() { without + 1 } else { 0 };
+                    prop_assert!(without <= 1);
                     let mut total = plan.decode.len() as u32;
                     if let Some((key, rows)) = plan.prefill {
                         prop_assert!(rows >= 1 && rows <= longest && rows <= cap.max(budget.prefill_floor));
+                        prop_assert!(plan.decode.is_empty() || rows <= beside);
                         let left = prefill.get_mut(&key).unwrap();
                         prop_assert!(*left >= rows);
                         *left -= rows;

@@ -59,6 +59,36 @@ proptest! {
         prop_assert_eq!(logits, model.logits(&prompt));
     }
 
+    /// A step that is computed in pieces gives what it gives at once, whatever others compute between them.
+    #[test]
+    fn pieces_with_others_between_them_equal_the_model(
+        layers in 1u32..12, prompt in prop::collection::vec(0u32..64, 1..20), pieces in prop::collection::vec(1u32..5, 12),
+    ) {
+        let model = ToyModel::new(layers);
+        let mut stage = ToyStage::new(model, span(0, layers));
+        let (slot, other) = (stage.open(64).unwrap(), stage.open(64).unwrap());
+        let group = |slot, start, rows: &[u32]| {
+            (StepGroup { slot, start: Position::new(start), rows: rows.len() as u32, sample: true }, StepInput::Tokens(rows.to_vec()))
+        };
+        let mut said = Vec::new();
+        for &offset in &[0, 1] {
+            let rows = if offset == 0 { &prompt[..] } else { &[7][..] };
+            let (own, input) = group(slot, offset * prompt.len() as u32, rows);
+            stage.begin(&[own], input).unwrap();
+            let mut pieces = pieces.iter();
+            let output = loop {
+                let (row, token) = group(other, said.len() as u32, &[said.len() as u32]);
+                said.push(said.len() as u32);
+                prop_assert_eq!(stage.step(&[row], token).unwrap(), StepOutput::Logits(model.logits(&said)));
+                if let Some(output) = stage.resume(*pieces.next().unwrap()).unwrap() {
+                    break output;
+                }
+            };
+            let all = if offset == 0 { prompt.clone() } else { [&prompt[..], &[7]].concat() };
+            prop_assert_eq!(output, StepOutput::Logits(model.logits(&all)));
+        }
+    }
+
     #[test]
     fn a_changed_swapped_lost_or_doubled_token_changes_the_logits(
         prompt in prop::collection::vec(0u32..64, 2..20), at in 0usize..18,
@@ -165,6 +195,25 @@ fn bad_input_changes_nothing() {
         stage.step(&[group(1, 1)], StepInput::Tokens(vec![3])),
         Err(StageError::UnknownSlot(slot.get()))
     );
+}
+
+#[test]
+fn a_step_that_was_given_up_or_lost_its_slot_leaves_nothing() {
+    let model = ToyModel::new(4);
+    let mut stage = ToyStage::new(model, span(0, 4));
+    let (kept, lost) = (stage.open(8).unwrap(), stage.open(8).unwrap());
+    let group = |slot| StepGroup { slot, start: Position::new(0), rows: 2, sample: true };
+    let tokens = || StepInput::Tokens(vec![1, 2]);
+    stage.begin(&[group(lost)], tokens()).unwrap();
+    assert_eq!(stage.resume(2), Ok(None));
+    stage.close(lost);
+    assert_eq!(stage.resume(2), Err(StageError::UnknownSlot(lost.get())));
+    assert!(stage.resume(2).is_err(), "nothing is under way");
+    stage.begin(&[group(kept)], tokens()).unwrap();
+    assert_eq!(stage.resume(3), Ok(None));
+    stage.give_up();
+    assert_eq!(stage.kv_bytes(), 0);
+    assert_eq!(stage.step(&[group(kept)], tokens()), Ok(StepOutput::Logits(model.logits(&[1, 2]))));
 }
 
 #[test]
