@@ -17,11 +17,12 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let chosen = ["--ignored", "soak_", "--test-threads=1", "--nocapture"];
     process::run(process::cargo(workspace, &test).args(chosen))?;
     for arguments in LOADS {
-        let bench = ["run", "--release", "--package", "benches", "--", "load"];
+        // By the program's name: `--package` would choose other features, and build libtorch's bindings once more.
+        let bench = ["run", "--release", "--bin", "benches", "--", "load"];
         process::run(process::cargo(workspace, &bench).args(arguments.split(' ')))?;
     }
     // Seeded and in virtual time; the thousand nodes of the ordinary tests hide what grows with their number.
-    let simulate = ["run", "--release", "--package", "kademlia-dht", "--example", "simulate", "--"];
+    let simulate = ["run", "--release", "--example", "simulate", "--"];
     process::run(process::cargo(workspace, &simulate).args(["--nodes", "10000"]))
 }
 
