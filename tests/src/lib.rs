@@ -3,5 +3,6 @@
 pub mod http;
 pub mod processes;
 pub mod prompts;
+pub mod stamps;
 pub mod tiny_llama;
 pub mod toy;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proto::session::{Ended, Sampled};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::session::{Outcome, SessionError, SessionTerms};
 
@@ -18,6 +19,8 @@ pub struct TimedToken {
     pub token: Sampled,
     /// When.
     pub at: Duration,
+    /// When its frame was there, before anything was done with it.
+    pub arrived: Instant,
 }
 
 /// How a session ended.

@@ -43,10 +43,12 @@ struct Waiter<'a> {
 /// A prompt that fills the longest context is encoded in well under a second: who waits for longer stands behind
 /// many of them, and should hear so rather than wait.
 const WAIT: Duration = Duration::from_secs(5);
-/// As many as wait for a place, by default: each is encoded in about a millisecond, seldom in more.
-const MOST_WAITING: usize = 256;
-/// So that it takes several tenants to keep the others out.
-const MOST_WAITING_OF_ONE: usize = 64;
+/// As many as may be answered at once: each is encoded in about a millisecond, seldom in more, and what they hold
+/// together is bounded by the room of bodies.
+const MOST_WAITING: usize = crate::driver::MAX_SESSIONS;
+/// So that it takes several tenants to keep the others out, and that hundreds of clients of one (a router without keys
+/// has one) may begin at the same moment.
+const MOST_WAITING_OF_ONE: usize = MOST_WAITING / 4;
 
 impl Encoders {
     /// So many at once: more than there are cores would only share them.

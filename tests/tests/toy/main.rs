@@ -15,5 +15,6 @@ mod reuse;
 mod serve;
 mod serve_clients;
 mod serve_keys;
+mod serve_lag;
 mod serve_soak;
 mod swarm;

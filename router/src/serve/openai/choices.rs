@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame};
 use proto::session::Sampled;
 use proto_text::Tokenizer;
 use router_openai::{AnswerWriter, ApiError, Delta, Finish, TokenLogprob, Usage};
+use tokio::time::Instant;
 
 use crate::generate::Piece;
 use crate::metrics::RouterMetrics;
@@ -30,6 +31,8 @@ pub(super) struct Choices {
     usage: Usage,
     metrics: RouterMetrics,
     buffer: Vec<u8>,
+    /// When the tokens arrived that are in the buffer; `None` of an answer that is collected.
+    arrived: Option<Vec<Instant>>,
     end: End,
     /// Who is asked first next time, so that none is behind the others for ever.
     turn: usize,
@@ -58,8 +61,8 @@ impl Choices {
         let metrics = answers[0].metrics.clone();
         let usage = Usage { prompt: answers[0].about.prompt_tokens as u64, ..Usage::default() };
         let running = answers.into_iter().map(Some).collect();
-        let (buffer, end) = (Vec::new(), End::NotBegun);
-        Self { running, writer, tokenizer, logprobs, usage, metrics, buffer, end, turn: 0 }
+        let (buffer, arrived, end) = (Vec::new(), None, End::NotBegun);
+        Self { running, writer, tokenizer, logprobs, usage, metrics, buffer, arrived, end, turn: 0 }
     }
 
     /// The whole answer as one object.
@@ -112,7 +115,10 @@ impl Choices {
         };
         match next {
             Ok(Some(piece)) => {
-                if matches!(piece, Piece::Token(..)) {
+                if let Piece::Token(token, _) = &piece {
+                    if let Some(arrived) = &mut self.arrived {
+                        arrived.push(token.arrived);
+                    }
                     answer.bill.generated(1);
                     self.usage.completion += 1;
                 }
@@ -187,8 +193,12 @@ impl Body for Choices {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let choices = &mut *self;
+        choices.arrived.get_or_insert_default();
         if choices.poll_some(context, FRAME_BYTES).is_pending() {
             return Poll::Pending;
+        }
+        for arrived in choices.arrived.iter_mut().flat_map(|arrived| arrived.drain(..)) {
+            choices.metrics.handed_over(arrived.elapsed());
         }
         if choices.buffer.is_empty() {
             return Poll::Ready(None);
