@@ -18,7 +18,7 @@ use super::links::Links;
 use super::losses::Losses;
 use crate::metrics::RouterMetrics;
 use crate::session::{
-    Action, Event, OpenFailure, Outcome, Report, SessionError, SessionMachine, SessionTerms,
+    Action, Event, OpenFailure, Outcome, SessionError, SessionMachine, SessionTerms,
 };
 
 /// A session's task before it runs.
