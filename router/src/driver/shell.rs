@@ -17,9 +17,7 @@ use super::link::{Arrived, Inbox, Link};
 use super::links::Links;
 use super::losses::Losses;
 use crate::metrics::RouterMetrics;
-use crate::session::{
-    Action, Event, OpenFailure, Outcome, SessionError, SessionMachine, SessionTerms,
-};
+use crate::session::{Action, Event, OpenFailure, Outcome, SessionError, SessionMachine, SessionTerms};
 
 /// A session's task before it runs.
 #[derive(Debug)]

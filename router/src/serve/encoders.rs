@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use router_openai::ErrorCode;
 use router_plan::admission::Tenant;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::Problem;
 use super::turns::{Number, Turn, Turns};
-use super::{Problem, ProblemCode};
 use crate::model::{Model, Prompt, PromptError};
 
 /// The threads that turn prompts into ids.
@@ -121,7 +122,7 @@ impl Encoders {
 
 fn busy(what: &str) -> Problem {
     let cure = "try again after the time given, give `token_ids`, or start another router";
-    Problem::new(ProblemCode::Busy, what, cure).retry_after(WAIT)
+    Problem::new(ErrorCode::Busy, what, cure).retry_after(WAIT)
 }
 
 impl Drop for Slot {
@@ -181,13 +182,13 @@ mod tests {
             }
             advance(WAIT + Duration::from_millis(1)).await;
             let problem = second.await.unwrap_err();
-            assert_eq!(problem.code(), ProblemCode::Busy);
-            assert!(problem.to_json()["error"]["retry_after_ms"].as_u64() > Some(0));
+            assert_eq!(problem.code(), ErrorCode::Busy);
+            assert!(problem.error().try_again_after() > Some(Duration::ZERO));
             // Ids need no thread.
             assert_eq!(encoders.encode(&model, Prompt::TokenIds(vec![5]), &tenant, 0, ()).await.unwrap(), [5]);
             go.send(()).unwrap();
             let told = encoders.encode(&model, prompt(), &tenant, 0, ()).await.unwrap_err();
-            assert_eq!(told.code(), ProblemCode::BadRequest, "the toy has no tokenizer");
+            assert_eq!(told.code(), ErrorCode::InvalidValue, "the toy has no tokenizer");
             assert_eq!(Arc::strong_count(&held), 1);
             busy.await.unwrap().unwrap();
         });

@@ -86,9 +86,11 @@ pub(super) fn done(out: &mut BytesMut, end: &Value) {
 
 /// The last event of an answer that broke off.
 pub(super) fn error(out: &mut BytesMut, problem: &Problem, end: &Value) {
-    let mut object = problem.to_json();
-    object["answer"] = end.clone();
-    let _ = write!(out, "event: error\ndata: {object}\n\n");
+    let object = problem.error().to_json();
+    out.put_slice(b"event: error\ndata: ");
+    // Its last brace comes after the answer.
+    out.put_slice(&object[..object.len() - 1]);
+    let _ = write!(out, ",\"answer\":{end}}}\n\n");
 }
 
 /// JSON escapes control characters, so no line of text can end an event.

@@ -16,5 +16,6 @@ mod serve;
 mod serve_clients;
 mod serve_keys;
 mod serve_lag;
+mod serve_openai;
 mod serve_soak;
 mod swarm;

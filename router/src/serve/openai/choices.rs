@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use proto::session::Sampled;
 use proto_text::Tokenizer;
-use router_openai::{AnswerWriter, ApiError, Delta, Finish, TokenLogprob, Usage};
+use router_openai::{AnswerWriter, Delta, Finish, TokenLogprob, Usage};
 use tokio::time::Instant;
 
 use crate::generate::Piece;
@@ -44,7 +44,7 @@ enum End {
     Running,
     /// Everything is written.
     Complete,
-    Failed(ApiError),
+    Failed(Problem),
 }
 
 /// Events of about a hundred tokens go out at once; more only comes together when the client is slow.
@@ -66,7 +66,7 @@ impl Choices {
     }
 
     /// The whole answer as one object.
-    pub(super) async fn collected(mut self) -> Result<Vec<u8>, ApiError> {
+    pub(super) async fn collected(mut self) -> Result<Vec<u8>, Problem> {
         std::future::poll_fn(|context| self.poll_some(context, usize::MAX)).await;
         match std::mem::replace(&mut self.end, End::Complete) {
             End::Failed(error) => Err(error),
@@ -125,7 +125,7 @@ impl Choices {
                 self.write(choice as u32, &piece);
             }
             Ok(None) => self.finish(choice),
-            Err(error) => self.fail(Problem::from(error).into()),
+            Err(error) => self.fail(Problem::from(error)),
         }
         true
     }
@@ -149,9 +149,9 @@ impl Choices {
         let finish = match answer.stream.outcome() {
             Some(Outcome::Finished(FinishReason::Stop)) => Finish::Stop,
             Some(Outcome::Finished(FinishReason::Length)) => Finish::Length,
-            Some(Outcome::Failed(error)) => return self.fail(Problem::from(error).into()),
+            Some(Outcome::Failed(error)) => return self.fail(Problem::from(error)),
             // Nobody cancels but the router itself, when it shuts down.
-            Some(Outcome::Cancelled) | None => return self.fail(Problem::draining().into()),
+            Some(Outcome::Cancelled) | None => return self.fail(Problem::draining()),
         };
         self.writer.finish(choice as u32, finish, &mut self.buffer);
         if self.running.iter().all(Option::is_none) {
@@ -162,9 +162,9 @@ impl Choices {
     }
 
     /// One that can't be completed is the end of all.
-    fn fail(&mut self, error: ApiError) {
+    fn fail(&mut self, error: Problem) {
         self.metrics.request(error.code().name());
-        self.writer.fail(&error, &mut self.buffer);
+        self.writer.fail(error.error(), &mut self.buffer);
         self.running.clear();
         self.end = End::Failed(error);
     }
