@@ -1,5 +1,6 @@
 //! In-process swarms, fault injection and real processes.
 
+pub mod clients;
 pub mod http;
 pub mod processes;
 pub mod prompts;

@@ -15,9 +15,9 @@ pub fn served(model: ToyModel, eos: &[u32], tokenizer: Option<&str>) -> ServedMo
 
 /// A toy model that talks: any text can be its prompt, it has a chat template, and its answers are pieces of characters
 /// of all lengths in no order, so that many are characters and many are not.
-pub fn talking(layers: u32) -> (ToyModel, ServedModel) {
+pub fn talking(model: ToyModel) -> (ToyModel, ServedModel) {
     let (pieces, tokenizer) = piece_tokenizer();
-    let model = ToyModel { vocab: pieces.len() as u32, ..ToyModel::new(layers) };
+    let model = ToyModel { vocab: pieces.len() as u32, ..model };
     (model, with_template(model, &[], Some(&tokenizer), Some(TEMPLATE)))
 }
 

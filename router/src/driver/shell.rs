@@ -232,7 +232,8 @@ impl Running {
                 });
             }
             Action::Send { stage, frame } => {
-                if matches!(frame, crate::session::Control::Tokens(_)) {
+                if let crate::session::Control::Tokens(tokens) = &frame {
+                    self.client.prompted(tokens.start.get());
                     self.prompt_sent = Some(self.start.elapsed());
                 }
                 self.links[stage].send(&frame);

@@ -152,6 +152,7 @@ impl Desk {
                         model: served.model.clone(),
                         route,
                         prompt_tokens: prompt.len(),
+                        cached: stream.reused(),
                         queued,
                         started,
                     };

@@ -19,6 +19,8 @@ pub(super) struct About {
     pub(super) model: Model,
     pub(super) route: Route,
     pub(super) prompt_tokens: usize,
+    /// Those of them that no stage had to compute.
+    pub(super) cached: u32,
     /// From the request's arrival to its place on a route.
     pub(super) queued: Duration,
     /// From the request's arrival to the session's start.
@@ -52,6 +54,7 @@ impl About {
                 "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": tokens,
                 "total_tokens": self.prompt_tokens + tokens,
+                "prompt_tokens_details": {"cached_tokens": self.cached},
             },
             "timings": timings,
             "request_id": self.request,

@@ -17,5 +17,8 @@ mod serve_clients;
 mod serve_keys;
 mod serve_lag;
 mod serve_openai;
+mod serve_schema;
 mod serve_soak;
+mod serve_unicode;
+mod serve_usage;
 mod swarm;

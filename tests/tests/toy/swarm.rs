@@ -63,7 +63,7 @@ impl Settings {
 
     /// A model that takes any text and chats.
     pub(crate) fn talking(parts: u32) -> Self {
-        let (model, served) = cluster_tests::toy::talking(LAYERS);
+        let (model, served) = cluster_tests::toy::talking(ToyModel::new(LAYERS));
         Self { model, served, kv_positions: Some(1 << 20), ..Self::split(parts) }
     }
 

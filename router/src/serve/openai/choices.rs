@@ -23,7 +23,7 @@ use crate::session::{FinishReason, Outcome};
 #[derive(Debug)]
 pub(super) struct Choices {
     /// `None` once complete.
-    running: Vec<Option<Answer>>,
+    running: Vec<Option<Choice>>,
     writer: Box<dyn AnswerWriter>,
     /// For probabilities; without one ids have no text.
     tokenizer: Option<Arc<Tokenizer>>,
@@ -39,6 +39,15 @@ pub(super) struct Choices {
 }
 
 #[derive(Debug)]
+struct Choice {
+    answer: Answer,
+    /// Tokens given out.
+    tokens: u64,
+    /// Its finish is written; what it cost beyond that is waited for.
+    written: bool,
+}
+
+#[derive(Debug)]
 enum End {
     NotBegun,
     Running,
@@ -51,16 +60,23 @@ enum End {
 const FRAME_BYTES: usize = 16 << 10;
 
 impl Choices {
-    /// At least one answer.
+    /// At least one answer; `each` to a prompt, one after the other.
     pub(super) fn new(
         answers: Vec<Answer>,
+        each: u32,
         writer: Box<dyn AnswerWriter>,
         tokenizer: Option<Arc<Tokenizer>>,
         logprobs: bool,
     ) -> Self {
         let metrics = answers[0].metrics.clone();
-        let usage = Usage { prompt: answers[0].about.prompt_tokens as u64, ..Usage::default() };
-        let running = answers.into_iter().map(Some).collect();
+        let mut usage = Usage::default();
+        for prompt in answers.chunks(each.max(1) as usize) {
+            usage.prompt += prompt[0].about.prompt_tokens as u64;
+            // What none of its choices had to compute.
+            usage.cached += prompt.iter().map(|answer| u64::from(answer.about.cached)).min().unwrap_or(0);
+        }
+        let choice = |answer| Some(Choice { answer, tokens: 0, written: false });
+        let running = answers.into_iter().map(choice).collect();
         let (buffer, arrived, end) = (Vec::new(), None, End::NotBegun);
         Self { running, writer, tokenizer, logprobs, usage, metrics, buffer, arrived, end, turn: 0 }
     }
@@ -105,7 +121,14 @@ impl Choices {
 
     /// Whether something of it was ready.
     fn poll_choice(&mut self, context: &mut Context<'_>, choice: usize) -> bool {
-        let Some(answer) = &mut self.running[choice] else { return false };
+        let Some(Choice { answer, tokens, written }) = &mut self.running[choice] else { return false };
+        if *written {
+            let Poll::Ready(end) = answer.stream.poll_end(context) else { return false };
+            self.usage.waste += end.waste(*tokens);
+            self.running[choice] = None;
+            self.end_if_complete();
+            return true;
+        }
         let next = match answer.first.take() {
             Some(first) => Ok(Some(first)),
             None => match answer.stream.poll_next(context) {
@@ -120,6 +143,7 @@ impl Choices {
                         arrived.push(token.arrived);
                     }
                     answer.bill.generated(1);
+                    *tokens += 1;
                     self.usage.completion += 1;
                 }
                 self.write(choice as u32, &piece);
@@ -145,15 +169,24 @@ impl Choices {
     }
 
     fn finish(&mut self, choice: usize) {
-        let Some(answer) = self.running[choice].take() else { return };
-        let finish = match answer.stream.outcome() {
+        let Some(ended) = &mut self.running[choice] else { return };
+        let finish = match ended.answer.stream.outcome() {
             Some(Outcome::Finished(FinishReason::Stop)) => Finish::Stop,
             Some(Outcome::Finished(FinishReason::Length)) => Finish::Length,
             Some(Outcome::Failed(error)) => return self.fail(Problem::from(error)),
             // Nobody cancels but the router itself, when it shuts down.
             Some(Outcome::Cancelled) | None => return self.fail(Problem::draining()),
         };
+        if ended.answer.stream.may_have_waste() {
+            ended.written = true;
+        } else {
+            self.running[choice] = None;
+        }
         self.writer.finish(choice as u32, finish, &mut self.buffer);
+        self.end_if_complete();
+    }
+
+    fn end_if_complete(&mut self) {
         if self.running.iter().all(Option::is_none) {
             self.writer.end(&self.usage, &mut self.buffer);
             self.metrics.request("ok");

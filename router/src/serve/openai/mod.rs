@@ -54,7 +54,7 @@ impl Reply {
     fn new(answers: Vec<Answer>, writer: Box<dyn AnswerWriter>, served: &Served, asked: &Generation) -> Self {
         let (headers, stream) = (headers(&answers), asked.delivery != Delivery::Whole);
         let tokenizer = served.model.tokenizer().cloned();
-        let choices = Choices::new(answers, writer, tokenizer, asked.logprobs.is_some());
+        let choices = Choices::new(answers, asked.n, writer, tokenizer, asked.logprobs.is_some());
         let choices = Box::new(choices);
         Self::Answer { choices, stream, headers }
     }
