@@ -67,6 +67,12 @@ fn a_streamed_token_costs_the_router_little() {
 }
 
 #[test]
+fn clients_read_a_token_soon_after_the_router_has_it() {
+    let figures = play("lag", &["--clients", "64", "--tokens", "40", "--step-us", "10000"]);
+    assert!(figures["tail_to_client_ms"]["count"].as_u64() > Some(1000), "{figures}");
+}
+
+#[test]
 fn a_session_that_stands_still_costs_the_router_little_memory() {
     play("idle", &["--clients", "64", "--prompt-tokens", "16"]);
 }

@@ -22,6 +22,9 @@ pub struct RouterMetrics {
     ttft: Histogram,
     /// Between two tokens of one answer.
     itl: Histogram,
+    /// From the arrival of a token's frame to its event being handed to a client's connection, of streams. What a client
+    /// that reads slowly lets it wait is part of it.
+    handover: Histogram,
     /// Moves when a stage refuses to open, by its code.
     refusals: IntCounterVec,
     /// Moves when the directory is asked, by what came of it.
@@ -77,6 +80,11 @@ impl RouterMetrics {
                 buckets::SECONDS,
             )?,
             itl: registry.histogram("router_itl_seconds", "Between two tokens.", buckets::SECONDS)?,
+            handover: registry.histogram(
+                "router_token_handover_seconds",
+                "From a token's arrival to its being handed to a client's connection.",
+                buckets::SECONDS,
+            )?,
             refusals: registry.counter_vec(
                 "router_open_refusals_total",
                 "Opens that stages refused, by code.",
@@ -130,6 +138,10 @@ impl RouterMetrics {
 
     pub(crate) fn next_token(&self, after: Duration) {
         self.itl.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn handed_over(&self, after: Duration) {
+        self.handover.observe(after.as_secs_f64());
     }
 
     pub(crate) fn refused(&self, code: RefusalCode) {

@@ -27,13 +27,14 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 /// Scenarios of `benches -- load`, as docs/BENCHMARKS.md gives their figures.
-const LOADS: [&str; 9] = [
+const LOADS: [&str; 10] = [
     "--toy --scenario cancel",
     "--toy --scenario slow-reader --clients 8 --step-us 3000",
     "--toy --scenario overload --clients 8 --tokens 100 --step-us 3000",
     "--toy --scenario overload --clients 8 --tokens 100 --step-us 3000 --tenants 4",
     "--toy --scenario streaming --clients 256 --tokens 400 --step-us 20000",
     "--toy --scenario idle --clients 256",
+    "--toy --scenario lag --clients 256 --tokens 100 --step-us 25000 --nodes 4",
     "--scenario cancel",
     "--scenario prefill-burst --clients 4 --tokens 64",
     "--synthetic llama-1b --kv-positions 8192 --scenario scaling",

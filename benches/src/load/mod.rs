@@ -115,6 +115,8 @@ enum Scenario {
     Streaming,
     /// Sessions that stand still: the router's memory for each
     Idle,
+    /// Streams of `/v1/completions`: from a token at the tail, and in the router, to the client
+    Lag,
 }
 
 impl Options {

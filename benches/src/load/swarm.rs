@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::processes::{NodeProcess, Programs, Running, http_get};
+use cluster_tests::stamps::Stamps;
 use cluster_tests::toy;
 use proto::{LayerSpan, NodeKey};
 use proto_transport::Target;
@@ -15,8 +16,8 @@ use shard_node::discovery::Discovery;
 use shard_node::node::{AdminConfig, Node, NodeConfig, PortChoice};
 use shard_node_stage::{StepHook, ToyModel, ToyStage};
 
-use super::Options;
 use super::client::Word;
+use super::{Options, Scenario};
 use crate::leash;
 use crate::synthetic::{self, StoredAs};
 
@@ -34,7 +35,11 @@ pub(crate) struct Swarm {
     pub(crate) vocab: u32,
     /// Words of prompts, if the model has a tokenizer of its own.
     pub(crate) word: Option<Word>,
+    /// When the tail of toy nodes had its tokens, if the scenario asks for it.
+    pub(crate) stamps: Stamps,
     router: Option<Running>,
+    /// Where its metrics are.
+    admin: String,
     nodes: Nodes,
     _home: Option<tempfile::TempDir>,
 }
@@ -60,15 +65,26 @@ impl Swarm {
     pub(crate) fn there(url: &str, vocab: u32) -> Result<Self> {
         let address = url.trim_start_matches("http://").trim_end_matches('/');
         let address = address.parse().with_context(|| format!("read --url {url}: http://IP:PORT"))?;
-        Ok(Self { address, vocab, word: None, router: None, nodes: Nodes::Theirs, _home: None })
+        let (stamps, admin) = (Stamps::default(), String::new());
+        Ok(Self {
+            address,
+            vocab,
+            word: None,
+            stamps,
+            router: None,
+            admin,
+            nodes: Nodes::Theirs,
+            _home: None,
+        })
     }
 
     /// Nodes and a router of our own. `arguments` are the router's.
     pub(crate) async fn start(options: &Options, arguments: &[&str]) -> Result<Self> {
         let programs = leash::programs()?;
         let home = tempfile::tempdir()?;
+        let stamps = Stamps::default();
         let (nodes, vocab, target) = if options.toy {
-            let nodes = toys(options).await?;
+            let nodes = toys(options, &stamps).await?;
             let first = nodes[0].ready();
             let target = format!("{}@{}", first.node, first.listen);
             (Nodes::Toys(nodes), ToyModel::new(1).vocab, target)
@@ -85,12 +101,14 @@ impl Swarm {
         let line = line.with_context(|| format!("wait for the router: {}", router.log_text()))?;
         let ready: Value = serde_json::from_str(&line)?;
         let address = ready["listen"].as_str().context("the ready line has an address")?.parse()?;
+        let admin = ready["admin"].as_str().context("the ready line has an admin address")?.to_owned();
         let word: Option<Word> = match (options.toy, options.synthetic) {
             (true, _) => Some(|id| format!("w{id}")),
             (false, None) => Some(|id| WORDS[id as usize % WORDS.len()].to_owned()),
             (false, Some(_)) => None,
         };
-        let swarm = Self { address, vocab, word, router: Some(router), nodes, _home: Some(home) };
+        let router = Some(router);
+        let swarm = Self { address, vocab, word, stamps, router, admin, nodes, _home: Some(home) };
         swarm.wait_for_model().await?;
         Ok(swarm)
     }
@@ -136,6 +154,14 @@ impl Swarm {
         }
     }
 
+    /// A histogram of the router: how many values there are within each bound, the last bound is infinite.
+    pub(crate) fn router_histogram(&self, name: &str) -> Result<Vec<(f64, f64)>> {
+        let page = http_get(&self.admin, "/metrics")?;
+        let name = format!("{name}_bucket{{le=\"");
+        let values = page.lines().filter_map(|line| line.strip_prefix(&name)?.split_once("\"} "));
+        values.map(|(bound, count)| Ok((bound.parse()?, count.parse()?))).collect()
+    }
+
     /// The router's log so far, if it is ours.
     pub(crate) fn router_log(&self) -> String {
         self.router.as_ref().map(Running::log_text).unwrap_or_default()
@@ -177,7 +203,7 @@ const REAL_LAYERS: u32 = 30;
 const REAL_VOCAB: u32 = 49_152;
 
 /// Toy nodes in this process: they compute nothing to speak of, so that the router is what is measured.
-async fn toys(options: &Options) -> Result<Vec<Node>> {
+async fn toys(options: &Options, stamps: &Stamps) -> Result<Vec<Node>> {
     let model = ToyModel { context: TOY_CONTEXT, ..ToyModel::new(TOY_LAYERS) };
     ensure!(options.nodes <= TOY_LAYERS, "at most {TOY_LAYERS} toy nodes");
     let mut nodes: Vec<Node> = Vec::new();
@@ -194,7 +220,10 @@ async fn toys(options: &Options) -> Result<Vec<Node>> {
             .collect();
         let discovery = Discovery::Dht { bootstrap, state_dir: None };
         let stage = ToyStage::new(model, LayerSpan::new(start, end)?).with_hook(pause(options.step_us));
-        nodes.push(Node::bind(config, discovery, stage.into_loader()).await?);
+        // Stamps grow with every token: only where they are read.
+        let stamped = options.scenario == Some(Scenario::Lag) && end == TOY_LAYERS;
+        let loader = if stamped { stamps.loader(stage) } else { stage.into_loader() };
+        nodes.push(Node::bind(config, discovery, loader).await?);
     }
     Ok(nodes)
 }

@@ -21,6 +21,8 @@ pub fn document(version: &str) -> Value {
     }
     let codes: Vec<Value> = ErrorCode::ALL.iter().map(|code| Value::from(code.name())).collect();
     components["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"] = Value::from(codes);
+    let names: Vec<Value> = NumericsClass::ALL.iter().map(|class| Value::from(class.name())).collect();
+    components["schemas"]["Model"]["properties"]["classes"]["items"]["enum"] = Value::from(names);
     let classes = NumericsClass::ALL.iter().map(|class| Value::from(class.name()));
     let classes: Vec<Value> = classes.chain([Value::Null]).collect();
     components["schemas"]["GenerateRequest"]["properties"]["numerics"]["enum"] = Value::from(classes);

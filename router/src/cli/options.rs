@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use kademlia_dht::bootstrap::Bootstrap;
 use proto::tensor::NumericsClass;
 use proto_telemetry::LogFormat;
+use router::serve::Origin;
 use router_plan::ModelRef;
 
 /// Finds shards of language models in a swarm, plans a route over them and streams their answers.
@@ -103,6 +104,14 @@ pub(crate) struct Serve {
     /// Serve this model only. Repeatable; by default all that are found, 16 at most
     #[arg(long = "serve-model", value_name = "M", env = "LAYERLANE_ROUTER_MODELS", value_delimiter = ',')]
     pub(crate) models: Vec<ModelRef>,
+    /// Let web pages of this origin use the API, SCHEME://HOST[:PORT] or `*` for any. Repeatable; by default none
+    #[arg(
+        long = "allow-origin",
+        value_name = "ORIGIN",
+        env = "LAYERLANE_ROUTER_ORIGINS",
+        value_delimiter = ','
+    )]
+    pub(crate) origins: Vec<Origin>,
     /// Requests of a model that may wait for a place
     #[arg(long, value_name = "N", env = "LAYERLANE_ROUTER_QUEUE")]
     pub(crate) queue: Option<usize>,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use router::keys::KeyFile;
-use router::serve::{Listen, ServeConfig};
+use router::serve::{Listen, Origin, ServeConfig};
 use router_plan::ModelRef;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,8 @@ pub(crate) struct ServeFile {
     pub(crate) public: Option<bool>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) models: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) origins: Vec<String>,
     pub(crate) queue: Option<usize>,
     pub(crate) queue_timeout_s: Option<f64>,
     pub(crate) sessions_per_node: Option<u32>,
@@ -35,6 +37,7 @@ pub(crate) fn config(settings: &Settings, flags: &Serve) -> Result<ServeConfig, 
         listen: listen(flags.listen.or(file.listen), default.listen),
         admin: listen(flags.admin.or(file.admin), default.admin),
         models: if flags.models.is_empty() { models(file)? } else { flags.models.clone() },
+        origins: if flags.origins.is_empty() { origins(file)? } else { flags.origins.clone() },
         credit: settings.credit,
         queue_for: seconds("queue-timeout", flags.queue_timeout.or(file.queue_timeout_s), default.queue_for)?,
         drain: seconds("drain", flags.drain.or(file.drain_s), default.drain)?,
@@ -86,6 +89,7 @@ pub(crate) fn to_file(config: &ServeConfig, public: bool) -> ServeFile {
         admin: explicit(config.admin),
         public: Some(public),
         models: config.models.iter().map(ToString::to_string).collect(),
+        origins: config.origins.iter().map(ToString::to_string).collect(),
         queue: Some(config.admission.queue),
         queue_timeout_s: Some(config.queue_for.as_secs_f64()),
         sessions_per_node: Some(config.admission.sessions_per_node),
@@ -104,6 +108,12 @@ fn models(file: &ServeFile) -> Result<Vec<ModelRef>, UsageError> {
         text.parse().map_err(|error| UsageError::Option(format!("serve.models: `{text}`: {error}")))
     };
     file.models.iter().map(parse).collect()
+}
+
+fn origins(file: &ServeFile) -> Result<Vec<Origin>, UsageError> {
+    let parse =
+        |text: &String| text.parse().map_err(|error| UsageError::Option(format!("serve.origins: {error}")));
+    file.origins.iter().map(parse).collect()
 }
 
 fn seconds(name: &str, asked: Option<f64>, default: Duration) -> Result<Duration, UsageError> {

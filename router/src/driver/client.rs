@@ -1,6 +1,7 @@
 //! The two ends between a session's task and whoever reads its answer.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use proto::session::{Ended, Sampled};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::session::{Outcome, SessionError, SessionTerms};
 
@@ -18,6 +20,8 @@ pub struct TimedToken {
     pub token: Sampled,
     /// When.
     pub at: Duration,
+    /// When its frame was there, before anything was done with it.
+    pub arrived: Instant,
 }
 
 /// How a session ended.
@@ -29,6 +33,21 @@ pub struct SessionEnd {
     pub accounts: Vec<Option<Ended>>,
     /// When the prompt was sent, counted from the session's start; `None` if it was not.
     pub prompt_sent: Option<Duration>,
+}
+
+impl SessionEnd {
+    /// Of a session whose task has gone without a word.
+    const fn lost() -> Self {
+        let outcome = Outcome::Failed(SessionError::ShuttingDown);
+        Self { outcome, accounts: Vec::new(), prompt_sent: None }
+    }
+
+    /// Tokens that nodes computed beyond the `delivered` first ones, by the accounts that came: the stage that went
+    /// furthest counts. The first token comes of the prompt's last row, each later one takes a row of its own.
+    pub fn waste(&self, delivered: u64) -> u64 {
+        let rows = self.accounts.iter().flatten().map(|account| u64::from(account.decode_steps)).max();
+        rows.map_or(0, |rows| (rows + 1).saturating_sub(delivered))
+    }
 }
 
 /// A running session. Dropping it cancels.
@@ -71,6 +90,24 @@ impl Session {
         self.wishes.wish(SATISFIED);
     }
 
+    /// Positions of the prompt whose rows no stage computed, as all of them held them already: the prompt went out from
+    /// there on. There once a token came.
+    pub fn reused(&self) -> u32 {
+        self.wishes.reused.load(Ordering::Acquire)
+    }
+
+    /// The end with the stages' accounts, as far as they come in time. Not before [`Session::next`] has given `None`, and
+    /// not again once it has come.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<SessionEnd> {
+        let Some(end) = &mut self.end else { return Poll::Ready(SessionEnd::lost()) };
+        let told = ready!(Pin::new(end).poll(context));
+        self.end = None;
+        Poll::Ready(told.unwrap_or_else(|_| SessionEnd::lost()))
+    }
+
     /// Gives up.
     pub fn cancel(&self) {
         self.wishes.wish(CANCELLED);
@@ -84,15 +121,7 @@ impl Session {
     /// Waits for the end and the accounts. Tokens that were not read are lost.
     pub async fn end(mut self) -> SessionEnd {
         self.tokens.close();
-        let lost = SessionEnd {
-            outcome: Outcome::Failed(SessionError::ShuttingDown),
-            accounts: Vec::new(),
-            prompt_sent: None,
-        };
-        match self.end.take() {
-            Some(end) => end.await.unwrap_or(lost),
-            None => lost,
-        }
+        poll_fn(|context| self.poll_end(context)).await
     }
 }
 
@@ -117,6 +146,8 @@ impl Canceller {
 #[derive(Debug, Default)]
 struct Wishes {
     consumed: AtomicU32,
+    /// Told by the session: where the prompt began.
+    reused: AtomicU32,
     /// Only the first wish counts.
     wish: AtomicU8,
     changed: Notify,
@@ -167,6 +198,11 @@ impl Client {
             CANCELLED => Some(Wish::Cancelled),
             _ => None,
         }
+    }
+
+    /// The prompt goes out from this position on.
+    pub(super) fn prompted(&self, from: u32) {
+        self.wishes.reused.store(from, Ordering::Release);
     }
 
     /// Hands a token over. Never waits: credit keeps the queue from filling up.

@@ -10,6 +10,7 @@ use proto::{FrameKind, Message, SessionId};
 use proto_transport::{Closed, Connection, FrameReceiver, RawFrame, RecvError, SendError, StreamPriority};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::losses::Losses;
@@ -40,8 +41,16 @@ struct Sessions {
 #[derive(Clone, Debug)]
 pub(super) struct Inbox {
     pub(super) stage: usize,
-    pub(super) reports: mpsc::Sender<(usize, Report)>,
+    pub(super) reports: mpsc::Sender<Arrived>,
     pub(super) losses: Arc<Losses>,
+}
+
+/// A report with its sender and the time its frame was there.
+#[derive(Clone, Debug)]
+pub(super) struct Arrived {
+    pub(super) stage: usize,
+    pub(super) report: Report,
+    pub(super) at: Instant,
 }
 
 /// The control stream's queue, until the link's task takes it.
@@ -148,7 +157,7 @@ impl Link {
         loop {
             match stream.recv().await {
                 Ok(Some(frame)) => {
-                    if let Err(what) = self.dispatch(&frame) {
+                    if let Err(what) = self.dispatch(&frame, Instant::now()) {
                         return self.give_up(CloseCode::Protocol, &format!("it broke the protocol: {what}"));
                     }
                 }
@@ -164,7 +173,7 @@ impl Link {
         self.connection.close(code, why);
     }
 
-    fn dispatch(&self, frame: &RawFrame) -> Result<(), String> {
+    fn dispatch(&self, frame: &RawFrame, at: Instant) -> Result<(), String> {
         let bad = |error: proto::DecodeError| error.to_string();
         let (session, report) = match frame.kind {
             FrameKind::Sampled => {
@@ -188,7 +197,7 @@ impl Link {
         // Reports of sessions that are over arrive late; nobody wants them.
         if let Some(inbox) = self.lock().inboxes.get(&session) {
             let optional = matches!(report, Report::Progress(_));
-            if inbox.reports.try_send((inbox.stage, report)).is_err() && !optional {
+            if inbox.reports.try_send(Arrived { stage: inbox.stage, report, at }).is_err() && !optional {
                 inbox.losses.report(inbox.stage, "it reported more than its session can have".into());
             }
         }

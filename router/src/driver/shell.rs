@@ -13,13 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, SessionEnd, TimedToken, Wish};
-use super::link::{Inbox, Link};
+use super::link::{Arrived, Inbox, Link};
 use super::links::Links;
 use super::losses::Losses;
 use crate::metrics::RouterMetrics;
-use crate::session::{
-    Action, Event, OpenFailure, Outcome, Report, SessionError, SessionMachine, SessionTerms,
-};
+use crate::session::{Action, Event, OpenFailure, Outcome, SessionError, SessionMachine, SessionTerms};
 
 /// A session's task before it runs.
 #[derive(Debug)]
@@ -100,7 +98,9 @@ struct Running {
     client: Client,
     metrics: RouterMetrics,
     /// Bounded: what stages may report while the task does not run, see [`report_queue`].
-    reports: mpsc::Receiver<(usize, Report)>,
+    reports: mpsc::Receiver<Arrived>,
+    /// When the report that is being looked at was there.
+    arrived: Instant,
     losses: Arc<Losses>,
     /// At most one open is under way.
     opens: JoinSet<(usize, Result<Opened, OpenFailure>)>,
@@ -130,6 +130,7 @@ impl Running {
             client,
             metrics,
             reports,
+            arrived: start,
             losses,
             opens: JoinSet::new(),
             outcome: None,
@@ -145,7 +146,7 @@ impl Running {
             let due = self.machine.next_tick().map_or_else(|| self.start + FAR, |tick| self.start + tick);
             tokio::select! {
                 biased;
-                Some((stage, report)) = self.reports.recv() => self.feed(Event::Reported { stage, report }),
+                Some(arrived) = self.reports.recv() => self.feed_report(arrived),
                 () = self.losses.changed() => self.feed_losses(),
                 Some(Ok((stage, answer))) = self.opens.join_next() => {
                     self.feed(Event::OpenAnswered { stage, answer });
@@ -186,10 +187,15 @@ impl Running {
         self.feed(Event::Tick);
     }
 
+    fn feed_report(&mut self, Arrived { stage, report, at }: Arrived) {
+        self.arrived = at;
+        self.feed(Event::Reported { stage, report });
+    }
+
     /// What came before a loss counts before it.
     fn feed_losses(&mut self) {
-        while let Ok((stage, report)) = self.reports.try_recv() {
-            self.feed(Event::Reported { stage, report });
+        while let Ok(arrived) = self.reports.try_recv() {
+            self.feed_report(arrived);
         }
         for (stage, why) in self.losses.list() {
             self.feed(Event::LinkLost { stage, why });
@@ -226,14 +232,15 @@ impl Running {
                 });
             }
             Action::Send { stage, frame } => {
-                if matches!(frame, crate::session::Control::Tokens(_)) {
+                if let crate::session::Control::Tokens(tokens) = &frame {
+                    self.client.prompted(tokens.start.get());
                     self.prompt_sent = Some(self.start.elapsed());
                 }
                 self.links[stage].send(&frame);
             }
             Action::Emit { token, at } => {
                 self.metrics.token();
-                self.client.emit(TimedToken { token, at });
+                self.client.emit(TimedToken { token, at, arrived: self.arrived });
             }
             Action::Conclude(outcome) => {
                 self.client.conclude(&outcome);

@@ -93,6 +93,21 @@ impl AnswerStream {
         self.session.outcome().map(|outcome| judged(outcome, self.text.stopped()))
     }
 
+    /// Tokens of the prompt that no stage had to compute; there once a token came.
+    pub fn reused(&self) -> u32 {
+        self.session.reused()
+    }
+
+    /// Whether nodes may have computed more than was given out: they end an answer themselves, except at a stop string.
+    pub const fn may_have_waste(&self) -> bool {
+        self.text.stopped()
+    }
+
+    /// As [`Session::poll_end`].
+    pub fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<SessionEnd> {
+        self.session.poll_end(context)
+    }
+
     /// Gives up.
     pub fn cancel(&self) {
         self.session.cancel();

@@ -79,6 +79,7 @@ impl Answer {
             Piece::Token(token, text) => {
                 self.sum.times.push(token.at);
                 self.bill.generated(1);
+                self.metrics.handed_over(token.arrived.elapsed());
                 events::token(out, token.token.position.get(), token.token.token, text);
             }
             Piece::Rest(text) => events::rest(out, position, text),

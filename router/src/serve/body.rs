@@ -12,11 +12,12 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use hyper::body::Body as HttpBody;
+use router_openai::ErrorCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use super::Problem;
 use super::config::HttpLimits;
-use super::{Problem, ProblemCode};
 
 /// Reads bodies; all that have come and are not yet ids together take no more than their bound.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ impl BodyReader {
                 Ok(None) => return Ok((read.freeze(), room)),
                 Ok(Some(Err(error))) => {
                     let what = format!("read the body: {error}");
-                    return Err(Problem::new(ProblemCode::BadRequest, what, "send a whole body").closing());
+                    return Err(Problem::new(ErrorCode::InvalidValue, what, "send a whole body").closing());
                 }
                 Err(_) => {
                     let what = format!(
@@ -109,9 +110,7 @@ impl BodyReader {
                         read.len(),
                         begun.elapsed().as_millis()
                     );
-                    return Err(
-                        Problem::new(ProblemCode::BodyTimeout, what, "send the body at once").closing()
-                    );
+                    return Err(Problem::new(ErrorCode::BodyTimeout, what, "send the body at once").closing());
                 }
             }
         }
@@ -119,7 +118,7 @@ impl BodyReader {
 
     fn too_large(&self) -> Problem {
         Problem::new(
-            ProblemCode::BodyTooLarge,
+            ErrorCode::BodyTooLarge,
             format!("the body has more than {} bytes", self.limits.body_bytes),
             "shorten the prompt, or raise `max_body_bytes` in the router's configuration",
         )
@@ -141,7 +140,7 @@ impl Room {
             .and_then(|missing| Arc::clone(&self.budget).try_acquire_many_owned(missing).ok())
             .ok_or_else(|| {
                 let cure = "try again after the time given, or start another router";
-                Problem::new(ProblemCode::Busy, "other requests' bodies take all room", cure)
+                Problem::new(ErrorCode::Busy, "other requests' bodies take all room", cure)
                     .retry_after(FULL_RETRY)
                     .closing()
             })?;

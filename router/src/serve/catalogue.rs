@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proto::tensor::NumericsClass;
 use proto::{LayerSpan, ModelId};
+use router_openai::ErrorCode;
 use router_plan::admission::{AdmissionLimits, Tenant};
 use router_plan::{
     Coverage, ModelCandidate, ModelRef, ResolveError, ResolvedModel, View, models as offered, resolve,
@@ -16,10 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::Problem;
 use super::config::MAX_MODELS;
 use super::gate::Gate;
 use super::shelf::{Kept, fits, let_go};
-use super::{Problem, ProblemCode};
 use crate::discovery::measure;
 use crate::generate::GenerateError;
 use crate::model::Model;
@@ -117,7 +118,7 @@ impl Catalogue {
             }
             let what = format!("model {} is not fetched yet", resolved.name);
             let cure = "try again after the time given; if it stays so, the router's log says why";
-            return Problem::new(ProblemCode::Busy, what, cure).retry_after(FETCHED_AFTER);
+            return Problem::new(ErrorCode::Busy, what, cure).retry_after(FETCHED_AFTER);
         }
         let wanted = wanted.map_or_else(|| resolved.name.clone(), ToString::to_string);
         let served = |candidate: &ModelCandidate| known.served.contains_key(&candidate.model);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use router_plan::ModelRef;
 use router_plan::admission::AdmissionLimits;
 
+use super::Origin;
 use crate::generate::DEFAULT_CREDIT;
 use crate::keys::KeyFile;
 
@@ -30,6 +31,8 @@ pub struct ServeConfig {
     pub measure_every: Duration,
     /// The bounds of the HTTP side.
     pub http: HttpLimits,
+    /// Web pages that may use the API.
+    pub origins: Vec<Origin>,
     /// The keys that requests need, as soon as there are any; `None` for a router without.
     pub keys: Option<KeyFile>,
 }
@@ -108,6 +111,7 @@ impl Default for ServeConfig {
             drain: Duration::from_secs(30),
             measure_every: Duration::from_secs(1),
             http: HttpLimits::default(),
+            origins: Vec::new(),
             keys: None,
         }
     }

@@ -8,6 +8,7 @@ use proto::session::SamplingParams;
 use proto::status::RefusalCode;
 use proto_sampling::Sampler;
 use proto_text::StopMatcher;
+use router_openai::ErrorCode;
 use router_plan::Route;
 use router_plan::admission::{Priority, Tenant, TurnedAway, Wanted};
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use super::config::ServeConfig;
 use super::encoders::Encoders;
 use super::events::{About, Sum};
 use super::gate::Place;
-use super::{Asked, Problem, ProblemCode};
+use super::{Asked, Problem};
 use crate::clock::unix_seconds;
 use crate::generate::{AnswerStream, GenerateRequest, Piece, terms};
 use crate::model::Prompt;
@@ -151,6 +152,7 @@ impl Desk {
                         model: served.model.clone(),
                         route,
                         prompt_tokens: prompt.len(),
+                        cached: stream.reused(),
                         queued,
                         started,
                     };
@@ -223,7 +225,7 @@ impl Desk {
 pub(super) fn with_drawn_seed(sampling: SamplingParams) -> Result<SamplingParams, Problem> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)
-        .map_err(|error| Problem::new(ProblemCode::Internal, error, "report it with the request's id"))?;
+        .map_err(|error| Problem::new(ErrorCode::Internal, error, "report it with the request's id"))?;
     Ok(SamplingParams { seed: u64::from_le_bytes(seed), ..sampling })
 }
 

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use router_openai::ErrorCode;
 use router_plan::admission::Tenant;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::Problem;
 use super::turns::{Number, Turn, Turns};
-use super::{Problem, ProblemCode};
 use crate::model::{Model, Prompt, PromptError};
 
 /// The threads that turn prompts into ids.
@@ -43,10 +44,12 @@ struct Waiter<'a> {
 /// A prompt that fills the longest context is encoded in well under a second: who waits for longer stands behind
 /// many of them, and should hear so rather than wait.
 const WAIT: Duration = Duration::from_secs(5);
-/// As many as wait for a place, by default: each is encoded in about a millisecond, seldom in more.
-const MOST_WAITING: usize = 256;
-/// So that it takes several tenants to keep the others out.
-const MOST_WAITING_OF_ONE: usize = 64;
+/// As many as may be answered at once: each is encoded in about a millisecond, seldom in more, and what they hold
+/// together is bounded by the room of bodies.
+const MOST_WAITING: usize = crate::driver::MAX_SESSIONS;
+/// So that it takes several tenants to keep the others out, and that hundreds of clients of one (a router without keys
+/// has one) may begin at the same moment.
+const MOST_WAITING_OF_ONE: usize = MOST_WAITING / 4;
 
 impl Encoders {
     /// So many at once: more than there are cores would only share them.
@@ -119,7 +122,7 @@ impl Encoders {
 
 fn busy(what: &str) -> Problem {
     let cure = "try again after the time given, give `token_ids`, or start another router";
-    Problem::new(ProblemCode::Busy, what, cure).retry_after(WAIT)
+    Problem::new(ErrorCode::Busy, what, cure).retry_after(WAIT)
 }
 
 impl Drop for Slot {
@@ -179,13 +182,13 @@ mod tests {
             }
             advance(WAIT + Duration::from_millis(1)).await;
             let problem = second.await.unwrap_err();
-            assert_eq!(problem.code(), ProblemCode::Busy);
-            assert!(problem.to_json()["error"]["retry_after_ms"].as_u64() > Some(0));
+            assert_eq!(problem.code(), ErrorCode::Busy);
+            assert!(problem.error().try_again_after() > Some(Duration::ZERO));
             // Ids need no thread.
             assert_eq!(encoders.encode(&model, Prompt::TokenIds(vec![5]), &tenant, 0, ()).await.unwrap(), [5]);
             go.send(()).unwrap();
             let told = encoders.encode(&model, prompt(), &tenant, 0, ()).await.unwrap_err();
-            assert_eq!(told.code(), ProblemCode::BadRequest, "the toy has no tokenizer");
+            assert_eq!(told.code(), ErrorCode::InvalidValue, "the toy has no tokenizer");
             assert_eq!(Arc::strong_count(&held), 1);
             busy.await.unwrap().unwrap();
         });

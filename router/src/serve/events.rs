@@ -19,6 +19,8 @@ pub(super) struct About {
     pub(super) model: Model,
     pub(super) route: Route,
     pub(super) prompt_tokens: usize,
+    /// Those of them that no stage had to compute.
+    pub(super) cached: u32,
     /// From the request's arrival to its place on a route.
     pub(super) queued: Duration,
     /// From the request's arrival to the session's start.
@@ -52,6 +54,7 @@ impl About {
                 "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": tokens,
                 "total_tokens": self.prompt_tokens + tokens,
+                "prompt_tokens_details": {"cached_tokens": self.cached},
             },
             "timings": timings,
             "request_id": self.request,
@@ -86,9 +89,11 @@ pub(super) fn done(out: &mut BytesMut, end: &Value) {
 
 /// The last event of an answer that broke off.
 pub(super) fn error(out: &mut BytesMut, problem: &Problem, end: &Value) {
-    let mut object = problem.to_json();
-    object["answer"] = end.clone();
-    let _ = write!(out, "event: error\ndata: {object}\n\n");
+    let object = problem.error().to_json();
+    out.put_slice(b"event: error\ndata: ");
+    // Its last brace comes after the answer.
+    out.put_slice(&object[..object.len() - 1]);
+    let _ = write!(out, ",\"answer\":{end}}}\n\n");
 }
 
 /// JSON escapes control characters, so no line of text can end an event.

@@ -173,9 +173,9 @@ async fn refuse(stream: &TcpStream, cut: CancellationToken) {
 
 /// The answer to a connection too many.
 const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-    connection: close\r\ncontent-length: 108\r\n\r\n\
-    {\"error\":{\"code\":\"busy\",\"message\":\"too many connections\",\"cure\":\"reuse connections\",\
-    \"retry_after_ms\":1000}}\n";
+    connection: close\r\ncontent-length: 135\r\n\r\n\
+    {\"error\":{\"message\":\"too many connections; reuse connections\",\"type\":\"server_error\",\"param\":null,\
+    \"code\":\"busy\",\"retry_after_ms\":1000}}\n";
 
 /// One connection from its first byte to its last.
 async fn serve(

@@ -18,6 +18,7 @@ mod gate;
 mod hangup;
 mod listener;
 mod openai;
+mod origins;
 mod problem;
 mod request;
 mod routes;
@@ -41,7 +42,8 @@ use listener::Listener;
 
 pub use config::{ADMIN_PORT, API_PORT, HttpLimits, Listen, MAX_MODELS, ServeConfig};
 pub use listener::ListenError;
-pub use problem::{Problem, ProblemCode};
+pub use origins::{Origin, OriginError};
+pub use problem::Problem;
 pub use request::Asked;
 
 /// A serving router.
@@ -99,11 +101,12 @@ impl Server {
         };
         let catalogue = Catalogue::new(router.clone(), config.models.clone(), config.admission);
         let (http, drain, every) = (config.http, config.drain, config.measure_every);
-        let listen = config.listen;
+        let (listen, origins) = (config.listen, config.origins.clone());
         let mut salt = [0; 32];
         getrandom::fill(&mut salt).map_err(|error| BindError::Random(error.to_string()))?;
         let desk = Arc::new(Desk::new(router, catalogue.clone(), config, salt));
         let app = routes::routes(Arc::clone(&desk), body::BodyReader::new(http), keys.clone());
+        let app = origins::guarded(app, &origins);
         catalogue.begin().await;
         let listener = Listener::bind(listen, app, http).await?;
         let (refreshing, stop_refreshing) = (TaskTracker::new(), CancellationToken::new());

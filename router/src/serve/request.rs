@@ -8,12 +8,13 @@ use proto::answer::AnswerTerms;
 use proto::session::{MAX_POSITIONS, SamplingParams};
 use proto::tensor::NumericsClass;
 use proto_text::{ChatMessage, MAX_STOPS};
+use router_openai::ErrorCode;
 use router_plan::ModelRef;
 use router_plan::admission::{Priority, Tenant};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Problem, ProblemCode};
+use super::Problem;
 use crate::model::Prompt;
 
 /// What is asked for.
@@ -173,7 +174,7 @@ impl Asked {
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
         let text = std::str::from_utf8(body).map_err(|error| {
             Problem::new(
-                ProblemCode::BadRequest,
+                ErrorCode::InvalidValue,
                 format!("the body is no UTF-8 from byte {} on", error.valid_up_to()),
                 "send JSON in UTF-8",
             )
@@ -181,14 +182,14 @@ impl Asked {
         // A list of values in the order of the fields would be read as well.
         if !text.trim_ascii_start().starts_with('{') {
             return Err(Problem::new(
-                ProblemCode::BadRequest,
+                ErrorCode::InvalidValue,
                 "the body is no JSON object",
                 "send one JSON object with the fields of docs/OPERATIONS.md",
             ));
         }
         let written: Written = serde_json::from_str(text).map_err(|error| {
             Problem::new(
-                ProblemCode::BadRequest,
+                ErrorCode::InvalidValue,
                 format!("read the body: {error}"),
                 "send one JSON object with the fields of docs/OPERATIONS.md",
             )
@@ -268,7 +269,7 @@ fn prompt(
 ) -> Result<Prompt, Problem> {
     let exactly_one = || {
         Problem::new(
-            ProblemCode::BadRequest,
+            ErrorCode::InvalidValue,
             "exactly one of `prompt`, `messages` and `token_ids` is needed",
             "give one of them and leave the others out",
         )
@@ -292,8 +293,8 @@ mod tests {
 
     fn error(body: &str) -> String {
         let problem = Asked::parse(body.as_bytes()).unwrap_err();
-        assert_eq!(problem.code(), ProblemCode::BadRequest, "{body}");
-        problem.to_json().to_string()
+        assert_eq!(problem.code(), ErrorCode::InvalidValue, "{body}");
+        String::from_utf8(problem.error().to_json()).unwrap()
     }
 
     #[test]

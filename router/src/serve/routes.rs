@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use router_openai::ErrorCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -19,7 +21,7 @@ use super::body::BodyReader;
 use super::catalogue::Served;
 use super::desk::Desk;
 use super::openai;
-use super::{Asked, Problem, ProblemCode};
+use super::{Asked, Problem};
 use crate::keys::{Admitted, Keyring};
 
 /// What handlers share.
@@ -116,8 +118,13 @@ async fn models(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     object(&json!({"object": "list", "data": models}))
 }
 
-async fn one_model(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+async fn one_model(
+    State(shared): State<Shared>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
     let found = shared.admit(&headers).and_then(|_| {
+        let Path(name) = name.map_err(|error| Problem::field("model", error))?;
         let name =
             name.parse().map_err(|error: router_plan::ModelRefError| Problem::field("model", error))?;
         shared.desk.catalogue().find(Some(&name))
@@ -163,7 +170,7 @@ async fn ready(State(shared): State<Shared>) -> Response {
     }
     if shared.desk.catalogue().list().is_empty() {
         let cure = "start nodes, or look at the router's log";
-        return Problem::new(ProblemCode::NoRoute, "no model is served yet", cure)
+        return Problem::new(ErrorCode::NoRoute, "no model is served yet", cure)
             .retry_after(READY_AFTER)
             .into_response();
     }
@@ -183,7 +190,7 @@ const READY_AFTER: Duration = Duration::from_secs(5);
 
 async fn not_found(request: Request<Body>) -> Problem {
     Problem::new(
-        ProblemCode::NotFound,
+        ErrorCode::NotFound,
         format!("there is no {}", request.uri().path()),
         "GET /openapi.json lists the endpoints",
     )
@@ -191,7 +198,7 @@ async fn not_found(request: Request<Body>) -> Problem {
 
 async fn method_not_allowed(request: Request<Body>) -> Problem {
     Problem::new(
-        ProblemCode::MethodNotAllowed,
+        ErrorCode::MethodNotAllowed,
         format!("{} does not take {}", request.uri().path(), request.method()),
         "GET /openapi.json lists the endpoints",
     )
@@ -206,7 +213,7 @@ fn object(value: &Value) -> Response {
 pub(super) fn request_id() -> Result<String, Problem> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| {
-        Problem::new(ProblemCode::Internal, format!("draw a request id: {error}"), "report it")
+        Problem::new(ErrorCode::Internal, format!("draw a request id: {error}"), "report it")
     })?;
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
 }

@@ -42,6 +42,17 @@ impl TestServer {
         Self { server, addr, router }
     }
 
+    /// The share of tokens that were handed to their clients' connections within each bound, seconds.
+    pub(crate) fn handed_over(&self) -> Vec<(f64, f64)> {
+        let text = self.router.registry.encode().unwrap();
+        let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+        let of = |name: &str| text.lines().filter(move |line| line.starts_with(name)).collect::<Vec<_>>();
+        let count = value(of("router_token_handover_seconds_count ")[0]);
+        let bound = |line: &str| line.split('"').nth(1).unwrap().parse::<f64>().unwrap();
+        let buckets = of("router_token_handover_seconds_bucket");
+        buckets.into_iter().map(|line| (bound(line), value(line) / count)).collect()
+    }
+
     pub(crate) async fn stop_draining(self) {
         self.server.shutdown().await;
         self.router.shutdown().await;
@@ -101,7 +112,8 @@ pub(crate) async fn refusal(answer: Answer) -> (u16, String, Option<u64>) {
     let object = answer.json().await.unwrap();
     let hint = object["error"]["retry_after_ms"].as_u64();
     assert_eq!(header.is_some(), hint.is_some(), "header and body agree: {object}");
-    assert!(object["error"]["cure"].as_str().is_some_and(|cure| !cure.is_empty()), "{object}");
+    let words = |name: &str| object["error"][name].as_str().is_some_and(|words| !words.is_empty());
+    assert!(words("message") && words("type") && object["error"].get("param").is_some(), "{object}");
     (status, object["error"]["code"].as_str().unwrap().to_owned(), hint)
 }
 
@@ -338,19 +350,19 @@ async fn bad_requests_are_told_what_is_wrong() {
     let server = TestServer::start(&swarm, 100, |config| config.http.body_bytes = 100_000).await;
     let long: Vec<u32> = vec![1; 5000];
     for (body, status, code) in [
-        (json!({"model": "other", "token_ids": [1]}), 404, "unknown_model"),
-        (json!({"token_ids": long}), 400, "too_long"),
-        (json!({"token_ids": [70_000]}), 400, "bad_request"),
-        (json!({"token_ids": []}), 400, "bad_request"),
-        (json!({"prompt": "hi"}), 400, "bad_request"),
-        (json!({"messages": [{"role": "user", "content": "hi"}]}), 400, "bad_request"),
-        (json!({"token_ids": [1], "temperature": -1}), 400, "bad_request"),
-        (json!({"token_ids": [1], "temperature": 1e300}), 400, "bad_request"),
-        (json!({"token_ids": [1], "top_p": 7}), 400, "bad_request"),
-        (json!({"token_ids": [1], "stop": [""]}), 400, "bad_request"),
-        (json!({"token_ids": [1], "stop": vec!["x"; 1000]}), 400, "bad_request"),
+        (json!({"model": "other", "token_ids": [1]}), 404, "model_not_found"),
+        (json!({"token_ids": long}), 400, "context_length_exceeded"),
+        (json!({"token_ids": [70_000]}), 400, "invalid_value"),
+        (json!({"token_ids": []}), 400, "invalid_value"),
+        (json!({"prompt": "hi"}), 400, "invalid_value"),
+        (json!({"messages": [{"role": "user", "content": "hi"}]}), 400, "invalid_value"),
+        (json!({"token_ids": [1], "temperature": -1}), 400, "invalid_value"),
+        (json!({"token_ids": [1], "temperature": 1e300}), 400, "invalid_value"),
+        (json!({"token_ids": [1], "top_p": 7}), 400, "invalid_value"),
+        (json!({"token_ids": [1], "stop": [""]}), 400, "invalid_value"),
+        (json!({"token_ids": [1], "stop": vec!["x"; 1000]}), 400, "invalid_value"),
         (json!({"token_ids": [1], "numerics": "bf16"}), 503, "no_route"),
-        (json!([1, 2]), 400, "bad_request"),
+        (json!([1, 2]), 400, "invalid_value"),
         (json!({"prompt": "x".repeat(200_000)}), 413, "body_too_large"),
     ] {
         let answer = http::post(server.addr, "/v1/generate", &body).await.unwrap();

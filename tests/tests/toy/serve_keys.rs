@@ -46,7 +46,7 @@ async fn only_keys_are_served_and_each_within_its_limits() {
     assert_eq!(running.status, 200);
     assert!(timeout(PATIENCE, running.next()).await.unwrap().unwrap().is_some());
     let (status, code, hint) = refusal(post(&server, &asked(&PROMPT, 3), &bearer[0]).await).await;
-    assert_eq!((status, &code[..]), (429, "rate_limited"));
+    assert_eq!((status, &code[..]), (429, "rate_limit_exceeded"));
     assert!(hint > Some(0));
     let other = post(&server, &asked(&PROMPT, 3), &bearer[1]).await;
     assert_eq!(other.status, 200);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster_tests::stamps::Stamps;
 pub(crate) use cluster_tests::toy::{served, word_tokenizer};
 use kademlia_dht::{Dht, DhtConfig, Directory, StaticDirectory};
 use proto::session::SamplingParams;
@@ -40,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) hook: fn(usize) -> Option<StepHook>,
     /// Of each node; `None` takes the default.
     pub(crate) kv_positions: Option<u64>,
+    /// Of last stages.
+    pub(crate) stamps: Option<Stamps>,
 }
 
 impl Settings {
@@ -54,7 +57,14 @@ impl Settings {
             seed: 1,
             hook: |_| None,
             kv_positions: None,
+            stamps: None,
         }
+    }
+
+    /// A model that takes any text and chats.
+    pub(crate) fn talking(parts: u32) -> Self {
+        let (model, served) = cluster_tests::toy::talking(ToyModel::new(LAYERS));
+        Self { model, served, kv_positions: Some(1 << 20), ..Self::split(parts) }
     }
 
     pub(crate) fn spans(spans: &[(u32, u32)]) -> Self {
@@ -74,6 +84,7 @@ pub(crate) struct ToySwarm {
     link: Option<Link>,
     seed: u64,
     kv_positions: Option<u64>,
+    stamps: Option<Stamps>,
 }
 
 impl ToySwarm {
@@ -88,6 +99,7 @@ impl ToySwarm {
             link: settings.link,
             seed: settings.seed,
             kv_positions: settings.kv_positions,
+            stamps: settings.stamps,
         };
         for (index, span) in settings.spans.iter().enumerate() {
             swarm.add(*span, settings.served.clone(), (settings.hook)(index)).await;
@@ -115,7 +127,11 @@ impl ToySwarm {
         if let Some(hook) = hook {
             stage = stage.with_hook(hook);
         }
-        self.nodes.push(Node::bind(config, discovery, stage.into_loader()).await.unwrap());
+        let loader = match &self.stamps {
+            Some(stamps) if span.end() == LAYERS => stamps.loader(stage),
+            _ => stage.into_loader(),
+        };
+        self.nodes.push(Node::bind(config, discovery, loader).await.unwrap());
         self.faults.push(faults);
         if !self.dht {
             self.wait_until_announced().await;
@@ -137,9 +153,10 @@ impl ToySwarm {
             (None, Arc::new(self.directory.member()))
         };
         let cache = tempfile::tempdir().unwrap();
-        let metrics = RouterMetrics::register(&Registry::new()).unwrap();
+        let registry = Registry::new();
+        let metrics = RouterMetrics::register(&registry).unwrap();
         let router = Router::new(endpoint, directory, BlobCache::at(cache.path()), metrics);
-        TestRouter { router, faults, dht, _cache: cache }
+        TestRouter { router, faults, registry, dht, _cache: cache }
     }
 
     pub(crate) fn id(&self, node: usize) -> NodeId {
@@ -205,6 +222,7 @@ impl ToySwarm {
 pub(crate) struct TestRouter {
     pub(crate) router: Router,
     pub(crate) faults: Faults,
+    pub(crate) registry: Registry,
     dht: Option<Dht>,
     _cache: TempDir,
 }

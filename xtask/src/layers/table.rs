@@ -240,6 +240,12 @@ pub(super) const HEAVY: &[Guard] = &[
         why: "only the admin endpoint and the API speak HTTP",
     },
     Guard {
+        name: "tower-http",
+        only: &["router"],
+        free_in_tests: false,
+        why: "only the API is for web pages, and of the crate only its layer for CORS is used",
+    },
+    Guard {
         name: "tracing-subscriber",
         only: &["proto-telemetry"],
         free_in_tests: false,

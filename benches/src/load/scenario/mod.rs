@@ -3,6 +3,7 @@
 
 mod burst;
 mod cost;
+mod lag;
 mod overload;
 mod scaling;
 mod slow;
@@ -35,6 +36,7 @@ pub(super) async fn play(scenario: Scenario, options: &Options) -> Result<Value>
         Scenario::Scaling => scaling::scaling(options).await,
         Scenario::Streaming => cost::streaming(options).await,
         Scenario::Idle => cost::idle(options).await,
+        Scenario::Lag => lag::lag(options).await,
     }
 }
 

@@ -115,3 +115,25 @@ fn a_run_of_broken_bytes_is_not_held_for_ever() {
         (0..100).filter_map(|_| stream.push(broken).unwrap()).map(|text| text.chars().count()).sum::<usize>();
     assert!(shown >= 90, "{shown}");
 }
+
+#[test]
+fn a_special_token_is_text_only_where_it_is_to_be_shown() {
+    for tokenizer in [&*BYTES, &*PIECES] {
+        let special = (0..tokenizer.vocab_size()).find(|&id| tokenizer.is_special(id)).unwrap();
+        let content = tokenizer.token_content(special).unwrap();
+        let word = tokenizer.encode("你ab", EncodeMode::Plain).unwrap();
+        let ids = [&word[..], &[special], &word, &[special]].concat();
+        let text = |shown: &[&str]| {
+            let mut stream = DetokenStream::new(Arc::clone(tokenizer), true);
+            stream.show(shown);
+            let mut deltas: Vec<String> = ids.iter().filter_map(|&id| stream.push(id).unwrap()).collect();
+            deltas.extend(stream.finish().unwrap());
+            deltas.concat()
+        };
+        assert!(!text(&[]).contains(&content), "{:?}", text(&[]));
+        assert_eq!(text(&["no token of it"]), text(&[]));
+        let shown = text(&[&content, "no token of it"]);
+        assert_eq!(shown.matches(&content).count(), 2, "{shown:?}");
+        assert!(shown.ends_with(&content) && shown.replace(&content, "") == text(&[]), "{shown:?}");
+    }
+}

@@ -60,8 +60,8 @@ async fn room_is_held_until_the_prompt_is_encoded_and_who_finds_none_hears_so_at
     let being_encoded = whole(&reader, SMALL + 3 * UNIT).await.unwrap();
     let begun = Instant::now();
     let problem = whole(&reader, SMALL + 2 * UNIT).await.unwrap_err();
-    assert_eq!((problem.code(), begun.elapsed()), (ProblemCode::Busy, Duration::ZERO));
-    assert!(problem.to_json()["error"]["retry_after_ms"].as_u64() > Some(0));
+    assert_eq!((problem.code(), begun.elapsed()), (ErrorCode::Busy, Duration::ZERO));
+    assert!(problem.error().try_again_after() > Some(Duration::ZERO));
     drop(whole(&reader, SMALL + UNIT).await.unwrap());
     let _all = whole(&reader, SMALL + UNIT).await.unwrap();
     // Small ones have their own room, however many there are.
@@ -85,7 +85,7 @@ async fn a_client_that_sends_a_byte_now_and_then_has_no_more_time_than_others() 
     };
     let read = async { reader.receive(Parts(parts)).await.map(drop) };
     let (read, ()) = tokio::join!(read, drip);
-    assert_eq!(read.unwrap_err().code(), ProblemCode::BodyTimeout);
+    assert_eq!(read.unwrap_err().code(), ErrorCode::BodyTimeout);
     assert!(begun.elapsed() < HttpLimits::default().body_within + Duration::from_secs(4));
     assert_eq!(reader.budget.available_permits(), 4);
 }
@@ -104,7 +104,7 @@ async fn a_large_body_that_stands_still_gives_its_room_back_soon() {
     };
     let read = async { reader.receive(Parts(parts)).await.map(drop) };
     let (read, ()) = tokio::join!(read, drip);
-    assert_eq!(read.unwrap_err().code(), ProblemCode::BodyTimeout);
+    assert_eq!(read.unwrap_err().code(), ErrorCode::BodyTimeout);
     assert!(begun.elapsed() < STALL + Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(reader.budget.available_permits(), 1000);
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proto::answer::Grammar;
 use proto_text::ChatMessage;
 use router_openai::{
-    AnswerWriter, ApiError, Chat, ChatRequest, Constraint, Generation, Head, Reading, ResponsesRequest,
+    AnswerWriter, Chat, ChatRequest, Constraint, Generation, Head, Reading, ResponsesRequest,
     ResponsesWriter, template_shows_tools, tool_prompt,
 };
 use serde_json::Value;
@@ -14,10 +14,11 @@ use super::sessions::{Sessions, head};
 use super::{Arrived, Reply};
 use crate::clock::unix_seconds;
 use crate::model::Conversation;
+use crate::serve::Problem;
 use crate::serve::routes::Shared;
 
 /// The answer to a chat.
-pub(super) async fn completion(shared: &Shared, arrived: Arrived) -> Result<Reply, ApiError> {
+pub(super) async fn completion(shared: &Shared, arrived: Arrived) -> Result<Reply, Problem> {
     let request = ChatRequest::parse(&arrived.body)?;
     let (generation, prefix) = (&request.generation, "chatcmpl-");
     let talk = Talk { generation, chat: &request.chat, constraint: &request.constraint, prefix };
@@ -25,7 +26,7 @@ pub(super) async fn completion(shared: &Shared, arrived: Arrived) -> Result<Repl
 }
 
 /// The same under another name, with typed items.
-pub(super) async fn response(shared: &Shared, arrived: Arrived) -> Result<Reply, ApiError> {
+pub(super) async fn response(shared: &Shared, arrived: Arrived) -> Result<Reply, Problem> {
     let request = ResponsesRequest::parse(&arrived.body)?;
     let (generation, prefix) = (&request.generation, "resp_");
     let talk = Talk { generation, chat: &request.chat, constraint: &request.constraint, prefix };
@@ -46,7 +47,7 @@ async fn answer(
     arrived: Arrived,
     talk: Talk<'_>,
     writer: impl FnOnce(&Head, &Reading) -> Box<dyn AnswerWriter>,
-) -> Result<Reply, ApiError> {
+) -> Result<Reply, Problem> {
     let Talk { generation, chat, constraint, prefix } = talk;
     let Arrived { id, at, tenant, bill, body, room } = arrived;
     drop(body);

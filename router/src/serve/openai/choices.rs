@@ -10,7 +10,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use proto::session::Sampled;
 use proto_text::Tokenizer;
-use router_openai::{AnswerWriter, ApiError, Delta, Finish, TokenLogprob, Usage};
+use router_openai::{AnswerWriter, Delta, Finish, TokenLogprob, Usage};
+use tokio::time::Instant;
 
 use crate::generate::Piece;
 use crate::metrics::RouterMetrics;
@@ -22,7 +23,7 @@ use crate::session::{FinishReason, Outcome};
 #[derive(Debug)]
 pub(super) struct Choices {
     /// `None` once complete.
-    running: Vec<Option<Answer>>,
+    running: Vec<Option<Choice>>,
     writer: Box<dyn AnswerWriter>,
     /// For probabilities; without one ids have no text.
     tokenizer: Option<Arc<Tokenizer>>,
@@ -30,9 +31,20 @@ pub(super) struct Choices {
     usage: Usage,
     metrics: RouterMetrics,
     buffer: Vec<u8>,
+    /// When the tokens arrived that are in the buffer; `None` of an answer that is collected.
+    arrived: Option<Vec<Instant>>,
     end: End,
     /// Who is asked first next time, so that none is behind the others for ever.
     turn: usize,
+}
+
+#[derive(Debug)]
+struct Choice {
+    answer: Answer,
+    /// Tokens given out.
+    tokens: u64,
+    /// Its finish is written; what it cost beyond that is waited for.
+    written: bool,
 }
 
 #[derive(Debug)]
@@ -41,29 +53,36 @@ enum End {
     Running,
     /// Everything is written.
     Complete,
-    Failed(ApiError),
+    Failed(Problem),
 }
 
 /// Events of about a hundred tokens go out at once; more only comes together when the client is slow.
 const FRAME_BYTES: usize = 16 << 10;
 
 impl Choices {
-    /// At least one answer.
+    /// At least one answer; `each` to a prompt, one after the other.
     pub(super) fn new(
         answers: Vec<Answer>,
+        each: u32,
         writer: Box<dyn AnswerWriter>,
         tokenizer: Option<Arc<Tokenizer>>,
         logprobs: bool,
     ) -> Self {
         let metrics = answers[0].metrics.clone();
-        let usage = Usage { prompt: answers[0].about.prompt_tokens as u64, ..Usage::default() };
-        let running = answers.into_iter().map(Some).collect();
-        let (buffer, end) = (Vec::new(), End::NotBegun);
-        Self { running, writer, tokenizer, logprobs, usage, metrics, buffer, end, turn: 0 }
+        let mut usage = Usage::default();
+        for prompt in answers.chunks(each.max(1) as usize) {
+            usage.prompt += prompt[0].about.prompt_tokens as u64;
+            // What none of its choices had to compute.
+            usage.cached += prompt.iter().map(|answer| u64::from(answer.about.cached)).min().unwrap_or(0);
+        }
+        let choice = |answer| Some(Choice { answer, tokens: 0, written: false });
+        let running = answers.into_iter().map(choice).collect();
+        let (buffer, arrived, end) = (Vec::new(), None, End::NotBegun);
+        Self { running, writer, tokenizer, logprobs, usage, metrics, buffer, arrived, end, turn: 0 }
     }
 
     /// The whole answer as one object.
-    pub(super) async fn collected(mut self) -> Result<Vec<u8>, ApiError> {
+    pub(super) async fn collected(mut self) -> Result<Vec<u8>, Problem> {
         std::future::poll_fn(|context| self.poll_some(context, usize::MAX)).await;
         match std::mem::replace(&mut self.end, End::Complete) {
             End::Failed(error) => Err(error),
@@ -102,7 +121,14 @@ impl Choices {
 
     /// Whether something of it was ready.
     fn poll_choice(&mut self, context: &mut Context<'_>, choice: usize) -> bool {
-        let Some(answer) = &mut self.running[choice] else { return false };
+        let Some(Choice { answer, tokens, written }) = &mut self.running[choice] else { return false };
+        if *written {
+            let Poll::Ready(end) = answer.stream.poll_end(context) else { return false };
+            self.usage.waste += end.waste(*tokens);
+            self.running[choice] = None;
+            self.end_if_complete();
+            return true;
+        }
         let next = match answer.first.take() {
             Some(first) => Ok(Some(first)),
             None => match answer.stream.poll_next(context) {
@@ -112,14 +138,18 @@ impl Choices {
         };
         match next {
             Ok(Some(piece)) => {
-                if matches!(piece, Piece::Token(..)) {
+                if let Piece::Token(token, _) = &piece {
+                    if let Some(arrived) = &mut self.arrived {
+                        arrived.push(token.arrived);
+                    }
                     answer.bill.generated(1);
+                    *tokens += 1;
                     self.usage.completion += 1;
                 }
                 self.write(choice as u32, &piece);
             }
             Ok(None) => self.finish(choice),
-            Err(error) => self.fail(Problem::from(error).into()),
+            Err(error) => self.fail(Problem::from(error)),
         }
         true
     }
@@ -139,15 +169,24 @@ impl Choices {
     }
 
     fn finish(&mut self, choice: usize) {
-        let Some(answer) = self.running[choice].take() else { return };
-        let finish = match answer.stream.outcome() {
+        let Some(ended) = &mut self.running[choice] else { return };
+        let finish = match ended.answer.stream.outcome() {
             Some(Outcome::Finished(FinishReason::Stop)) => Finish::Stop,
             Some(Outcome::Finished(FinishReason::Length)) => Finish::Length,
-            Some(Outcome::Failed(error)) => return self.fail(Problem::from(error).into()),
+            Some(Outcome::Failed(error)) => return self.fail(Problem::from(error)),
             // Nobody cancels but the router itself, when it shuts down.
-            Some(Outcome::Cancelled) | None => return self.fail(Problem::draining().into()),
+            Some(Outcome::Cancelled) | None => return self.fail(Problem::draining()),
         };
+        if ended.answer.stream.may_have_waste() {
+            ended.written = true;
+        } else {
+            self.running[choice] = None;
+        }
         self.writer.finish(choice as u32, finish, &mut self.buffer);
+        self.end_if_complete();
+    }
+
+    fn end_if_complete(&mut self) {
         if self.running.iter().all(Option::is_none) {
             self.writer.end(&self.usage, &mut self.buffer);
             self.metrics.request("ok");
@@ -156,9 +195,9 @@ impl Choices {
     }
 
     /// One that can't be completed is the end of all.
-    fn fail(&mut self, error: ApiError) {
+    fn fail(&mut self, error: Problem) {
         self.metrics.request(error.code().name());
-        self.writer.fail(&error, &mut self.buffer);
+        self.writer.fail(error.error(), &mut self.buffer);
         self.running.clear();
         self.end = End::Failed(error);
     }
@@ -187,8 +226,12 @@ impl Body for Choices {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let choices = &mut *self;
+        choices.arrived.get_or_insert_default();
         if choices.poll_some(context, FRAME_BYTES).is_pending() {
             return Poll::Pending;
+        }
+        for arrived in choices.arrived.iter_mut().flat_map(|arrived| arrived.drain(..)) {
+            choices.metrics.handed_over(arrived.elapsed());
         }
         if choices.buffer.is_empty() {
             return Poll::Ready(None);

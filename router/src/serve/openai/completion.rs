@@ -1,14 +1,15 @@
 //! `/v1/completions`: texts that are continued as they are.
 
-use router_openai::{ApiError, CompletionPrompt, CompletionRequest, CompletionWriter};
+use router_openai::{CompletionPrompt, CompletionRequest, CompletionWriter};
 
 use super::sessions::{Sessions, head};
 use super::{Arrived, Reply};
 use crate::clock::unix_seconds;
 use crate::model::Prompt;
+use crate::serve::Problem;
 use crate::serve::routes::Shared;
 
-pub(super) async fn completion(shared: &Shared, arrived: Arrived) -> Result<Reply, ApiError> {
+pub(super) async fn completion(shared: &Shared, arrived: Arrived) -> Result<Reply, Problem> {
     let request = CompletionRequest::parse(&arrived.body)?;
     let Arrived { id, at, tenant, bill, body, room } = arrived;
     drop(body);

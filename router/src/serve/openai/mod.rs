@@ -7,7 +7,6 @@
 mod chat;
 mod choices;
 mod completion;
-mod problem;
 mod sessions;
 mod tokens;
 
@@ -16,14 +15,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use router_openai::{AnswerWriter, ApiError, Delivery, ErrorCode, Generation};
+use router_openai::{AnswerWriter, Delivery, Generation};
 use router_plan::RouteStage;
 use router_plan::admission::Tenant;
 use tokio::time::Instant;
 
+use super::Problem;
 use super::answer::Answer;
 use super::bill::Bill;
 use super::body::Room;
@@ -54,7 +54,7 @@ impl Reply {
     fn new(answers: Vec<Answer>, writer: Box<dyn AnswerWriter>, served: &Served, asked: &Generation) -> Self {
         let (headers, stream) = (headers(&answers), asked.delivery != Delivery::Whole);
         let tokenizer = served.model.tokenizer().cloned();
-        let choices = Choices::new(answers, writer, tokenizer, asked.logprobs.is_some());
+        let choices = Choices::new(answers, asked.n, writer, tokenizer, asked.logprobs.is_some());
         let choices = Box::new(choices);
         Self::Answer { choices, stream, headers }
     }
@@ -91,10 +91,10 @@ endpoint!(detokenize, tokens::detokenize);
 endpoint!(embeddings, |_, arrived: Arrived| std::future::ready(tokens::embeddings(&arrived)));
 
 /// Takes a request by its key and reads its body.
-async fn arrive(shared: &Shared, request: Request<Body>, at: Instant) -> (String, Result<Arrived, ApiError>) {
+async fn arrive(shared: &Shared, request: Request<Body>, at: Instant) -> (String, Result<Arrived, Problem>) {
     let id = match request_id() {
         Ok(id) => id,
-        Err(problem) => return (String::new(), Err(problem.into())),
+        Err(problem) => return (String::new(), Err(problem)),
     };
     let arrived = async {
         // Before the body: a router on its way out reads no more of it than it must.
@@ -110,11 +110,11 @@ async fn arrive(shared: &Shared, request: Request<Body>, at: Instant) -> (String
     (id.clone(), arrived)
 }
 
-async fn respond(shared: &Shared, id: &str, reply: Result<Reply, ApiError>) -> Response {
+async fn respond(shared: &Shared, id: &str, reply: Result<Reply, Problem>) -> Response {
     let (choices, stream, headers) = match reply {
         Ok(Reply::Answer { choices, stream, headers }) => (choices, stream, headers),
         Ok(Reply::Object(object)) => return with_id(json(object), id),
-        Err(error) => return refused(shared, id, &error),
+        Err(problem) => return refused(shared, id, problem),
     };
     let mut response = if stream {
         let events = [
@@ -126,35 +126,16 @@ async fn respond(shared: &Shared, id: &str, reply: Result<Reply, ApiError>) -> R
         match choices.collected().await {
             Ok(object) => ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], object)
                 .into_response(),
-            Err(error) => return refused(shared, id, &error),
+            Err(problem) => return refused(shared, id, problem),
         }
     };
     response.headers_mut().extend(headers);
     with_id(response, id)
 }
 
-fn refused(shared: &Shared, id: &str, error: &ApiError) -> Response {
-    shared.desk.router().metrics().request(error.code().name());
-    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    let mut response = (status, json, error.to_json()).into_response();
-    if let Some(after) = error.try_again_after() {
-        // Whole seconds, rounded up.
-        let seconds = after.as_millis().div_ceil(1000).max(1) as u64;
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    // What is left of these requests is unread.
-    let unread = [
-        ErrorCode::InvalidApiKey,
-        ErrorCode::Draining,
-        ErrorCode::BodyTimeout,
-        ErrorCode::BodyTooLarge,
-        ErrorCode::Busy,
-    ];
-    if unread.contains(&error.code()) {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    with_id(response, id)
+fn refused(shared: &Shared, id: &str, problem: Problem) -> Response {
+    shared.desk.router().metrics().request(problem.code().name());
+    with_id(problem.into_response(), id)
 }
 
 fn json(object: Vec<u8>) -> Response {

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use proto::answer::{AnswerTerms, Grammar};
-use router_openai::{ApiError, Delivery, ErrorCode, Generation, Head};
+use router_openai::{Delivery, ErrorCode, Generation, Head};
 use router_plan::admission::Tenant;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::model::Prompt;
-use crate::serve::Asked;
 use crate::serve::answer::Answer;
 use crate::serve::bill::Bill;
 use crate::serve::catalogue::Served;
 use crate::serve::desk::with_drawn_seed;
 use crate::serve::routes::Shared;
+use crate::serve::{Asked, Problem};
 
 /// Tokens of an answer if the request does not say. KV is reserved for all of them on every stage, so that the whole
 /// context for each would leave room for few.
@@ -36,7 +36,7 @@ pub(super) struct Sessions<'a> {
 impl Sessions<'_> {
     /// Brings `n` choices of each prompt to their first token, all at once; one that can't be had is the end of all. The
     /// choices of a prompt follow each other.
-    pub(super) async fn begin(&self, prompts: &[Vec<u32>], n: u32) -> Result<Vec<Answer>, ApiError> {
+    pub(super) async fn begin(&self, prompts: &[Vec<u32>], n: u32) -> Result<Vec<Answer>, Problem> {
         // Dropped with the request, it gives up what is still on its way.
         let mut beginning = JoinSet::new();
         let count = prompts.len() * n as usize;
@@ -49,7 +49,7 @@ impl Sessions<'_> {
         let mut answers: Vec<Option<Answer>> = (0..count).map(|_| None).collect();
         while let Some(done) = beginning.join_next().await {
             let broke = |error| {
-                ApiError::new(ErrorCode::Internal, format_args!("begin a choice: {error}"), "try again")
+                Problem::new(ErrorCode::Internal, format_args!("begin a choice: {error}"), "try again")
             };
             let (choice, answer) = done.map_err(broke)?;
             answers[choice] = Some(answer?);
@@ -57,7 +57,7 @@ impl Sessions<'_> {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    fn asked(&self, ids: &[u32], choice: u32) -> Result<Asked, ApiError> {
+    fn asked(&self, ids: &[u32], choice: u32) -> Result<Asked, Problem> {
         let generation = self.generation;
         let mut sampling = generation.sampling_of(choice);
         if generation.draw_seed {

@@ -1,15 +1,16 @@
 //! `/tokenize`, `/detokenize`, and what no model here offers.
 
-use router_openai::{ApiError, DetokenizeRequest, EmbeddingRequest, TokenizeInput, TokenizeRequest};
+use router_openai::{DetokenizeRequest, EmbeddingRequest, TokenizeInput, TokenizeRequest};
 use serde_json::json;
 
 use super::chat::conversation;
 use super::{Arrived, Reply};
 use crate::clock::unix_seconds;
 use crate::model::PromptError;
+use crate::serve::Problem;
 use crate::serve::routes::Shared;
 
-pub(super) async fn tokenize(shared: &Shared, arrived: Arrived) -> Result<Reply, ApiError> {
+pub(super) async fn tokenize(shared: &Shared, arrived: Arrived) -> Result<Reply, Problem> {
     let request = TokenizeRequest::parse(&arrived.body)?;
     let served = shared.desk.catalogue().find(request.model.as_ref())?;
     let (now, template) = (unix_seconds(), served.model.chat_template().map(str::to_owned));
@@ -30,7 +31,7 @@ pub(super) async fn tokenize(shared: &Shared, arrived: Arrived) -> Result<Reply,
     Ok(Reply::Object(object.to_string().into_bytes()))
 }
 
-pub(super) async fn detokenize(shared: &Shared, arrived: Arrived) -> Result<Reply, ApiError> {
+pub(super) async fn detokenize(shared: &Shared, arrived: Arrived) -> Result<Reply, Problem> {
     let request = DetokenizeRequest::parse(&arrived.body)?;
     let served = shared.desk.catalogue().find(request.model.as_ref())?;
     let work = move |model: &crate::model::Model| {
@@ -41,6 +42,6 @@ pub(super) async fn detokenize(shared: &Shared, arrived: Arrived) -> Result<Repl
     Ok(Reply::Object(json!({"prompt": text}).to_string().into_bytes()))
 }
 
-pub(super) fn embeddings(arrived: &Arrived) -> Result<Reply, ApiError> {
-    Err(EmbeddingRequest::parse(&arrived.body)?.refusal())
+pub(super) fn embeddings(arrived: &Arrived) -> Result<Reply, Problem> {
+    Err(EmbeddingRequest::parse(&arrived.body)?.refusal().into())
 }
