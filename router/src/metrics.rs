@@ -22,6 +22,10 @@ pub struct RouterMetrics {
     ttft: Histogram,
     /// Between two tokens of one answer.
     itl: Histogram,
+    /// Moves when an answer whose pipeline broke goes on over another route, or can't, by which.
+    resumed: IntCounterVec,
+    /// From the moment that the loss of a stage was noticed to the answer's next token.
+    resume: Histogram,
     /// From the arrival of a token's frame to its event being handed to a client's connection, of streams. What a client
     /// that reads slowly lets it wait is part of it.
     handover: Histogram,
@@ -80,6 +84,16 @@ impl RouterMetrics {
                 buckets::SECONDS,
             )?,
             itl: registry.histogram("router_itl_seconds", "Between two tokens.", buckets::SECONDS)?,
+            resumed: registry.counter_vec(
+                "router_answers_resumed_total",
+                "Answers whose pipeline broke, by what came of it.",
+                &["outcome"],
+            )?,
+            resume: registry.histogram(
+                "router_resume_seconds",
+                "From a stage's loss to the answer's next token.",
+                buckets::SECONDS,
+            )?,
             handover: registry.histogram(
                 "router_token_handover_seconds",
                 "From a token's arrival to its being handed to a client's connection.",
@@ -138,6 +152,16 @@ impl RouterMetrics {
 
     pub(crate) fn next_token(&self, after: Duration) {
         self.itl.observe(after.as_secs_f64());
+    }
+
+    /// An answer goes on: its next token came so long after the loss was noticed.
+    pub(crate) fn resumed(&self, after: Duration) {
+        self.resumed.with_label_values(&["resumed"]).inc();
+        self.resume.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn broken_off(&self) {
+        self.resumed.with_label_values(&["broken_off"]).inc();
     }
 
     pub(crate) fn handed_over(&self, after: Duration) {
@@ -208,6 +232,7 @@ fn outcome_label(outcome: &Outcome) -> &'static str {
             SessionError::Stalled { .. } => "stalled",
             SessionError::GaveUp { .. } => "gave_up",
             SessionError::TimedOut { .. } => "timed_out",
+            SessionError::BrokenOff { .. } => "broken_off",
             SessionError::ShuttingDown => "shutting_down",
         },
     }

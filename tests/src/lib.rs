@@ -4,6 +4,7 @@ pub mod clients;
 pub mod http;
 pub mod processes;
 pub mod prompts;
+pub mod serving;
 pub mod stamps;
 pub mod tiny_llama;
 pub mod toy;

@@ -10,28 +10,16 @@ use std::time::{Duration, Instant};
 use cluster_tests::http::{self, Events};
 use cluster_tests::processes::{NodeProcess, Programs, Running};
 use cluster_tests::prompts::PROMPTS;
+use cluster_tests::serving::Serving;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A serving router and where its clients connect.
-struct Serving {
-    process: Running,
-    listen: SocketAddr,
-    admin: SocketAddr,
-}
-
 fn serve(programs: &Programs, home: &Path, swarm: &[NodeProcess], extra: &[&str]) -> Serving {
-    let mut command = programs.command("router", home);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    command.args(["--bootstrap", &swarm[0].ready().target()]).args(extra);
-    let mut process = Running::start(command, &home.join("router.log")).unwrap();
-    let line = process.line(PATIENCE).unwrap_or_else(|error| panic!("{error}: {}", process.log_text()));
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(ready["models"].as_array().unwrap().len(), 1, "{ready}");
-    let addr = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
-    Serving { listen: addr("listen"), admin: addr("admin"), process }
+    let serving = Serving::start(programs, home, &swarm[0].ready().target(), extra).unwrap();
+    assert_eq!(serving.models, 1);
+    serving
 }
 
 fn asked(prompt: &str, max_tokens: u32) -> Value {

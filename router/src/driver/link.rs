@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 use proto::session::{Ended, Failed, Progress, Sampled};
 use proto::status::CloseCode;
-use proto::{FrameKind, Message, SessionId};
+use proto::{FrameKind, Generation, Message, SessionId};
 use proto_transport::{Closed, Connection, FrameReceiver, RawFrame, RecvError, SendError, StreamPriority};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -32,7 +32,8 @@ pub(super) struct Link {
 
 #[derive(Debug, Default)]
 struct Sessions {
-    inboxes: HashMap<SessionId, Inbox>,
+    /// A session's generations overlap: the older one still waits for its accounts.
+    inboxes: HashMap<(SessionId, Generation), Inbox>,
     /// Why the connection is gone.
     lost: Option<String>,
 }
@@ -73,7 +74,7 @@ impl Link {
     }
 
     /// Lets a session hear this node's reports.
-    pub(super) fn join(&self, session: SessionId, inbox: Inbox) {
+    pub(super) fn join(&self, session: (SessionId, Generation), inbox: Inbox) {
         let mut sessions = self.lock();
         if let Some(why) = &sessions.lost {
             inbox.losses.report(inbox.stage, why.clone());
@@ -81,7 +82,7 @@ impl Link {
         sessions.inboxes.insert(session, inbox);
     }
 
-    pub(super) fn leave(&self, session: SessionId) {
+    pub(super) fn leave(&self, session: (SessionId, Generation)) {
         self.lock().inboxes.remove(&session);
     }
 
@@ -178,19 +179,19 @@ impl Link {
         let (session, report) = match frame.kind {
             FrameKind::Sampled => {
                 let sampled: Sampled = frame.decode().map_err(bad)?;
-                (sampled.session, Report::Sampled(sampled))
+                ((sampled.session, sampled.generation), Report::Sampled(sampled))
             }
             FrameKind::Progress => {
                 let progress: Progress = frame.decode().map_err(bad)?;
-                (progress.session, Report::Progress(progress))
+                ((progress.session, progress.generation), Report::Progress(progress))
             }
             FrameKind::Failed => {
                 let failed: Failed = frame.decode().map_err(bad)?;
-                (failed.session, Report::Failed(failed))
+                ((failed.session, failed.generation), Report::Failed(failed))
             }
             FrameKind::Ended => {
                 let ended: Ended = frame.decode().map_err(bad)?;
-                (ended.session, Report::Ended(ended))
+                ((ended.session, ended.generation), Report::Ended(ended))
             }
             kind => return Err(format!("a {kind} frame has no place on a report stream")),
         };

@@ -121,7 +121,7 @@ impl Running {
         let losses = Arc::new(Losses::default());
         for (stage, link) in links.iter().enumerate() {
             let inbox = Inbox { stage, reports: reports_in.clone(), losses: Arc::clone(&losses) };
-            link.join(terms.session, inbox);
+            link.join((terms.session, terms.generation), inbox);
         }
         Self {
             start,
@@ -166,7 +166,8 @@ impl Running {
     }
 
     fn finish(self) {
-        let session = self.machine.terms().session;
+        let terms = self.machine.terms();
+        let session = (terms.session, terms.generation);
         for link in &self.links {
             link.leave(session);
         }

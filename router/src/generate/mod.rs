@@ -3,6 +3,7 @@
 mod answer;
 mod error;
 mod reply;
+mod resume;
 mod stream;
 mod timings;
 
@@ -25,10 +26,14 @@ use crate::discovery::measure;
 use crate::driver::{SessionEnd, TimedToken};
 use crate::model::{Model, ModelError, Prompt};
 use crate::router::Router;
+use resume::OverView;
+
 use crate::session::{FinishReason, Outcome, SessionError, SessionLimits, SessionShare, SessionTerms};
 
 pub use error::GenerateError;
 pub use reply::{Finish, Hop, Reply};
+pub(crate) use resume::{COMPLETE, Generations};
+pub use resume::{Resume, Resumed, Resuming};
 pub use stream::{AnswerStream, Piece};
 pub use timings::Timings;
 
@@ -65,6 +70,8 @@ pub enum Step<'a> {
     Route(&'a Route),
     /// A stage failed before the first token; another route is tried.
     Retry(&'a SessionError),
+    /// A stage was lost in the middle of the answer, which goes on over this route.
+    Moved(&'a SessionError, &'a Route),
     /// A token came, and with it this text (often none, as stop strings and half characters are held back).
     Token(&'a TimedToken, &'a str),
     /// The end of the text that was held back.
@@ -186,7 +193,14 @@ impl Router {
             watch(Step::Route(&route));
             let share = SessionShare::default();
             let terms = terms(model, &route, prompt.clone(), max_tokens, request, share)?;
-            let run = self.run(model, terms, &request.stop, watch, cancel).await?;
+            let elsewhere = OverView {
+                driver: self.driver().clone(),
+                view: view.clone(),
+                wanted: wanted.clone(),
+                generations: Generations::new(terms.clone()),
+            };
+            let run = self.run(model, terms, (&request.stop, elsewhere), watch, cancel).await?;
+            let route = run.moved_to.clone().unwrap_or(route);
             match &run.end.outcome {
                 Outcome::Failed(error) if run.ids.is_empty() && attempt < ATTEMPTS => {
                     let Some(node) = error.avoid() else { return Err(error.clone().into()) };
@@ -206,12 +220,13 @@ impl Router {
         &self,
         model: &Model,
         terms: SessionTerms,
-        stops: &[String],
+        (stops, elsewhere): (&[String], OverView),
         watch: &mut Watch<'_>,
         cancel: &CancellationToken,
     ) -> Result<Run, GenerateError> {
         let session = self.driver().start(terms)?;
         let mut stream = AnswerStream::new(session, model, stops, self.metrics().clone())?;
+        stream.resume_by(elsewhere);
         let mut run = Run::default();
         let mut cancelled = false;
         loop {
@@ -229,6 +244,11 @@ impl Router {
                     watch(Step::Token(&token, &text));
                 }
                 Some(Piece::Rest(text)) => watch(Step::Rest(&text)),
+                Some(Piece::Moved(moved)) => {
+                    let (lost, route) = *moved;
+                    watch(Step::Moved(&lost, &route));
+                    run.moved_to = Some(route);
+                }
                 None => break,
             }
         }
@@ -253,6 +273,7 @@ pub(crate) fn terms(
         plan: route.to_plan(),
         max_positions: prompt.len() as u32 + max_tokens,
         prompt,
+        generated: 0,
         max_tokens,
         vocab: model.manifest().architecture.vocab,
         eos: model.manifest().eos.clone(),
@@ -277,12 +298,21 @@ struct Run {
     margins: Vec<f32>,
     text: String,
     end: SessionEnd,
+    /// The route that it ended on, if that is not the first one.
+    moved_to: Option<Route>,
 }
 
 impl Default for Run {
     fn default() -> Self {
         let end = SessionEnd { outcome: Outcome::Cancelled, accounts: Vec::new(), prompt_sent: None };
-        Self { ids: Vec::new(), times: Vec::new(), margins: Vec::new(), text: String::new(), end }
+        Self {
+            ids: Vec::new(),
+            times: Vec::new(),
+            margins: Vec::new(),
+            text: String::new(),
+            end,
+            moved_to: None,
+        }
     }
 }
 

@@ -1,17 +1,21 @@
 //! A session's tokens with their text, piece by piece: what every front end of the router reads.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use proto_text::StopError;
+use router_plan::Route;
+use tokio::time::Instant;
 
 use super::GenerateError;
 use super::answer::AnswerText;
+use super::resume::{Resume, Resumed, Resuming};
 use crate::driver::{Session, SessionEnd, TimedToken};
 use crate::metrics::RouterMetrics;
 use crate::model::Model;
-use crate::session::{FinishReason, Outcome};
+use crate::session::{FinishReason, Outcome, SessionError};
 
 /// A growing answer. Dropping it cancels the session.
 #[derive(Debug)]
@@ -23,6 +27,35 @@ pub struct AnswerStream {
     /// When the last token came.
     last: Option<Duration>,
     finished: bool,
+    begun: Instant,
+    /// From the first session's start to the present one's.
+    since_begun: Duration,
+    /// All tokens so far.
+    came: Vec<u32>,
+    /// Positions of the prompt that the first session reused, once there is another one.
+    reused: Option<u32>,
+    resume: Option<Box<dyn Resume>>,
+    breakage: Option<Breakage>,
+    broken_off: Option<SessionError>,
+}
+
+/// The pipeline broke and the next token has not come.
+struct Breakage {
+    noticed: Instant,
+    lost: SessionError,
+    /// `None` once there is another route.
+    resuming: Option<Resuming>,
+    /// Routes tried since the last token.
+    tries: u32,
+}
+
+impl fmt::Debug for Breakage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breakage")
+            .field("lost", &self.lost)
+            .field("tries", &self.tries)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A part of an answer.
@@ -32,6 +65,8 @@ pub enum Piece {
     Token(TimedToken, String),
     /// The end of the text that was held back.
     Rest(String),
+    /// A stage was lost; the answer goes on over this route, behind the tokens that have come.
+    Moved(Box<(SessionError, Route)>),
 }
 
 impl AnswerStream {
@@ -44,7 +79,26 @@ impl AnswerStream {
     ) -> Result<Self, StopError> {
         let text = AnswerText::new(model.tokenizer().cloned(), stops)?;
         let eos = model.manifest().eos.clone();
-        Ok(Self { session, text, eos, metrics, last: None, finished: false })
+        Ok(Self {
+            session,
+            text,
+            eos,
+            metrics,
+            last: None,
+            finished: false,
+            begun: Instant::now(),
+            since_begun: Duration::ZERO,
+            came: Vec::new(),
+            reused: None,
+            resume: None,
+            breakage: None,
+            broken_off: None,
+        })
+    }
+
+    /// From its first token on the answer goes on over other routes when its pipeline breaks. Without this it ends.
+    pub fn resume_by(&mut self, resume: impl Resume + 'static) {
+        self.resume = Some(Box::new(resume));
     }
 
     /// Special tokens with these contents are shown as text: others stand for none.
@@ -66,7 +120,13 @@ impl AnswerStream {
             return Poll::Ready(Ok(None));
         }
         loop {
-            let Some(token) = ready!(self.session.poll_next(context)) else {
+            if let Some(moved) = ready!(self.poll_resumed(context)) {
+                return Poll::Ready(Ok(Some(moved)));
+            }
+            let Some(mut token) = ready!(self.session.poll_next(context)) else {
+                if self.broken_off.is_none() && self.look_elsewhere() {
+                    continue;
+                }
                 self.finished = true;
                 let rest = self.text.finish()?;
                 return Poll::Ready(Ok((!rest.is_empty()).then_some(Piece::Rest(rest))));
@@ -74,6 +134,11 @@ impl AnswerStream {
             if self.text.stopped() {
                 continue; // Overshoot: came before the nodes heard of the end.
             }
+            if let Some(breakage) = self.breakage.take() {
+                self.metrics.resumed(breakage.noticed.elapsed());
+            }
+            token.at += self.since_begun;
+            self.came.push(token.token.token);
             match self.last {
                 None => self.metrics.first_token(token.at),
                 Some(last) => self.metrics.next_token(token.at.saturating_sub(last)),
@@ -88,14 +153,67 @@ impl AnswerStream {
         }
     }
 
+    /// Begins to look for another route, if the session has ended by a stage's fault and that may help.
+    fn look_elsewhere(&mut self) -> bool {
+        let (Some(Outcome::Failed(lost)), Some(resume)) = (self.session.outcome(), &mut self.resume) else {
+            return false;
+        };
+        if self.came.is_empty() || self.text.stopped() || lost.avoid().is_none() {
+            return false;
+        }
+        let lost = lost.clone();
+        let (noticed, tries) = match self.breakage.take() {
+            Some(before) => (before.noticed, before.tries + 1),
+            None => (Instant::now(), 1),
+        };
+        if tries > TRIES {
+            self.break_off(lost, format!("{TRIES} routes were tried"));
+            return false;
+        }
+        tracing::info!(error = %lost, tokens = self.came.len(), "an answer broke; it goes on elsewhere if it can");
+        let resuming = Some(resume.resume(&lost, &self.came));
+        self.breakage = Some(Breakage { noticed, lost, resuming, tries });
+        true
+    }
+
+    /// The move to another route, once there is one; `None` when there is nothing to wait for.
+    fn poll_resumed(&mut self, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        let Some(breakage) = &mut self.breakage else { return Poll::Ready(None) };
+        let Some(resuming) = &mut breakage.resuming else { return Poll::Ready(None) };
+        let resumed = ready!(resuming.as_mut().poll(context));
+        breakage.resuming = None;
+        let lost = breakage.lost.clone();
+        match resumed {
+            Ok(Resumed { session, route }) => {
+                self.reused = Some(self.reused());
+                self.session = session;
+                self.since_begun = self.begun.elapsed();
+                Poll::Ready(Some(Piece::Moved(Box::new((lost, route)))))
+            }
+            Err(why) => {
+                self.break_off(lost, why);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn break_off(&mut self, lost: SessionError, why: String) {
+        self.metrics.broken_off();
+        self.breakage = None;
+        self.broken_off = Some(SessionError::BrokenOff { lost: Box::new(lost), why });
+    }
+
     /// How the answer ended; there once [`AnswerStream::next`] has given `None`.
     pub fn outcome(&self) -> Option<Outcome> {
+        if let Some(error) = &self.broken_off {
+            return Some(Outcome::Failed(error.clone()));
+        }
         self.session.outcome().map(|outcome| judged(outcome, self.text.stopped()))
     }
 
     /// Tokens of the prompt that no stage had to compute; there once a token came.
     pub fn reused(&self) -> u32 {
-        self.session.reused()
+        self.reused.unwrap_or_else(|| self.session.reused())
     }
 
     /// Whether nodes may have computed more than was given out: they end an answer themselves, except at a stop string.
@@ -117,10 +235,20 @@ impl AnswerStream {
     pub async fn end(self) -> (String, SessionEnd) {
         let stopped = self.text.stopped();
         let mut end = self.session.end().await;
-        end.outcome = judged(&end.outcome, stopped);
+        end.outcome = match self.broken_off {
+            Some(error) => Outcome::Failed(error),
+            None => judged(&end.outcome, stopped),
+        };
+        if self.reused.is_some() {
+            // Of another session than the one that the first token came from.
+            end.prompt_sent = None;
+        }
         (self.text.into_text(), end)
     }
 }
+
+/// Routes tried for an answer until its next token comes.
+const TRIES: u32 = 4;
 
 /// With a stop string found the answer is whole, however the pipeline ended after it.
 fn judged(outcome: &Outcome, stopped: bool) -> Outcome {

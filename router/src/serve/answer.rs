@@ -47,6 +47,7 @@ impl Answer {
                     text.push_str(&piece);
                 }
                 Some(Piece::Rest(piece)) => text.push_str(&piece),
+                Some(Piece::Moved(moved)) => self.about.moved_to(moved.1),
                 None => break,
             }
             next = self.stream.next().await?;
@@ -83,6 +84,7 @@ impl Answer {
                 events::token(out, token.token.position.get(), token.token.token, text);
             }
             Piece::Rest(text) => events::rest(out, position, text),
+            Piece::Moved(moved) => self.about.moved_to(moved.1.clone()),
         }
     }
 

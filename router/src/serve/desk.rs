@@ -1,7 +1,8 @@
 //! Where a checked request becomes a running answer: model, prompt, place, session, first token.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use proto::prefix::TenantId;
 use proto::session::SamplingParams;
@@ -23,7 +24,10 @@ use super::events::{About, Sum};
 use super::gate::Place;
 use super::{Asked, Problem};
 use crate::clock::unix_seconds;
-use crate::generate::{AnswerStream, GenerateRequest, Piece, terms};
+use crate::driver::Driver;
+use crate::generate::{
+    AnswerStream, COMPLETE, GenerateRequest, Generations, Piece, Resume, Resumed, Resuming, terms,
+};
 use crate::model::Prompt;
 use crate::router::Router;
 use crate::session::{Outcome, SessionError, SessionShare};
@@ -151,6 +155,7 @@ impl Desk {
                         session,
                         model: served.model.clone(),
                         route,
+                        moves: 0,
                         prompt_tokens: prompt.len(),
                         cached: stream.reused(),
                         queued,
@@ -192,10 +197,16 @@ impl Desk {
         let Attempt { share, place, markers } = attempt;
         let terms = terms(&served.model, route, prompt, request.max_tokens, request, share)?;
         let session = terms.session.to_string();
+        let elsewhere = Elsewhere {
+            driver: self.router.driver().clone(),
+            place: place.clone(),
+            generations: Arc::new(Mutex::new(Generations::new(terms.clone()))),
+        };
         let running = self.router.driver().start_holding(terms, place.clone())?;
         let metrics = self.router.metrics().clone();
         let mut stream = AnswerStream::new(running, &served.model, &request.stop, metrics)?;
         stream.show(markers);
+        stream.resume_by(elsewhere);
         let first = stream.next().await?;
         if first.is_none()
             && let Some(Outcome::Failed(error)) = stream.outcome()
@@ -220,6 +231,35 @@ impl Desk {
         SessionShare { tenant, priority, ..SessionShare::default() }
     }
 }
+
+/// Other places for an answer whose pipeline broke.
+#[derive(Debug)]
+struct Elsewhere {
+    driver: Driver,
+    place: Place,
+    // Only one generation is made at a time: the lock is never waited for.
+    generations: Arc<Mutex<Generations>>,
+}
+
+impl Resume for Elsewhere {
+    fn resume(&mut self, lost: &SessionError, came: &[u32]) -> Resuming {
+        let (driver, place) = (self.driver.clone(), self.place.clone());
+        let (generations, came) = (Arc::clone(&self.generations), came.to_vec());
+        let node = lost.avoid();
+        Box::pin(async move {
+            let node = node.ok_or("no node is to blame")?;
+            let route = place.lost(node, PATIENCE).await.map_err(|refusal| refusal.to_string())?;
+            let next = generations.lock().unwrap_or_else(PoisonError::into_inner).next(&route, &came);
+            let session =
+                driver.start_holding(next.ok_or(COMPLETE)?, place).map_err(|error| error.to_string())?;
+            Ok(Resumed { session, route })
+        })
+    }
+}
+
+/// How long an answer that broke waits for a place on another route: its client sees a pause meanwhile, and those who
+/// have places there end now and then.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sampling differs from request to request unless a seed was given.
 pub(super) fn with_drawn_seed(sampling: SamplingParams) -> Result<SamplingParams, Problem> {

@@ -17,7 +17,10 @@ pub(super) struct About {
     pub(super) request: String,
     pub(super) session: String,
     pub(super) model: Model,
+    /// Over which it goes at present.
     pub(super) route: Route,
+    /// How often it has gone on over another one.
+    pub(super) moves: u32,
     pub(super) prompt_tokens: usize,
     /// Those of them that no stage had to compute.
     pub(super) cached: u32,
@@ -35,6 +38,12 @@ pub(super) struct Sum {
 }
 
 impl About {
+    /// A stage was lost.
+    pub(super) fn moved_to(&mut self, route: Route) {
+        self.route = route;
+        self.moves += 1;
+    }
+
     /// The object of a whole answer, without its text and ids.
     pub(super) fn end(&self, finish: &str, sum: &Sum) -> Value {
         let since_request: Vec<Duration> = sum.times.iter().map(|&at| at + self.started).collect();
@@ -63,6 +72,7 @@ impl About {
             "model_id": self.model.id(),
             "numerics": self.route.class,
             "route": route,
+            "moves": self.moves,
         })
     }
 }

@@ -105,7 +105,7 @@ impl Gate {
             self.count(&mut state);
             (Entry { gate: self.clone(), ticket, until }, verdict)
         };
-        let route = entry.decided(verdict).await?;
+        let route = entry.decided(verdict, until).await?;
         Ok((Place { entry: Arc::new(entry) }, route))
     }
 
@@ -146,10 +146,14 @@ impl State {
 
 impl Entry {
     /// Waits for the verdict; asks for one when the time is over.
-    async fn decided(&self, mut verdict: oneshot::Receiver<Verdict>) -> Result<Route, AdmissionRefusal> {
+    async fn decided(
+        &self,
+        mut verdict: oneshot::Receiver<Verdict>,
+        until: Duration,
+    ) -> Result<Route, AdmissionRefusal> {
         let metrics = &self.gate.inner.metrics;
         let begun = Instant::now();
-        let in_time = timeout_at(self.gate.inner.epoch + self.until, &mut verdict).await;
+        let in_time = timeout_at(self.gate.inner.epoch + until, &mut verdict).await;
         let decided = if let Ok(decided) = in_time {
             decided
         } else {
@@ -183,17 +187,30 @@ impl Drop for Entry {
 impl Place {
     /// A node did not take the session: waits for another route.
     pub(super) async fn turned_away(&self, node: NodeId, why: TurnedAway) -> Result<Route, AdmissionRefusal> {
-        let verdict = {
-            let gate = &self.entry.gate;
-            let mut state = gate.lock();
-            let (sender, verdict) = oneshot::channel();
-            state.waiting.insert(self.entry.ticket, sender);
-            let now = gate.now();
-            let decisions = state.admission.turned_away(now, self.entry.ticket, node, why);
-            state.deliver(decisions);
-            gate.count(&mut state);
-            verdict
-        };
-        self.entry.decided(verdict).await
+        let ticket = self.entry.ticket;
+        let verdict = self.again(|admission, now| admission.turned_away(now, ticket, node, why));
+        self.entry.decided(verdict, self.entry.until).await
+    }
+
+    /// A node was lost in the middle of the answer: waits for another route, for at most `patience`.
+    pub(super) async fn lost(&self, node: NodeId, patience: Duration) -> Result<Route, AdmissionRefusal> {
+        let ticket = self.entry.ticket;
+        let until = self.entry.gate.now() + patience;
+        let verdict = self.again(|admission, now| admission.lost(now, ticket, node, until));
+        self.entry.decided(verdict, until).await
+    }
+
+    fn again(
+        &self,
+        change: impl FnOnce(&mut Admission, Duration) -> Vec<Decision>,
+    ) -> oneshot::Receiver<Verdict> {
+        let gate = &self.entry.gate;
+        let mut state = gate.lock();
+        let (sender, verdict) = oneshot::channel();
+        state.waiting.insert(self.entry.ticket, sender);
+        let decisions = change(&mut state.admission, gate.now());
+        state.deliver(decisions);
+        gate.count(&mut state);
+        verdict
     }
 }

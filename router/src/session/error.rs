@@ -66,6 +66,14 @@ pub enum SessionError {
         /// What it did.
         what: String,
     },
+    /// The answer broke off, and nobody else could take it up.
+    #[error("{lost}; it could not go on elsewhere: {why}")]
+    BrokenOff {
+        /// What befell it.
+        lost: Box<SessionError>,
+        /// Why there is no other route.
+        why: String,
+    },
     /// The request's own time limit.
     #[error("no complete answer within {} s", .after.as_secs_f64())]
     TimedOut {
@@ -79,7 +87,7 @@ pub enum SessionError {
 
 impl SessionError {
     /// The stage to blame, if one is.
-    pub const fn stage(&self) -> Option<&StageLabel> {
+    pub fn stage(&self) -> Option<&StageLabel> {
         match self {
             Self::Refused { stage, .. }
             | Self::Unreachable { stage, .. }
@@ -88,6 +96,7 @@ impl SessionError {
             | Self::Stalled { stage, .. }
             | Self::GaveUp { stage, .. }
             | Self::Violation { stage, .. } => Some(stage),
+            Self::BrokenOff { lost, .. } => lost.stage(),
             Self::TimedOut { .. } | Self::ShuttingDown => None,
         }
     }
@@ -104,9 +113,18 @@ impl SessionError {
 
     /// The node that another route should do without; `None` if another route would not help.
     pub fn avoid(&self) -> Option<NodeId> {
-        let hopeless = matches!(self, Self::Refused { refusal, .. }
-            if matches!(refusal.code, RefusalCode::TooLong | RefusalCode::BadPlan | RefusalCode::BadSampling
-                | RefusalCode::BadGrammar));
+        let hopeless = match self {
+            Self::Refused { refusal, .. } => matches!(
+                refusal.code,
+                RefusalCode::TooLong
+                    | RefusalCode::BadPlan
+                    | RefusalCode::BadSampling
+                    | RefusalCode::BadGrammar
+            ),
+            // Its grammar is the request's.
+            Self::GaveUp { code, .. } => *code == CloseCode::Grammar,
+            _ => false,
+        };
         if hopeless { None } else { self.stage().map(|stage| stage.at.node) }
     }
 }

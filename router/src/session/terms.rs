@@ -17,8 +17,10 @@ pub struct SessionTerms {
     pub generation: Generation,
     /// The route.
     pub plan: Plan,
-    /// The prompt's ids, at least one.
+    /// The prompt's ids, at least one; in a later generation with what was generated before behind them.
     pub prompt: Vec<u32>,
+    /// How many of them were generated.
+    pub generated: u32,
     /// Tokens to generate at most, at least 1.
     pub max_tokens: u32,
     /// Positions that every stage reserves.
@@ -95,6 +97,18 @@ impl Default for SessionLimits {
 }
 
 impl SessionTerms {
+    /// The next generation: the same session over another route, going on behind the tokens that have come, which are
+    /// forced. `None` if no further one may come.
+    #[must_use]
+    pub fn resumed(&self, plan: Plan, came: &[u32]) -> Option<Self> {
+        let left = self.max_tokens.checked_sub(came.len() as u32).filter(|&left| left > 0)?;
+        let generation = Generation::new(self.generation.get().checked_add(1)?);
+        let mut next = Self { plan, generation, max_tokens: left, ..self.clone() };
+        next.prompt.extend_from_slice(came);
+        next.generated += came.len() as u32;
+        Some(next)
+    }
+
     /// The stages in order.
     pub fn stages(&self) -> &[PlanStage] {
         &self.plan.stages
@@ -109,10 +123,10 @@ impl SessionTerms {
     pub(crate) fn open(&self, stage: usize) -> Open {
         let tail = (stage + 1 == self.stages().len()).then(|| TailTerms {
             history: self.prompt.clone(),
-            generated: 0,
+            generated: self.generated,
             sampling: self.sampling.clone(),
             eos: self.eos.clone(),
-            max_tokens: self.max_tokens,
+            max_tokens: self.max_tokens.saturating_add(self.generated),
         });
         let answer = if tail.is_some() { self.answer.clone() } else { AnswerTerms::default() };
         Open {

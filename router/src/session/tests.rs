@@ -32,6 +32,7 @@ fn terms(stages: u32) -> SessionTerms {
         generation: Generation::new(1),
         plan: Plan { model: ModelId::from_bytes([3; 32]), class: NumericsClass::Exact, n_layers: 30, stages },
         prompt: vec![5; PROMPT as usize],
+        generated: 0,
         max_tokens: 8,
         max_positions: 11,
         vocab: 100,

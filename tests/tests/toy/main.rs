@@ -12,6 +12,7 @@ mod company;
 mod failures;
 mod pieces;
 mod pipelining;
+mod recovery;
 mod reuse;
 mod serve;
 mod serve_clients;

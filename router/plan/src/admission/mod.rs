@@ -243,6 +243,16 @@ impl Admission {
         decisions
     }
 
+    /// A node that a session was placed on is lost in the middle of the answer: it takes another place, before all that
+    /// wait, if there is one until `until`.
+    pub fn lost(&mut self, now: Duration, ticket: Ticket, node: NodeId, until: Duration) -> Vec<Decision> {
+        if let Some(placed) = self.placed.get_mut(&ticket) {
+            placed.wanted.until = until;
+            placed.tries = 0;
+        }
+        self.turned_away(now, ticket, node, TurnedAway::Failed)
+    }
+
     /// A request is over or not wanted any more: its place, waiting or not, is free.
     pub fn release(&mut self, now: Duration, ticket: Ticket) -> Vec<Decision> {
         if let Some(placed) = self.placed.remove(&ticket) {

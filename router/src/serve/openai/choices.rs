@@ -156,6 +156,8 @@ impl Choices {
 
     fn write(&mut self, choice: u32, piece: &Piece) {
         match piece {
+            // The client sees nothing of it but a pause.
+            Piece::Moved(_) => {}
             Piece::Rest(text) => self.writer.push(choice, &Delta::rest(text), &mut self.buffer),
             Piece::Token(token, text) if self.logprobs => {
                 let told = Told::new(self.tokenizer.as_deref(), &token.token);

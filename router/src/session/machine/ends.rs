@@ -61,6 +61,7 @@ impl SessionMachine {
             SessionError::Refused { .. }
             | SessionError::Unreachable { .. }
             | SessionError::GaveUp { .. }
+            | SessionError::BrokenOff { .. }
             | SessionError::TimedOut { .. } => CloseCode::Cancelled,
         };
         self.conclude(now, Outcome::Failed(error), code, actions);

@@ -1,0 +1,90 @@
+//! An answer that goes on over another route when its pipeline breaks.
+
+use std::fmt;
+use std::pin::Pin;
+
+use proto::NodeId;
+use router_plan::{Route, RouteRequest, View, choose_route};
+
+use tokio::time::Instant;
+
+use crate::driver::{Driver, Session};
+use crate::session::{SessionError, SessionTerms};
+
+/// Finds other routes for one answer.
+pub trait Resume: fmt::Debug + Send {
+    /// Goes on over a route without the stage that is to blame for `lost`. `came` are all tokens of the answer so far, in
+    /// order, as its reader has them: they are forced, never chosen again.
+    fn resume(&mut self, lost: &SessionError, came: &[u32]) -> Resuming;
+}
+
+/// The way to another route.
+pub type Resuming = Pin<Box<dyn Future<Output = Result<Resumed, String>> + Send>>;
+
+/// An answer that goes on.
+#[derive(Debug)]
+pub struct Resumed {
+    /// Its next generation.
+    pub session: Session,
+    /// Over this route.
+    pub route: Route,
+}
+
+/// The generations of one answer.
+#[derive(Debug)]
+pub(crate) struct Generations {
+    terms: SessionTerms,
+    /// When the latest one was made.
+    since: Instant,
+    /// Tokens that came before the latest generation.
+    forced: usize,
+}
+
+impl Generations {
+    /// Of a session with these terms.
+    pub(crate) fn new(terms: SessionTerms) -> Self {
+        Self { terms, since: Instant::now(), forced: 0 }
+    }
+
+    /// The terms of the next one over `route`, behind all tokens that `came`.
+    pub(crate) fn next(&mut self, route: &Route, came: &[u32]) -> Option<SessionTerms> {
+        let mut next = self.terms.resumed(route.to_plan(), came.get(self.forced..)?)?;
+        let now = Instant::now();
+        // The time limit is the whole answer's.
+        next.limits.total = next.limits.total.map(|total| total.saturating_sub(now - self.since));
+        *self = Self { terms: next.clone(), since: now, forced: came.len() };
+        Some(next)
+    }
+}
+
+/// Over what a view knows, for one answer by itself.
+#[derive(Debug)]
+pub(super) struct OverView {
+    pub(super) driver: Driver,
+    pub(super) view: View,
+    pub(super) wanted: RouteRequest,
+    pub(super) generations: Generations,
+}
+
+impl OverView {
+    fn go_on(&mut self, node: NodeId, lost: &SessionError, came: &[u32]) -> Result<Resumed, String> {
+        self.view.mark_unreachable(node, lost.to_string());
+        let route = choose_route(&self.view, &self.wanted).map_err(|error| error.to_string())?;
+        let terms = self.generations.next(&route, came).ok_or(COMPLETE)?;
+        let session = self.driver.start(terms).map_err(|error| error.to_string())?;
+        Ok(Resumed { session, route })
+    }
+}
+
+impl Resume for OverView {
+    fn resume(&mut self, lost: &SessionError, came: &[u32]) -> Resuming {
+        let resumed = match lost.avoid() {
+            Some(node) => self.go_on(node, lost, came),
+            None => Err("no node is to blame".into()),
+        };
+        Box::pin(std::future::ready(resumed))
+    }
+}
+
+/// A pipeline can't break after the last token.
+pub(crate) const COMPLETE: &str = "no token is left to generate";
