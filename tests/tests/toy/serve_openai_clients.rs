@@ -127,9 +127,10 @@ async fn ten_thousand_connections_too_many_are_told_or_closed_and_hurt_nobody() 
         format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     for client in 0..MORE + AT_ONCE {
         if client >= AT_ONCE {
-            match timeout(PATIENCE, clients.join_next()).await.unwrap().unwrap().unwrap() {
-                true => told += 1,
-                false => closed += 1,
+            if timeout(PATIENCE, clients.join_next()).await.unwrap().unwrap().unwrap() {
+                told += 1;
+            } else {
+                closed += 1;
             }
         }
         if client < MORE {
