@@ -7,10 +7,11 @@ import asyncio
 import json
 import sys
 
+import openai
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 ADDRESS, MODEL = sys.argv[1], sys.argv[2]
 checks = []
@@ -51,7 +52,15 @@ def a_stream_is_the_answer_in_pieces():
     assert total.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
 
 
-@tool
+class City(BaseModel):
+    """Which city."""
+
+    model_config = ConfigDict(extra="forbid")
+    # A small model may go on until max_tokens; without `strict` LangChain leaves `extra` out, too.
+    city: str = Field(max_length=30)
+
+
+@tool(args_schema=City)
 def weather(city: str) -> str:
     """The weather of a city."""
     return f"22 degrees in {city}"
@@ -60,15 +69,17 @@ def weather(city: str) -> str:
 class Place(BaseModel):
     """A place."""
 
+    model_config = ConfigDict(extra="forbid")
     name: str = Field(max_length=20)
     people: int = Field(ge=0, le=999)
 
 
 @check
 def a_tool_is_called_and_its_result_is_taken():
-    bound = chat(max_tokens=100).bind_tools([weather], tool_choice="weather")
+    bound = chat(max_tokens=100).bind_tools([weather], tool_choice="weather", strict=True)
     asked = HumanMessage("What is the weather in Paris?")
     answer = bound.invoke([asked])
+    assert len(answer.tool_calls) == 1, answer
     [call] = answer.tool_calls
     assert call["name"] == "weather" and "city" in call["args"], answer
     told = chat().invoke([asked, answer, ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])])
@@ -77,7 +88,7 @@ def a_tool_is_called_and_its_result_is_taken():
 
 @check
 def a_streamed_tool_call_is_the_whole_one():
-    bound = chat(max_tokens=100).bind_tools([weather], tool_choice="required")
+    bound = chat(max_tokens=100).bind_tools([weather], tool_choice="required", strict=True)
     whole = bound.invoke(MESSAGES).tool_calls
     total = None
     for chunk in bound.stream(MESSAGES):
@@ -88,18 +99,24 @@ def a_streamed_tool_call_is_the_whole_one():
 @check
 def structured_output_is_of_its_schema():
     for method in ("json_schema", "function_calling"):
-        place = chat(max_tokens=100).with_structured_output(Place, method=method).invoke("Name a town.")
+        place = chat(max_tokens=100).with_structured_output(Place, method=method, strict=True).invoke("Name a town.")
         assert isinstance(place, Place), (method, place)
 
 
 @check
 def json_mode_gives_json():
-    bound = chat(max_tokens=300, temperature=0.5, seed=3).bind(response_format={"type": "json_object"})
-    answer = bound.invoke([HumanMessage("Answer with a JSON object with one key.")])
-    if answer.response_metadata["finish_reason"] == "stop":
+    whole = 0
+    for seed in range(8):
+        bound = chat(max_tokens=120, temperature=1.0, seed=seed).bind(response_format={"type": "json_object"})
+        try:
+            answer = bound.invoke([HumanMessage("Answer with a JSON object with one key.")])
+        except openai.LengthFinishReasonError as error:
+            # A small model may go on until max_tokens: JSON it is, as far as it goes.
+            assert error.completion.choices[0].message.content.lstrip().startswith("{"), error
+            continue
         assert isinstance(json.loads(answer.content), dict), answer
-    else:
-        assert answer.content.lstrip().startswith("{"), answer
+        whole += 1
+    assert whole >= 1
 
 
 @check
