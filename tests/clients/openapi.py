@@ -66,6 +66,11 @@ def no_fault(ctx, response, case):
     wanted = (code == "deadline_exceeded" and body.get("deadline_ms")) or (code == "no_route" and body.get("numerics"))
     assert wanted, f"{response.status_code} {code}"
 '''
+# A body that is too large is refused with 413, which the fuzzer does not expect of itself; 5xx are `no_fault`'s.
+SETTINGS = """
+[checks]
+negative_data_rejection.expected-statuses = ["400", "401", "403", "404", "405", "408", "409", "413", "429", "5xx"]
+"""
 CHECKS = [
     "no_fault",
     "status_code_conformance",
@@ -78,12 +83,17 @@ CHECKS = [
 with tempfile.TemporaryDirectory() as folder:
     with open(os.path.join(folder, "hooks.py"), "w") as hooks:
         hooks.write(HOOKS)
+    with open(os.path.join(folder, "schemathesis.toml"), "w") as settings:
+        settings.write(SETTINGS)
     fuzzer = [sys.executable, "-m", "schemathesis.cli", "run", f"{BASE}/openapi.json", "--checks", ",".join(CHECKS)]
     fuzzer += ["--phases", "examples,coverage,fuzzing", "--mode", "all", "--seed", SEED, "--max-examples", "60"]
-    fuzzer += ["--max-time", "60", "--request-timeout", "30", "--max-response-time", "20", "--workers", "2"]
+    fuzzer += ["--max-time", "60", "--request-timeout", "30", "--max-response-time", "20"]
+    # With two workers Python 3.11 fails now and then as it makes up a case ("AST constructor recursion depth mismatch").
+    fuzzer += ["--workers", "1"]
     fuzzer += ["--continue-on-failure", "--no-color", "--warnings", "off", "--suppress-health-check", "all"]
     ran = subprocess.run(fuzzer, cwd=folder, env={**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": f"{folder}:{os.environ['PYTHONPATH']}"}, capture_output=True, text=True, timeout=300)
 told = ran.stdout + ran.stderr
-print(told[-40000:])
+# Bodies may be long.
+print("\n".join(line[:600] for line in told.splitlines()))
 assert ran.returncode == 0, ran.returncode
 print("3 checks passed, 0 skipped")

@@ -40,3 +40,8 @@ fn the_official_client_is_served() {
 fn two_hundred_answers_are_json_of_their_schemas() {
     run("json_schema.py", "requirements.txt");
 }
+
+#[test]
+fn langchain_is_served() {
+    run("langchain_client.py", "langchain.txt");
+}

@@ -104,7 +104,7 @@ pub(crate) struct Serve {
     /// Serve this model only. Repeatable; by default all that are found, 16 at most
     #[arg(long = "serve-model", value_name = "M", env = "LAYERLANE_ROUTER_MODELS", value_delimiter = ',')]
     pub(crate) models: Vec<ModelRef>,
-    /// Let web pages of this origin use the API, SCHEME://HOST[:PORT] or `*` for any. Repeatable; by default none
+    /// Let web pages of this origin use the API, `SCHEME://HOST[:PORT]`, or `*` for any. Repeatable; by default none
     #[arg(
         long = "allow-origin",
         value_name = "ORIGIN",

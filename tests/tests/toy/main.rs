@@ -19,6 +19,7 @@ mod serve_clients;
 mod serve_keys;
 mod serve_lag;
 mod serve_openai;
+mod serve_openai_clients;
 mod serve_schema;
 mod serve_soak;
 mod serve_unicode;

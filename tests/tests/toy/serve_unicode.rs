@@ -86,7 +86,11 @@ async fn whole(server: &TestServer, wanted: &Wanted) -> Vec<String> {
     }
     let choices = object["choices"].as_array().unwrap();
     let text = |choice: &Value| {
-        choice["text"].as_str().or(choice["message"]["content"].as_str()).unwrap_or_default().to_owned()
+        choice["text"]
+            .as_str()
+            .or_else(|| choice["message"]["content"].as_str())
+            .unwrap_or_default()
+            .to_owned()
     };
     choices.iter().map(text).collect()
 }
@@ -105,7 +109,8 @@ async fn pieces(server: &TestServer, wanted: &Wanted) -> Vec<String> {
             texts[0].push_str(object["delta"].as_str().unwrap());
         }
         for choice in object["choices"].as_array().into_iter().flatten() {
-            let text = choice["text"].as_str().or(choice["delta"]["content"].as_str()).unwrap_or_default();
+            let text =
+                choice["text"].as_str().or_else(|| choice["delta"]["content"].as_str()).unwrap_or_default();
             texts[choice["index"].as_u64().unwrap() as usize].push_str(text);
         }
     }

@@ -47,8 +47,8 @@ pub(super) async fn lag(options: &Options) -> Result<Value> {
     Ok(json!({
         "clients": options.clients,
         "tail_to_client_ms": percentiles(&lags),
-        "router_p99_within_ms": p99,
-        "router_share_within_5_ms": within(MOST_SECONDS),
+        "p99_in_router_within_ms": p99,
+        "share_in_router_within_5_ms": within(MOST_SECONDS),
         "gap_ms": percentiles(&gaps),
         "longest_gap_ms": stall,
         "holds": within(bound) >= 0.99 && stall <= millis(STALL) * options.factor,

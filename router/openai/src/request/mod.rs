@@ -6,6 +6,8 @@ mod chat;
 mod completion;
 mod constraint;
 mod generation;
+#[cfg(test)]
+mod hostile;
 mod items;
 mod messages;
 pub mod parameters;
