@@ -22,6 +22,9 @@ pub struct RouterMetrics {
     ttft: Histogram,
     /// Between two tokens of one answer.
     itl: Histogram,
+    /// Nodes known with a record that holds, and reached when they were asked last. Of a serving router; moves once a
+    /// second at most.
+    nodes: IntGauge,
     /// Moves when an answer whose pipeline broke goes on over another route, or can't, by which.
     resumed: IntCounterVec,
     /// From the moment that the loss of a stage was noticed to the answer's next token.
@@ -84,6 +87,7 @@ impl RouterMetrics {
                 buckets::SECONDS,
             )?,
             itl: registry.histogram("router_itl_seconds", "Between two tokens.", buckets::SECONDS)?,
+            nodes: registry.gauge("router_nodes", "Nodes known and reached.")?,
             resumed: registry.counter_vec(
                 "router_answers_resumed_total",
                 "Answers whose pipeline broke, by what came of it.",
@@ -152,6 +156,10 @@ impl RouterMetrics {
 
     pub(crate) fn next_token(&self, after: Duration) {
         self.itl.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn reached(&self, nodes: usize) {
+        self.nodes.set(nodes as i64);
     }
 
     /// An answer goes on: its next token came so long after the loss was noticed.

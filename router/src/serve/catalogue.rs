@@ -11,7 +11,8 @@ use proto::{LayerSpan, ModelId};
 use router_openai::ErrorCode;
 use router_plan::admission::{AdmissionLimits, Tenant};
 use router_plan::{
-    Coverage, ModelCandidate, ModelRef, ResolveError, ResolvedModel, View, models as offered, resolve,
+    Coverage, ModelCandidate, ModelRef, NodeView, ResolveError, ResolvedModel, View, models as offered,
+    resolve,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -229,6 +230,8 @@ impl Catalogue {
     /// Asks every node for its load and hands the view to all queues.
     async fn refresh(&self, mut view: View) {
         measure(&mut view, self.inner.router.driver(), None, &mut |_| false).await;
+        let reached = |node: &&NodeView| node.measured.unreachable.is_none() && !view.is_expired(node);
+        self.inner.router.metrics().reached(view.nodes().filter(reached).count());
         for served in self.list() {
             served.gate.set_view(view.clone());
         }
