@@ -164,7 +164,7 @@ pub(super) fn remark(step: Step<'_>, verbose: bool) {
             output::remark(&format!("route in class {}: {}", route.class, stages.join(" -> ")));
         }
         Step::Moved(lost, route) => {
-            let stages: Vec<_> = route.stages.iter().map(|stage| stage.node.short().to_string()).collect();
+            let stages: Vec<_> = route.stages.iter().map(|stage| stage.node.short()).collect();
             output::remark(&format!("{lost}; the answer goes on over {}", stages.join(" -> ")));
         }
         Step::Retry(error) => output::remark(&format!("another route is tried: {error}")),

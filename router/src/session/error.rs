@@ -70,7 +70,7 @@ pub enum SessionError {
     #[error("{lost}; it could not go on elsewhere: {why}")]
     BrokenOff {
         /// What befell it.
-        lost: Box<SessionError>,
+        lost: Box<Self>,
         /// Why there is no other route.
         why: String,
     },

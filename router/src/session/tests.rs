@@ -294,3 +294,19 @@ fn leases_are_renewed_on_every_stage_at_a_third() {
     }
     assert!(credits.iter().all(|&count| count >= 2), "{credits:?}");
 }
+
+#[test]
+fn the_next_generation_goes_on_behind_what_came_and_counts_from_the_beginning() {
+    let first = terms(3);
+    let second = first.resumed(first.plan.clone(), &[7, 8, 9]).unwrap();
+    assert_eq!(second.generation, Generation::new(first.generation.get() + 1));
+    assert_eq!((second.session, second.max_positions), (first.session, first.max_positions));
+    assert_eq!(second.prompt, [&first.prompt[..], &[7, 8, 9]].concat());
+    let third = second.resumed(first.plan.clone(), &[1]).unwrap();
+    assert_eq!((third.generated, third.max_tokens), (4, first.max_tokens - 4));
+    let tail = third.open(2).tail.unwrap();
+    assert_eq!((tail.generated, tail.max_tokens), (4, first.max_tokens));
+    assert_eq!(tail.history, third.prompt);
+    assert!(third.resumed(first.plan.clone(), &[0; 4]).is_none(), "nothing is left to generate");
+    assert!(third.resumed(first.plan, &[0; 9]).is_none());
+}

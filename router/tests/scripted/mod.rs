@@ -263,6 +263,7 @@ pub(crate) fn terms(session: u64, plan: Plan) -> SessionTerms {
         generation: Generation::new(1),
         plan,
         prompt: vec![5, 6, 7],
+        generated: 0,
         max_tokens: 8,
         max_positions: 11,
         vocab: 100,

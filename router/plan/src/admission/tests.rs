@@ -2,6 +2,8 @@
 
 mod fairness;
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 
 use super::hold::RETRY_SOONEST;
@@ -67,6 +69,28 @@ fn load_spreads_over_replicas_and_waits_when_they_are_full() {
     let decisions = admission.release(SECOND, Ticket(0));
     assert_eq!(placed(&decisions)[0].0, fifth);
     assert_eq!((admission.waiting(), admission.placed()), (0, 4));
+}
+
+#[test]
+fn an_answer_whose_node_is_lost_goes_elsewhere_long_after_its_time_to_wait_and_tries_anew() {
+    let mut admission = admission(8, replicas(2));
+    // Both nodes are full: 4,096 positions each.
+    let mut tickets = HashMap::new();
+    for _ in 0..4 {
+        let (ticket, decisions) = admission.submit(Duration::ZERO, wanted("a", 2000));
+        tickets.insert(ticket, placed(&decisions)[0].1);
+    }
+    let (&lost, &at) = tickets.iter().find(|&(_, &at)| at == node(1)).unwrap();
+    let (late, until) = (100 * SECOND, 110 * SECOND);
+    assert_eq!(admission.lost(late, lost, at, until), [], "it waits although its own time is over");
+    let (&other, _) = tickets.iter().find(|&(_, &at)| at == node(2)).unwrap();
+    assert_eq!(placed(&admission.release(late + SECOND, other)), [(lost, node(2))]);
+    // The other node too: nobody is left who has not been tried.
+    let decisions = admission.lost(late, lost, node(2), until);
+    assert!(
+        matches!(decisions[0].verdict, Verdict::Refused(AdmissionRefusal::NoRoute { .. })),
+        "{decisions:?}"
+    );
 }
 
 #[test]
