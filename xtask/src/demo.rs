@@ -4,6 +4,7 @@
 //! printed in `demo/report.rs`. Everything started here hangs on a leash, so it ends with us however we end.
 //! It knows our programs only by their command lines and the JSON that they print.
 
+mod chaos;
 mod report;
 mod spans;
 mod swarm;
@@ -56,6 +57,9 @@ pub(crate) struct DemoArgs {
     /// Compute threads of each node; by default each chooses
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
+    /// Two nodes for each span; one of them is killed in the middle of the answer, which goes on
+    #[arg(long)]
+    chaos: bool,
     /// Print one JSON object as the last line of stdout; everything else goes to stderr
     #[arg(long)]
     json: bool,
@@ -72,7 +76,10 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
     let model =
         args.model.clone().unwrap_or_else(|| workspace.third_party().join(DEFAULT_MODEL).into_os_string());
     let layers = layers_of(&programs, &model)?;
-    let spans = spans::equal(layers, args.nodes)?;
+    let mut spans = spans::equal(layers, args.nodes)?;
+    if args.chaos {
+        spans.extend(spans.clone());
+    }
 
     let directory = swarm::run_directory(&workspace.target().join("demo"))?;
     let settings = NodeSettings {
@@ -83,7 +90,14 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
         directory: directory.clone(),
     };
     let swarm = Swarm::start(&settings, &spans)?;
-    let answer = generate(&programs.join("router"), args, &swarm, &directory)?;
+    let router = programs.join("router");
+    if args.chaos {
+        let text = chaos::play(&router, args, &swarm, &directory)?;
+        drop(swarm);
+        println!("{text}");
+        return Ok(());
+    }
+    let answer = generate(&router, args, args.json, &swarm, &directory, || {})?;
     if args.json {
         // The last line of stdout, whatever the stopping nodes may still have to say on stderr.
         drop(swarm);
@@ -126,8 +140,16 @@ fn layers_of(programs: &Path, model: &OsString) -> Result<u32> {
     u32::try_from(layers).context("read the number of layers")
 }
 
-/// Lets the router write the answer, streamed to our stdout unless that is to be JSON; gives its object.
-fn generate(program: &Path, args: &DemoArgs, swarm: &Swarm, directory: &Path) -> Result<Value> {
+/// Lets the router write the answer, streamed to our stdout unless that is to be `json`; gives its object. `meanwhile`
+/// runs while it writes.
+fn generate(
+    program: &Path,
+    args: &DemoArgs,
+    json: bool,
+    swarm: &Swarm,
+    directory: &Path,
+    meanwhile: impl FnOnce(),
+) -> Result<Value> {
     let mut arguments: Vec<OsString> = vec!["generate".into()];
     // With `=`, so that a prompt may begin with a dash.
     let mut option = |name: &str, value: &str| arguments.push(format!("{name}={value}").into());
@@ -147,14 +169,16 @@ fn generate(program: &Path, args: &DemoArgs, swarm: &Swarm, directory: &Path) ->
     if args.chat && args.token_ids.is_none() {
         arguments.push("--chat".into());
     }
-    if args.json {
+    if json {
         arguments.push("--json".into());
         let router = Leashed::start(program, &arguments, Stdio::piped(), Stdio::inherit())?;
+        meanwhile();
         return read_object(router);
     }
     let report = directory.join("generate.json");
     arguments.extend(["--report".into(), report.clone().into_os_string()]);
     let mut router = Leashed::start(program, &arguments, Stdio::inherit(), Stdio::inherit())?;
+    meanwhile();
     let status = router.wait()?;
     ensure!(
         status.success(),

@@ -134,6 +134,11 @@ impl Leashed {
         self.signal(Signal::TERM);
     }
 
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             // It may have ended by itself.

@@ -179,7 +179,7 @@ impl Link {
         let (session, report) = match frame.kind {
             FrameKind::Sampled => {
                 let sampled: Sampled = frame.decode().map_err(bad)?;
-                ((sampled.session, sampled.generation), Report::Sampled(sampled))
+                ((sampled.session, sampled.generation), Report::Sampled(Box::new(sampled)))
             }
             FrameKind::Progress => {
                 let progress: Progress = frame.decode().map_err(bad)?;
@@ -187,11 +187,11 @@ impl Link {
             }
             FrameKind::Failed => {
                 let failed: Failed = frame.decode().map_err(bad)?;
-                ((failed.session, failed.generation), Report::Failed(failed))
+                ((failed.session, failed.generation), Report::Failed(Box::new(failed)))
             }
             FrameKind::Ended => {
                 let ended: Ended = frame.decode().map_err(bad)?;
-                ((ended.session, ended.generation), Report::Ended(ended))
+                ((ended.session, ended.generation), Report::Ended(Box::new(ended)))
             }
             kind => return Err(format!("a {kind} frame has no place on a report stream")),
         };

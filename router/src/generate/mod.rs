@@ -248,6 +248,7 @@ impl Router {
                     let (lost, route) = *moved;
                     watch(Step::Moved(&lost, &route));
                     run.moved_to = Some(route);
+                    run.moves += 1;
                 }
                 None => break,
             }
@@ -272,7 +273,7 @@ pub(crate) fn terms(
         generation: Generation::new(0),
         plan: route.to_plan(),
         max_positions: prompt.len() as u32 + max_tokens,
-        prompt,
+        prompt: prompt.into(),
         generated: 0,
         max_tokens,
         vocab: model.manifest().architecture.vocab,
@@ -300,6 +301,7 @@ struct Run {
     end: SessionEnd,
     /// The route that it ended on, if that is not the first one.
     moved_to: Option<Route>,
+    moves: u32,
 }
 
 impl Default for Run {
@@ -312,6 +314,7 @@ impl Default for Run {
             text: String::new(),
             end,
             moved_to: None,
+            moves: 0,
         }
     }
 }
@@ -339,6 +342,7 @@ impl Run {
             prompt_token_ids: prompt,
             token_ids: self.ids,
             margins: self.margins,
+            moves: self.moves,
             text: self.text,
         }
     }

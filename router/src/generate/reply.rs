@@ -63,6 +63,8 @@ pub struct Reply {
     pub stages: Vec<RouteStage>,
     /// Their accounts.
     pub hops: Vec<Hop>,
+    /// How often a node was lost and the answer went on over another route.
+    pub moves: u32,
 }
 
 impl Reply {
@@ -83,6 +85,7 @@ impl Reply {
             "finish_reason": self.finish,
             "timings": self.timings,
             "route": route,
+            "moves": self.moves,
             "hops": self.hops,
         });
         if margins {

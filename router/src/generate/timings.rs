@@ -13,6 +13,8 @@ pub struct Timings {
     pub itl_ms_p50: Option<f64>,
     /// 99th percentile of the time between two tokens, milliseconds.
     pub itl_ms_p99: Option<f64>,
+    /// The longest time between two tokens, milliseconds: what its reader saw of a node's loss, if there was one.
+    pub itl_ms_max: Option<f64>,
     /// Tokens after the first, by the time from the first to the last.
     pub decode_tokens_per_second: Option<f64>,
     /// Tokens of the prompt, by the time from sending it to the first token.
@@ -30,6 +32,7 @@ impl Timings {
             ttft_ms: Some(rounded(millis(first))),
             itl_ms_p50: percentile(&gaps, 50),
             itl_ms_p99: percentile(&gaps, 99),
+            itl_ms_max: percentile(&gaps, 100),
             decode_tokens_per_second: rate(gaps.len(), last.saturating_sub(first)),
             prefill_tokens_per_second: prefill.and_then(|took| rate(prompt_tokens, took)),
         }
@@ -66,6 +69,7 @@ mod tests {
         let timings = Timings::new(20, Some(ms(100)), &tokens);
         assert_eq!(timings.ttft_ms, Some(300.0));
         assert_eq!((timings.itl_ms_p50, timings.itl_ms_p99), (Some(10.0), Some(40.0)));
+        assert_eq!(timings.itl_ms_max, Some(40.0));
         assert_eq!(timings.decode_tokens_per_second, Some(50.0));
         assert_eq!(timings.prefill_tokens_per_second, Some(100.0));
         assert_eq!(Timings::new(3, None, &[]), Timings::default());

@@ -111,8 +111,9 @@ pub(super) struct AnswerBody {
     buffer: BytesMut,
 }
 
-/// Events of about two hundred tokens go out at once; more only comes together when the client is slow.
-const FRAME_BYTES: usize = 16 << 10;
+/// Events of about a hundred tokens go out at once; more only comes together when the client is slow, and then this is
+/// most of what its session costs.
+const FRAME_BYTES: usize = 8 << 10;
 
 impl Body for AnswerBody {
     type Data = Bytes;

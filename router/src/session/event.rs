@@ -10,14 +10,15 @@ use super::SessionError;
 /// A frame of a stage's report stream.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Report {
+    // Boxed, as a session has room for a hundred of these, most of which are signs of life.
     /// A token.
-    Sampled(Sampled),
+    Sampled(Box<Sampled>),
     /// A sign of life.
     Progress(Progress),
     /// The stage gives up.
-    Failed(Failed),
+    Failed(Box<Failed>),
     /// The stage's account.
-    Ended(Ended),
+    Ended(Box<Ended>),
 }
 
 /// What happened. Stages are numbered as in the plan.

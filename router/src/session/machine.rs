@@ -5,7 +5,7 @@ mod ends;
 use std::time::Duration;
 
 use proto::Position;
-use proto::session::{Credit, Ended, Failed, Finish, Opened, Progress, Sampled, Tokens};
+use proto::session::{Credit, Ended, Finish, Opened, Sampled, Tokens};
 use proto::status::CloseCode;
 
 use super::credit::CreditLine;
@@ -189,10 +189,10 @@ impl SessionMachine {
 
     fn reported(&mut self, now: Duration, stage: usize, report: Report, actions: &mut Vec<Action>) {
         let (session, generation) = match &report {
-            Report::Sampled(Sampled { session, generation, .. })
-            | Report::Progress(Progress { session, generation, .. })
-            | Report::Failed(Failed { session, generation, .. })
-            | Report::Ended(Ended { session, generation, .. }) => (*session, *generation),
+            Report::Sampled(sampled) => (sampled.session, sampled.generation),
+            Report::Progress(progress) => (progress.session, progress.generation),
+            Report::Failed(failed) => (failed.session, failed.generation),
+            Report::Ended(ended) => (ended.session, ended.generation),
         };
         // Older generations are dropped silently; newer ones nobody has opened.
         if session != self.terms.session || generation != self.terms.generation {
@@ -200,12 +200,12 @@ impl SessionMachine {
         }
         match report {
             Report::Ended(account) => {
-                self.accounts[stage] = Some(account);
+                self.accounts[stage] = Some(*account);
                 self.finish_if_accounted(actions);
             }
             Report::Failed(failed) => {
                 self.gone[stage] = true;
-                self.stage_failed(now, stage, failed, actions);
+                self.stage_failed(now, stage, *failed, actions);
                 self.finish_if_accounted(actions);
             }
             Report::Progress(progress) => {
@@ -215,7 +215,7 @@ impl SessionMachine {
             Report::Sampled(sampled) => {
                 self.health[stage].heard(now);
                 if self.state == State::Running {
-                    self.sampled(now, stage, sampled, actions);
+                    self.sampled(now, stage, *sampled, actions);
                 }
             }
         }

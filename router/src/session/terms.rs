@@ -1,6 +1,7 @@
 //! What a session is opened with, fixed for its life.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::answer::AnswerTerms;
@@ -18,7 +19,7 @@ pub struct SessionTerms {
     /// The route.
     pub plan: Plan,
     /// The prompt's ids, at least one; in a later generation with what was generated before behind them.
-    pub prompt: Vec<u32>,
+    pub prompt: Arc<[u32]>,
     /// How many of them were generated.
     pub generated: u32,
     /// Tokens to generate at most, at least 1.
@@ -104,7 +105,7 @@ impl SessionTerms {
         let left = self.max_tokens.checked_sub(came.len() as u32).filter(|&left| left > 0)?;
         let generation = Generation::new(self.generation.get().checked_add(1)?);
         let mut next = Self { plan, generation, max_tokens: left, ..self.clone() };
-        next.prompt.extend_from_slice(came);
+        next.prompt = self.prompt.iter().chain(came).copied().collect();
         next.generated += came.len() as u32;
         Some(next)
     }
@@ -122,7 +123,7 @@ impl SessionTerms {
     /// What stage number `stage` is asked.
     pub(crate) fn open(&self, stage: usize) -> Open {
         let tail = (stage + 1 == self.stages().len()).then(|| TailTerms {
-            history: self.prompt.clone(),
+            history: self.prompt.to_vec(),
             generated: self.generated,
             sampling: self.sampling.clone(),
             eos: self.eos.clone(),

@@ -31,7 +31,7 @@ fn terms(stages: u32) -> SessionTerms {
         session: SessionId::new(9),
         generation: Generation::new(1),
         plan: Plan { model: ModelId::from_bytes([3; 32]), class: NumericsClass::Exact, n_layers: 30, stages },
-        prompt: vec![5; PROMPT as usize],
+        prompt: vec![5; PROMPT as usize].into(),
         generated: 0,
         max_tokens: 8,
         max_positions: 11,
@@ -62,7 +62,7 @@ fn sampled(position: u32, token: u32) -> Sampled {
 }
 
 fn report(stage: usize, sampled: Sampled) -> Event {
-    Event::Reported { stage, report: Report::Sampled(sampled) }
+    Event::Reported { stage, report: Report::Sampled(Box::new(sampled)) }
 }
 
 fn progress(stage: usize, applied: u32) -> Event {
@@ -74,13 +74,18 @@ fn progress(stage: usize, applied: u32) -> Event {
 
 fn failed(stage: usize, lost: Option<NodeId>) -> Event {
     let (session, generation) = (SessionId::new(9), Generation::new(1));
-    let report =
-        Report::Failed(Failed { session, generation, code: CloseCode::HopLost, lost, detail: "gone".into() });
+    let report = Report::Failed(Box::new(Failed {
+        session,
+        generation,
+        code: CloseCode::HopLost,
+        lost,
+        detail: "gone".into(),
+    }));
     Event::Reported { stage, report }
 }
 
 fn ended(stage: usize) -> Event {
-    let report = Report::Ended(Ended {
+    let report = Report::Ended(Box::new(Ended {
         session: SessionId::new(9),
         generation: Generation::new(1),
         decode_steps: 1,
@@ -91,7 +96,7 @@ fn ended(stage: usize) -> Event {
         decode_bytes: 8,
         waste_rows: 0,
         skipped_rows: Added(0),
-    });
+    }));
     Event::Reported { stage, report }
 }
 
@@ -161,7 +166,8 @@ fn stages_are_opened_downstream_first_and_only_the_tail_is_told_its_terms() {
 fn opened_with(reuse: bool, reusable: [u32; 3]) -> Vec<Action> {
     let prompt: Vec<u32> = (0..200).map(|token| token % 100).collect();
     let share = SessionShare { reuse, ..SessionShare::default() };
-    let mut machine = SessionMachine::new(SessionTerms { prompt, max_positions: 208, share, ..terms(3) });
+    let mut machine =
+        SessionMachine::new(SessionTerms { prompt: prompt.into(), max_positions: 208, share, ..terms(3) });
     let mut actions = machine.on_event(ms(0), Event::Start);
     while let Some(Action::Open { stage, open }) = actions.first() {
         assert_eq!(open.service.prefix.len(), if reuse { 3 } else { 0 });
@@ -301,12 +307,12 @@ fn the_next_generation_goes_on_behind_what_came_and_counts_from_the_beginning() 
     let second = first.resumed(first.plan.clone(), &[7, 8, 9]).unwrap();
     assert_eq!(second.generation, Generation::new(first.generation.get() + 1));
     assert_eq!((second.session, second.max_positions), (first.session, first.max_positions));
-    assert_eq!(second.prompt, [&first.prompt[..], &[7, 8, 9]].concat());
+    assert_eq!(second.prompt[..], [&first.prompt[..], &[7, 8, 9]].concat());
     let third = second.resumed(first.plan.clone(), &[1]).unwrap();
     assert_eq!((third.generated, third.max_tokens), (4, first.max_tokens - 4));
     let tail = third.open(2).tail.unwrap();
     assert_eq!((tail.generated, tail.max_tokens), (4, first.max_tokens));
-    assert_eq!(tail.history, third.prompt);
+    assert_eq!(tail.history, third.prompt[..]);
     assert!(third.resumed(first.plan.clone(), &[0; 4]).is_none(), "nothing is left to generate");
     assert!(third.resumed(first.plan, &[0; 9]).is_none());
 }

@@ -262,7 +262,7 @@ pub(crate) fn terms(session: u64, plan: Plan) -> SessionTerms {
         session: SessionId::new(session),
         generation: Generation::new(1),
         plan,
-        prompt: vec![5, 6, 7],
+        prompt: [5, 6, 7].into(),
         generated: 0,
         max_tokens: 8,
         max_positions: 11,

@@ -128,7 +128,7 @@ async fn terms(router: &TestRouter, session: u64, max_tokens: u32) -> SessionTer
         session: SessionId::new(session),
         generation: Generation::new(0),
         plan: choose_route(&view, &wanted).unwrap().to_plan(),
-        prompt: PROMPT.to_vec(),
+        prompt: PROMPT.into(),
         generated: 0,
         max_tokens,
         max_positions: wanted.max_positions,

@@ -5,7 +5,8 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(super) struct NodeSettings {
 #[derive(Debug)]
 pub(super) struct Swarm {
     nodes: Vec<Leashed>,
+    /// Of each node, and where its metrics are.
+    ready: Vec<(String, Option<String>)>,
     bootstrap: String,
     model: String,
 }
@@ -50,7 +53,8 @@ struct Ready {
 impl Swarm {
     /// Starts the node of the first span, then all others side by side, and waits until each is ready.
     pub(super) fn start(settings: &NodeSettings, spans: &[Span]) -> Result<Self> {
-        let mut swarm = Self { nodes: Vec::new(), bootstrap: String::new(), model: String::new() };
+        let mut swarm =
+            Self { nodes: Vec::new(), ready: Vec::new(), bootstrap: String::new(), model: String::new() };
         let watch = Stopwatch::start();
         for (index, &span) in spans.iter().enumerate() {
             swarm.nodes.push(start_node(settings, index, span, &swarm.bootstrap, admin_port(index))?);
@@ -58,6 +62,7 @@ impl Swarm {
             if index == 0 {
                 let ready = swarm.ready(settings, index, span)?;
                 report_ready(0, 1, &ready, &watch);
+                swarm.ready.push((ready.node.clone(), ready.admin.clone()));
                 swarm.bootstrap = format!("{}@{}", ready.node, ready.listen);
                 swarm.model = ready.model;
             }
@@ -65,6 +70,7 @@ impl Swarm {
         for (index, &span) in spans.iter().enumerate().skip(1) {
             let ready = swarm.ready(settings, index, span)?;
             report_ready(index, spans.len(), &ready, &watch);
+            swarm.ready.push((ready.node, ready.admin));
         }
         Ok(swarm)
     }
@@ -79,6 +85,22 @@ impl Swarm {
             }
             ready => ready,
         }
+    }
+
+    /// A node that has a session now, not the first one if another one has.
+    pub(super) fn busy(&self) -> Option<usize> {
+        (0..self.nodes.len()).rev().find(|&node| self.sessions(node).is_some_and(|open| open > 0.0))
+    }
+
+    fn sessions(&self, node: usize) -> Option<f64> {
+        let page = read_metrics(self.ready.get(node)?.1.as_deref()?)?;
+        page.lines().find_map(|line| line.strip_prefix("shard_node_sessions ")?.trim().parse().ok())
+    }
+
+    /// Kills a node as a power cut would; gives its id.
+    pub(super) fn kill(&self, node: usize) -> Option<&str> {
+        self.nodes.get(node)?.kill();
+        self.ready.get(node).map(|(id, _)| &id[..])
     }
 
     /// `NODEID@ip:port` of the first node.
@@ -200,6 +222,17 @@ fn wait_ready(node: &Leashed, log: &Path) -> Result<Ready> {
     }
 }
 
+fn read_metrics(admin: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(admin).ok()?;
+    stream.set_read_timeout(Some(METRICS_TIMEOUT)).ok()?;
+    stream
+        .write_all(format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").as_bytes())
+        .ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).ok()?;
+    Some(page)
+}
+
 fn report_ready(index: usize, count: usize, ready: &Ready, watch: &Stopwatch) {
     let [start, end] = ready.layers;
     eprintln!(
@@ -231,6 +264,9 @@ const PORT_TAKEN: &str = "is in use by another program";
 
 /// Reading and packing a large shard from a slow disk takes minutes; a node that hangs does not end by itself.
 const READY_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// Of a node on this machine.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Enough to compare a few runs.
 const KEPT_RUNS: usize = 4;

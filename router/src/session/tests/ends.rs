@@ -18,7 +18,7 @@ fn deadline_passed(stage: usize) -> Event {
     let (code, detail) = (CloseCode::Deadline, "500 ms".into());
     Event::Reported {
         stage,
-        report: Report::Failed(Failed { session, generation, code, lost: None, detail }),
+        report: Report::Failed(Box::new(Failed { session, generation, code, lost: None, detail })),
     }
 }
 
