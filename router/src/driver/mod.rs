@@ -73,7 +73,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`StartError`] if this router can't take it; everything about nodes comes as the session's end.
-    pub fn start(&self, terms: SessionTerms) -> Result<Session, StartError> {
+    pub fn start(&self, terms: impl Into<Arc<SessionTerms>>) -> Result<Session, StartError> {
         self.start_holding(terms, ())
     }
 
@@ -83,13 +83,14 @@ impl Driver {
     /// As [`Driver::start`].
     pub fn start_holding(
         &self,
-        terms: SessionTerms,
+        terms: impl Into<Arc<SessionTerms>>,
         held: impl Send + 'static,
     ) -> Result<Session, StartError> {
         if self.inner.cancel.is_cancelled() {
             return Err(StartError::ShuttingDown);
         }
         let slot = Arc::clone(&self.inner.slots).try_acquire_owned().map_err(|_| StartError::Busy)?;
+        let terms = terms.into();
         let (session, client) = client::pair(&terms);
         let shell = shell::Shell::new(terms, self.inner.links.clone(), client, self.inner.metrics.clone());
         let cancel = self.inner.cancel.clone();

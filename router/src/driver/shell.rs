@@ -22,7 +22,7 @@ use crate::session::{Action, Event, OpenFailure, Outcome, SessionError, SessionM
 /// A session's task before it runs.
 #[derive(Debug)]
 pub(super) struct Shell {
-    terms: SessionTerms,
+    terms: Arc<SessionTerms>,
     links: Links,
     client: Client,
     metrics: RouterMetrics,
@@ -33,7 +33,7 @@ const LATE: Duration = Duration::from_millis(250);
 
 impl Shell {
     pub(super) const fn new(
-        terms: SessionTerms,
+        terms: Arc<SessionTerms>,
         links: Links,
         client: Client,
         metrics: RouterMetrics,
@@ -112,7 +112,7 @@ struct Running {
 impl Running {
     fn new(
         start: Instant,
-        terms: SessionTerms,
+        terms: Arc<SessionTerms>,
         links: Vec<Arc<Link>>,
         client: Client,
         metrics: RouterMetrics,

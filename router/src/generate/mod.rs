@@ -9,6 +9,7 @@ mod timings;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::answer::AnswerTerms;
@@ -192,12 +193,12 @@ impl Router {
             };
             watch(Step::Route(&route));
             let share = SessionShare::default();
-            let terms = terms(model, &route, prompt.clone(), max_tokens, request, share)?;
+            let terms = Arc::new(terms(model, &route, prompt.clone(), max_tokens, request, share)?);
             let elsewhere = OverView {
                 driver: self.driver().clone(),
                 view: view.clone(),
                 wanted: wanted.clone(),
-                generations: Generations::new(terms.clone()),
+                generations: Generations::new(Arc::clone(&terms)),
             };
             let run = self.run(model, terms, (&request.stop, elsewhere), watch, cancel).await?;
             let route = run.moved_to.clone().unwrap_or(route);
@@ -219,7 +220,7 @@ impl Router {
     async fn run(
         &self,
         model: &Model,
-        terms: SessionTerms,
+        terms: Arc<SessionTerms>,
         (stops, elsewhere): (&[String], OverView),
         watch: &mut Watch<'_>,
         cancel: &CancellationToken,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use proto::NodeId;
 use router_plan::{Route, RouteRequest, View, choose_route};
@@ -33,7 +34,7 @@ pub struct Resumed {
 /// The generations of one answer.
 #[derive(Debug)]
 pub(crate) struct Generations {
-    terms: SessionTerms,
+    terms: Arc<SessionTerms>,
     /// When the latest one was made.
     since: Instant,
     /// Tokens that came before the latest generation.
@@ -42,18 +43,18 @@ pub(crate) struct Generations {
 
 impl Generations {
     /// Of a session with these terms.
-    pub(crate) fn new(terms: SessionTerms) -> Self {
+    pub(crate) fn new(terms: Arc<SessionTerms>) -> Self {
         Self { terms, since: Instant::now(), forced: 0 }
     }
 
     /// The terms of the next one over `route`, behind all tokens that `came`.
-    pub(crate) fn next(&mut self, route: &Route, came: &[u32]) -> Option<SessionTerms> {
+    pub(crate) fn next(&mut self, route: &Route, came: &[u32]) -> Option<Arc<SessionTerms>> {
         let mut next = self.terms.resumed(route.to_plan(), came.get(self.forced..)?)?;
         let now = Instant::now();
         // The time limit is the whole answer's.
         next.limits.total = next.limits.total.map(|total| total.saturating_sub(now - self.since));
-        *self = Self { terms: next.clone(), since: now, forced: came.len() };
-        Some(next)
+        *self = Self { terms: Arc::new(next), since: now, forced: came.len() };
+        Some(Arc::clone(&self.terms))
     }
 }
 

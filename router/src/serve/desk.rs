@@ -195,12 +195,12 @@ impl Desk {
         attempt: Attempt<'_>,
     ) -> Result<Begun, Problem> {
         let Attempt { share, place, markers } = attempt;
-        let terms = terms(&served.model, route, prompt, request.max_tokens, request, share)?;
+        let terms = Arc::new(terms(&served.model, route, prompt, request.max_tokens, request, share)?);
         let session = terms.session.to_string();
         let elsewhere = Elsewhere {
             driver: self.router.driver().clone(),
             place: place.clone(),
-            generations: Arc::new(Mutex::new(Generations::new(terms.clone()))),
+            generations: Arc::new(Mutex::new(Generations::new(Arc::clone(&terms)))),
         };
         let running = self.router.driver().start_holding(terms, place.clone())?;
         let metrics = self.router.metrics().clone();

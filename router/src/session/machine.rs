@@ -2,6 +2,7 @@
 
 mod ends;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::Position;
@@ -15,7 +16,7 @@ use super::{Action, Control, Event, FinishReason, OpenFailure, Outcome, Report, 
 /// A session's rules. Times count from its creation.
 #[derive(Debug)]
 pub struct SessionMachine {
-    terms: SessionTerms,
+    terms: Arc<SessionTerms>,
     state: State,
     credit: CreditLine,
     health: Vec<StageHealth>,
@@ -45,7 +46,8 @@ enum State {
 
 impl SessionMachine {
     /// A session that has not started. The plan must tile the model and the prompt hold at least one token.
-    pub fn new(terms: SessionTerms) -> Self {
+    pub fn new(terms: impl Into<Arc<SessionTerms>>) -> Self {
+        let terms = terms.into();
         let stages = terms.stages().len();
         Self {
             credit: CreditLine::new(terms.first_position(), terms.credit),
@@ -61,7 +63,7 @@ impl SessionMachine {
     }
 
     /// What the session was opened with.
-    pub const fn terms(&self) -> &SessionTerms {
+    pub fn terms(&self) -> &SessionTerms {
         &self.terms
     }
 
