@@ -76,7 +76,7 @@ const PART: f64 = 0.4;
 /// Tokens; a shorter answer is over before anything can happen to it.
 const FEWEST: usize = 16;
 const LOOK: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
