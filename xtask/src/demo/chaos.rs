@@ -43,14 +43,17 @@ pub(super) fn play(router: &Path, args: &DemoArgs, swarm: &Swarm, directory: &Pa
     })?;
     let killed = killed.unwrap_or_default();
     ensure!(!killed.is_empty(), "no node had a session within {} s", PATIENCE.as_secs());
-    summary(&calm, &answer, &killed)
+    summary(&calm, &answer, &killed, args.numerics == "exact")
 }
 
 /// What became of the answer.
-fn summary(calm: &Value, answer: &Value, killed: &str) -> Result<String> {
+fn summary(calm: &Value, answer: &Value, killed: &str, exact: bool) -> Result<String> {
     let moves = answer["moves"].as_u64().unwrap_or(0);
     ensure!(moves > 0, "the answer was over before node {killed:.8} was missed: ask for more tokens");
-    ensure!(tokens(calm) == tokens(answer), "the answer differs from the undisturbed one");
+    let (before, after) = (tokens(calm), tokens(answer));
+    let equal = before.iter().zip(after).take_while(|(before, after)| before == after).count();
+    let same = before == after;
+    ensure!(same || !exact, "the answer differs from the undisturbed one after {equal} tokens");
     let route = answer["route"].as_array().map_or(&[][..], Vec::as_slice);
     let route: Vec<String> =
         route.iter().map(|stage| format!("{:.8}", stage["node"].as_str().unwrap_or("-"))).collect();
@@ -60,10 +63,17 @@ fn summary(calm: &Value, answer: &Value, killed: &str) -> Result<String> {
     );
     let gap = answer["timings"]["itl_ms_max"].as_f64().unwrap_or(0.0);
     Ok(format!(
-        "\n\nnode {killed:.8} was killed; the answer went on over {} after {:.2} s\noutput identical: {} tokens",
+        "\n\nnode {killed:.8} was killed; the answer went on over {} after {:.2} s\n{}",
         route.join(" -> "),
         gap / 1000.0,
-        tokens(answer).len()
+        if same {
+            format!("output identical: {} tokens", after.len())
+        } else {
+            format!(
+                "the first {equal} tokens are as undisturbed; what is computed anew rounds differently in this class, \
+                 in `--numerics exact` it does not"
+            )
+        }
     ))
 }
 
@@ -89,7 +99,7 @@ mod tests {
         let calm = json!({"token_ids": [1, 2, 3]});
         let answer = |ids: Value, moves: u32, node: &str| json!({"token_ids": ids, "moves": moves, "route": [{"node": node}], "timings": {"itl_ms_max": 1234.5}});
         let killed = "0123456789abcdef";
-        let text = summary(&calm, &answer(json!([1, 2, 3]), 1, "fedcba9876543210"), killed).unwrap();
+        let text = summary(&calm, &answer(json!([1, 2, 3]), 1, "fedcba9876543210"), killed, true).unwrap();
         assert!(text.contains("01234567 was killed") && text.contains("after 1.23 s"), "{text}");
         assert!(text.ends_with("output identical: 3 tokens"), "{text}");
         for (wrong, why) in [
@@ -97,7 +107,7 @@ mod tests {
             (answer(json!([1, 2, 3]), 0, "fedcba98"), "was over"),
             (answer(json!([1, 2, 3]), 1, killed), "still on the route"),
         ] {
-            let error = summary(&calm, &wrong, killed).unwrap_err().to_string();
+            let error = summary(&calm, &wrong, killed, true).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
     }
