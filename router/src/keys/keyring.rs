@@ -251,5 +251,11 @@ mod tests {
         // The last key is gone, and nobody is let in for that.
         assert_eq!(ring.admit(Some(&header)).unwrap_err(), KeyRefusal::Unknown);
         assert_eq!(ring.admit(None).unwrap_err(), KeyRefusal::Missing);
+        // The file too: that opens a router that may be open, and no other one.
+        std::fs::remove_file(file.path()).unwrap();
+        advance(2 * LOOK_EVERY).await;
+        assert!(ring.admit(None).is_ok());
+        assert_eq!(strict.admit(None).unwrap_err(), KeyRefusal::Missing);
+        assert_eq!(strict.admit(Some(&header)).unwrap_err(), KeyRefusal::Unknown);
     }
 }

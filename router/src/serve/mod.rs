@@ -96,7 +96,10 @@ impl Server {
             Listen::OrNextFree(addr) => AdminServer::bind_default(addr, registry, readiness.clone()).await?,
         };
         let keys = match &config.keys {
-            Some(file) => Keyring::open(file.clone(), false)?,
+            // Where others connect, and may because there were keys, a file that vanishes must not let everybody in.
+            Some(file) => {
+                Keyring::open(file.clone(), file.exists() && !config.listen.addr().ip().is_loopback())?
+            }
             None => Keyring::none(),
         };
         let catalogue = Catalogue::new(router.clone(), config.models.clone(), config.admission);
