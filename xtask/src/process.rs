@@ -65,7 +65,7 @@ impl Stopwatch {
 }
 
 /// The command as a person would type it, near enough.
-fn show(command: &Command) -> String {
+pub(crate) fn show(command: &Command) -> String {
     let mut shown = command.get_program().to_string_lossy().into_owned();
     if let Some(name) = std::path::Path::new(&shown).file_name().filter(|name| *name == "cargo") {
         shown = name.to_string_lossy().into_owned();
