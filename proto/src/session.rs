@@ -145,8 +145,28 @@ pub struct Service {
     pub deadline_ms: u32,
     /// Hashes of the prompt's first blocks, see [`prefix`](crate::prefix): the stage may know rows of them.
     pub prefix: Vec<BlockHash>,
+    /// What later versions of this one added.
+    pub further: Added<Further>,
+}
+
+/// More of how a session is served; `Default` asks for nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Further {
     /// What the answer must look like; for the tail only.
-    pub answer: Added<AnswerTerms>,
+    pub answer: AnswerTerms,
+    /// What is of use of the rows that the stages hold of an earlier generation.
+    pub resume: Added<ResumeTerms>,
+}
+
+/// How a later generation goes on from rows that stages hold of an earlier one; `Default` computes all of them anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct ResumeTerms {
+    /// Rows from position 0 on that may be of use: all but that of the last token known, which is computed again so
+    /// that the tail can choose the next one.
+    pub rows: u32,
+    /// Where the next stage goes on, which has opened already: it takes no row before, and needs all from there on.
+    /// `rows` for the tail.
+    pub downstream: u32,
 }
 
 /// Asks a stage to take part in a session.
@@ -189,9 +209,13 @@ control_message!(Open, Open, |open: &Open| {
     {
         return Err(DecodeError::field("tail", "a list is too long"));
     }
-    open.service.answer.check()?;
-    if open.tail.is_none() && open.service.answer != Added::default() {
+    let Further { answer, resume } = &open.service.further.0;
+    answer.check()?;
+    if open.tail.is_none() && *answer != AnswerTerms::default() {
         return Err(DecodeError::field("answer", "only the last stage is told"));
+    }
+    if resume.rows >= open.max_positions || resume.downstream > resume.rows {
+        return Err(DecodeError::field("resume", format!("{} rows from {}", resume.rows, resume.downstream)));
     }
     // At least one position is left to be computed.
     if open.service.prefix.len() as u64 * u64::from(BLOCK_TOKENS) >= u64::from(open.max_positions) {
@@ -209,8 +233,8 @@ pub struct Opened {
     pub generation: Generation,
     /// Digest of the plan as the stage understood it.
     pub digest: ContentHash,
-    /// Positions from 0 on whose rows the stage holds already: whole blocks of those that were offered. The prompt may
-    /// start at any block up to it.
+    /// Positions from 0 on whose rows the stage holds already. In a first generation whole blocks of those that were
+    /// offered, and the prompt may start at any block up to it; in one that resumes, where the stage goes on.
     pub reusable: Added<u32>,
 }
 control_message!(Opened, Opened);

@@ -8,6 +8,7 @@ use proto_telemetry::{RegisterMetricError, Registry, buckets};
 use shard_node_stage::{PrefixCounts, PrefixStore};
 
 use crate::session::Step;
+use crate::session::table::Recovered;
 
 /// All metrics of a node. Clones share them.
 #[derive(Clone, Debug)]
@@ -60,6 +61,18 @@ pub struct NodeMetrics {
     /// `shard_node_prefix_skipped_rows_total`: prompt rows that were not computed because they were held already: what
     /// the whole route could reuse, which may be less than what was found here.
     prefix_skipped_rows: IntCounter,
+    /// `shard_node_sessions_resumed_total`: sessions that went on from rows of their generation before, whose pipeline
+    /// broke; not those that were computed anew here.
+    resumed: IntCounter,
+    /// `shard_node_replayed_rows_total`: rows sent on once more, to a node that took the place of the next stage.
+    replayed_rows: IntCounter,
+    /// `shard_node_kv_parked_positions`: positions kept for sessions whose pipeline broke. Free for whoever opens a
+    /// session; at most 10 s.
+    kv_parked: IntGauge,
+    /// `shard_node_boundary_bytes`: bytes of rows held that were sent on. Updated like `kv_used`.
+    boundary_bytes: IntGauge,
+    /// `shard_node_boundary_evictions_total`: sessions whose rows sent on were given up for want of room.
+    boundary_evictions: IntCounter,
     /// `shard_node_kv_bytes`: bytes of KV in use in the stage. Updated like `kv_used`.
     pub(crate) kv_bytes: IntGauge,
     /// `shard_node_waste_rows_total`: rows that came for a session already closed: upstream's work for nothing.
@@ -126,6 +139,16 @@ impl NodeMetrics {
                 .counter("shard_node_prefix_evictions_total", "Kept beginnings given up for room")?,
             prefix_skipped_rows: registry
                 .counter("shard_node_prefix_skipped_rows_total", "Prompt rows not computed again")?,
+            resumed: registry
+                .counter("shard_node_sessions_resumed_total", "Sessions that went on from rows held")?,
+            replayed_rows: registry.counter("shard_node_replayed_rows_total", "Rows sent on once more")?,
+            kv_parked: registry
+                .gauge("shard_node_kv_parked_positions", "KV positions kept for broken sessions")?,
+            boundary_bytes: registry.gauge("shard_node_boundary_bytes", "Bytes of rows held, sent on")?,
+            boundary_evictions: registry.counter(
+                "shard_node_boundary_evictions_total",
+                "Sessions whose rows sent on were given up",
+            )?,
             kv_bytes: registry.gauge("shard_node_kv_bytes", "Bytes of KV in use")?,
             waste_rows: registry
                 .counter("shard_node_waste_rows_total", "Rows for sessions already closed")?,
@@ -167,6 +190,19 @@ impl NodeMetrics {
             (&self.prefix_hits, hits),
             (&self.prefix_evictions, evictions),
             (&self.prefix_skipped_rows, skipped_rows),
+        ] {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Takes over what came of broken pipelines so far.
+    pub(crate) fn recovered(&self, recovered: &Recovered) {
+        self.kv_parked.set(recovered.parked_positions as i64);
+        self.boundary_bytes.set(recovered.boundary_bytes as i64);
+        for (counter, total) in [
+            (&self.resumed, recovered.resumed),
+            (&self.replayed_rows, recovered.replayed_rows),
+            (&self.boundary_evictions, recovered.boundary_evictions),
         ] {
             counter.inc_by(total.saturating_sub(counter.get()));
         }

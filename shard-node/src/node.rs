@@ -36,7 +36,8 @@ use shell::Shell;
 
 pub use bootstrap::BootstrapNode;
 pub use config::{
-    AdminConfig, BootstrapConfig, DEFAULT_KV_POSITIONS, NodeConfig, NodeLimits, PortChoice, ServedModel,
+    AdminConfig, BootstrapConfig, DEFAULT_BOUNDARY_BYTES, DEFAULT_KV_POSITIONS, NodeConfig, NodeLimits,
+    PortChoice, ServedModel,
 };
 use config::{kv_offered, prefix_offered};
 pub use ready::Ready;
@@ -101,6 +102,7 @@ impl Node {
             TableLimits {
                 kv_positions,
                 prefix_positions: prefix_offered(limits.prefix_positions, kv_positions),
+                boundary_bytes: limits.boundary_bytes,
                 sessions: limits.sessions.min(proto::activation::MAX_GROUPS),
                 budget: limits.budget,
                 chunk_bytes: limits.chunk_bytes,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use shard_node_weights::ModelRef;
 
 use crate::engine::DeviceChoice;
+use crate::node::DEFAULT_BOUNDARY_BYTES;
 use crate::paths;
 
 /// Everything that can be set. Absent = not said at this place.
@@ -56,6 +57,10 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_PREFIX_POSITIONS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_positions: Option<u64>,
+    /// Bytes of rows sent on to hold in case the next node is lost, so that only its layers are computed again; 268435456 by default, 0 = none
+    #[arg(long, env = "LAYERLANE_BOUNDARY_BYTES", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundary_bytes: Option<u64>,
     /// UDP address to listen on; `0.0.0.0:7401` or the next free port by default
     #[arg(long, env = "LAYERLANE_LISTEN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +116,8 @@ pub struct Checked {
     pub kv_positions: Option<u64>,
     /// KV for rows of earlier prompts, if the user says.
     pub prefix_positions: Option<u64>,
+    /// Bytes of rows sent on that are held.
+    pub boundary_bytes: u64,
     /// An explicit listening address.
     pub listen: Option<SocketAddr>,
     /// An explicit address for others.
@@ -182,6 +189,7 @@ impl Settings {
             threads: self.threads.or(other.threads),
             kv_positions: self.kv_positions.or(other.kv_positions),
             prefix_positions: self.prefix_positions.or(other.prefix_positions),
+            boundary_bytes: self.boundary_bytes.or(other.boundary_bytes),
             listen: self.listen.or(other.listen),
             advertise: self.advertise.or(other.advertise),
             bootstrap: if self.bootstrap.is_empty() { other.bootstrap } else { self.bootstrap },
@@ -220,6 +228,7 @@ impl Settings {
             threads: self.threads,
             kv_positions: self.kv_positions,
             prefix_positions: self.prefix_positions,
+            boundary_bytes: self.boundary_bytes.unwrap_or(DEFAULT_BOUNDARY_BYTES),
             listen: self.listen,
             advertise: self.advertise,
             bootstrap: self

@@ -9,8 +9,8 @@ use proto::discovery::{
 use proto::prefix::{TenantId, block_hashes};
 use proto::record::{DhtKey, NodeRecord, ShardOffer, SignedRecord};
 use proto::session::{
-    Close, Credit, Ended, Failed, Finish, Open, Opened, Plan, PlanStage, Priority, Progress, Refused,
-    Sampled, SamplingParams, Service, TailTerms, Tokens,
+    Close, Credit, Ended, Failed, Finish, Further, Open, Opened, Plan, PlanStage, Priority, Progress,
+    Refused, ResumeTerms, Sampled, SamplingParams, Service, TailTerms, Tokens,
 };
 use proto::status::{BlobStart, CloseCode, Fetch, NodeStatus, NotFound, Refusal, RefusalCode, StatusRequest};
 use proto::tensor::{NumericsClass, WireDtype};
@@ -89,15 +89,19 @@ pub(crate) fn extended() -> Vec<(&'static str, FrameKind, Bytes)> {
         priority: Priority::High,
         deadline_ms: 60_000,
         prefix: block_hashes(&TenantId::from_bytes([8; 16]), &[7; 130]),
-        answer: Added::default(),
+        further: Added::default(),
     };
     let answer =
         AnswerTerms { top_logprobs: 2, grammar: Some(Grammar::JsonSchema(r#"{"type":"object"}"#.into())) };
-    let shaped = Service { answer: Added(answer), ..Service::default() };
+    let further = |answer, resume| Added(Further { answer, resume: Added(resume) });
+    let shaped = Service { further: further(answer, ResumeTerms::default()), ..Service::default() };
+    let resume = ResumeTerms { rows: 200, downstream: 180 };
+    let resumed = Service { further: further(AnswerTerms::default(), resume), ..Service::default() };
     let named = |name, (kind, body)| (name, kind, body);
     vec![
         named("Open.service", of(FrameKind::Open, |open: &mut Open| open.service = Added(service))),
         named("Open.answer", of(FrameKind::Open, |open: &mut Open| open.service = Added(shaped))),
+        named("Open.resume", of(FrameKind::Open, |open: &mut Open| open.service = Added(resumed))),
         named(
             "Sampled.top",
             of(FrameKind::Sampled, |sampled: &mut Sampled| {

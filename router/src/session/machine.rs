@@ -22,8 +22,9 @@ pub struct SessionMachine {
     health: Vec<StageHealth>,
     /// Tokens received.
     received: u32,
-    /// Positions of the prompt that every stage that has opened can reuse.
-    reusable: u32,
+    /// Where the prompt goes on: in a first generation the fewest positions that a stage that has opened can reuse, in
+    /// a later one what the last stage that opened said, as it knows of the one behind it.
+    begin: u32,
     accounts: Vec<Option<Ended>>,
     /// Stages that no account can be had of.
     gone: Vec<bool>,
@@ -55,7 +56,7 @@ impl SessionMachine {
             accounts: vec![None; stages],
             gone: vec![false; stages],
             received: 0,
-            reusable: u32::MAX,
+            begin: u32::MAX,
             renewed: Duration::ZERO,
             state: State::Waiting,
             terms,
@@ -123,7 +124,7 @@ impl SessionMachine {
 
     fn ask(&mut self, now: Duration, stage: usize, actions: &mut Vec<Action>) {
         self.state = State::Opening { next: stage, asked: now };
-        actions.push(Action::Open { stage, open: Box::new(self.terms.open(stage)) });
+        actions.push(Action::Open { stage, open: Box::new(self.terms.open(stage, self.begin)) });
     }
 
     fn answered(
@@ -161,7 +162,8 @@ impl SessionMachine {
                 self.fail(now, SessionError::Violation { stage: label, what }, actions);
             }
             Ok(opened) => {
-                self.reusable = self.reusable.min(*opened.reusable);
+                let held = *opened.reusable;
+                self.begin = if self.terms.resumable() > 0 { held } else { self.begin.min(held) };
                 if stage > 0 {
                     self.ask(now, stage - 1, actions);
                 } else {
@@ -179,8 +181,8 @@ impl SessionMachine {
             health.heard(now);
         }
         let (session, generation) = (self.terms.session, self.terms.generation);
-        // Where the stage with the fewest rows goes on; the others forget what they hold beyond.
-        let start = self.reusable;
+        // Stages forget what they hold beyond.
+        let start = self.begin;
         let tokens = self.terms.prompt[start as usize..].to_vec();
         let tokens = Tokens { session, generation, start: Position::new(start), tokens };
         actions.push(Action::Send { stage: 0, frame: Control::Tokens(tokens) });

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use proto::answer::AnswerTerms;
 use proto::prefix::{BLOCK_TOKENS, TenantId, reusable_blocks};
-use proto::session::{Open, Plan, PlanStage, Priority, SamplingParams, Service, TailTerms};
+use proto::session::{
+    Further, Open, Plan, PlanStage, Priority, ResumeTerms, SamplingParams, Service, TailTerms,
+};
 use proto::{Added, BlockHash, Generation, Position, SessionId};
 
 /// Everything that decides how a session runs.
@@ -120,8 +122,13 @@ impl SessionTerms {
         Position::new(self.prompt.len() as u32)
     }
 
-    /// What stage number `stage` is asked.
-    pub(crate) fn open(&self, stage: usize) -> Open {
+    /// Rows that stages may hold of earlier generations: all but the last token's. 0 in a first one.
+    pub(crate) fn resumable(&self) -> u32 {
+        if self.generated == 0 { 0 } else { self.prompt.len().saturating_sub(1) as u32 }
+    }
+
+    /// What stage number `stage` is asked, where the next one goes on from position `downstream`.
+    pub(crate) fn open(&self, stage: usize, downstream: u32) -> Open {
         let tail = (stage + 1 == self.stages().len()).then(|| TailTerms {
             history: self.prompt.to_vec(),
             generated: self.generated,
@@ -129,6 +136,8 @@ impl SessionTerms {
             eos: self.eos.clone(),
             max_tokens: self.max_tokens.saturating_add(self.generated),
         });
+        let rows = self.resumable();
+        let resume = ResumeTerms { rows, downstream: downstream.min(rows) };
         let answer = if tail.is_some() { self.answer.clone() } else { AnswerTerms::default() };
         Open {
             session: self.session,
@@ -143,13 +152,17 @@ impl SessionTerms {
                 priority: self.share.priority,
                 deadline_ms: self.limits.total.map_or(0, deadline_ms),
                 prefix: self.prefix_blocks(),
-                answer: Added(answer),
+                further: Added(Further { answer, resume: Added(resume) }),
             }),
         }
     }
 
-    /// Whether the prompt may begin at this position: after a whole block of those that were offered.
+    /// Whether a stage may go on from this position: after a whole block of those that were offered, or in a later
+    /// generation anywhere up to the last token known.
     pub(crate) fn may_begin_at(&self, position: u32) -> bool {
+        if self.resumable() > 0 {
+            return position <= self.resumable();
+        }
         let offered = if self.share.reuse { self.prompt.len().saturating_sub(1) as u32 } else { 0 };
         position <= offered && position.is_multiple_of(BLOCK_TOKENS)
     }

@@ -310,9 +310,40 @@ fn the_next_generation_goes_on_behind_what_came_and_counts_from_the_beginning() 
     assert_eq!(second.prompt[..], [&first.prompt[..], &[7, 8, 9]].concat());
     let third = second.resumed(first.plan.clone(), &[1]).unwrap();
     assert_eq!((third.generated, third.max_tokens), (4, first.max_tokens - 4));
-    let tail = third.open(2).tail.unwrap();
+    let tail = third.open(2, 0).tail.unwrap();
     assert_eq!((tail.generated, tail.max_tokens), (4, first.max_tokens));
     assert_eq!(tail.history, third.prompt[..]);
     assert!(third.resumed(first.plan.clone(), &[0; 4]).is_none(), "nothing is left to generate");
     assert!(third.resumed(first.plan, &[0; 9]).is_none());
+}
+
+#[test]
+fn a_later_generation_tells_each_stage_where_the_one_behind_it_goes_on() {
+    let second = terms(3).resumed(terms(3).plan, &[7, 8, 9]).unwrap();
+    // Stage 1 is new and holds nothing, so that stage 0, which has sent it all, goes on where its own rows end.
+    let mut machine = SessionMachine::new(second.clone());
+    let mut actions = machine.on_event(ms(0), Event::Start);
+    for (expected, downstream, held) in [(2, 5, 4), (1, 4, 0), (0, 0, 5)] {
+        let [Action::Open { stage, open }] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(*stage, expected);
+        let resume = *open.service.further.resume;
+        assert_eq!((resume.rows, resume.downstream), (5, downstream));
+        let answer = Ok(Opened { reusable: Added(held), ..opened(&second) });
+        let stage = *stage;
+        actions = machine.on_event(ms(1), Event::OpenAnswered { stage, answer });
+    }
+    let [Action::Send { stage: 0, frame: Control::Tokens(tokens) }, ..] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!((tokens.start.get(), &tokens.tokens[..]), (5, &[9][..]));
+    // More than all but the last token nobody can hold.
+    let mut machine = SessionMachine::new(second.clone());
+    machine.on_event(ms(0), Event::Start);
+    let answer = Ok(Opened { reusable: Added(6), ..opened(&second) });
+    let actions = machine.on_event(ms(0), Event::OpenAnswered { stage: 2, answer });
+    let outcome = actions.iter().find_map(|action| match action {
+        Action::Conclude(Outcome::Failed(error)) => Some(error.to_string()),
+        _ => None,
+    });
+    assert!(outcome.unwrap().contains("broke the protocol"), "{actions:?}");
 }

@@ -51,6 +51,7 @@ pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
     config.admin = Some(admin(checked));
     config.kv_positions = checked.kv_positions;
     config.limits.prefix_positions = checked.prefix_positions;
+    config.limits.boundary_bytes = checked.boundary_bytes;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         config.advertise = checked.advertise.or_else(|| guess_advertised(listen, &bootstrap));

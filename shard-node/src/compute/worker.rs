@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Command, Load};
 use crate::links::{Frame, Link, ReportLink};
 use crate::metrics::NodeMetrics;
-use crate::session::table::{Admitted, Effect, LinkId, SessionTable};
+use crate::session::table::{Admitted, Effect, LinkId, Replayed, SessionTable};
 use crate::session::{Report, SessionKey, Shape, Step, Terms};
 
 /// The thread's state.
@@ -93,7 +93,8 @@ impl Worker {
                     Err(_) => break,
                 }
             }
-            if self.stopping || self.step() {
+            let replayed = self.replay();
+            if self.stopping || self.step() || replayed {
                 continue;
             }
             let (stage, commands) = (&mut self.stage, &mut self.commands);
@@ -120,7 +121,7 @@ impl Worker {
                 self.publish();
                 if let Err(Ok(terms)) = reply.send(admitted) {
                     // The asker is gone: nobody will attach or withdraw.
-                    let effects = self.table.withdraw(terms.key, terms.generation);
+                    let effects = self.table.withdraw(now, terms.key, terms.generation);
                     self.carry_out(effects);
                     self.publish();
                 }
@@ -139,7 +140,7 @@ impl Worker {
             }
             Command::Withdraw { key, generation } => {
                 self.metrics.refused(RefusalCode::HopUnreachable);
-                self.table.withdraw(key, generation)
+                self.table.withdraw(now, key, generation)
             }
             Command::Control { key, generation, event } => self.table.control(now, key, generation, event),
             Command::Rows { feeder, link, frame, arrival, hold } => {
@@ -185,8 +186,8 @@ impl Worker {
         let (effects, admitted) = self.table.admit(now, router, open);
         // First, as they may free the KV of the generation before.
         self.carry_out(effects);
-        let Admitted { mut terms, rows, freed_after } = admitted?;
-        let opened = self.stage.open(terms.max_positions);
+        let Admitted { mut terms, rows, freed_after, kept } = admitted?;
+        let opened = kept.map_or_else(|| self.stage.open(terms.max_positions), Ok);
         if let (Ok(slot), Some(rows)) = (&opened, rows) {
             match self.stage.copy(rows.slot, *slot, Position::new(rows.positions)) {
                 Ok(()) => terms.reusable = rows.positions,
@@ -228,6 +229,7 @@ impl Worker {
         self.last_tick = Some(now);
         self.metrics.kv_used.set(self.table.ledger().used() as i64);
         self.metrics.kv_bytes.set(self.stage.kv_bytes() as i64);
+        self.metrics.recovered(&self.table.recovered());
         self.table.tick(now)
     }
 
@@ -327,6 +329,7 @@ impl Worker {
         let mut logits = match output {
             StepOutput::Logits(logits) => logits,
             StepOutput::Activations(rows) => {
+                self.table.remember(step, &rows);
                 self.forward(step, &rows);
                 Vec::new()
             }
@@ -365,6 +368,23 @@ impl Worker {
                 link.send(frame);
             }
         }
+    }
+
+    /// Sends rows of an earlier generation to a stage that lacks them; `false` if there are none, or no room.
+    fn replay(&mut self) -> bool {
+        let links = &self.links;
+        let has_room = |link| links.get(&link).is_some_and(|link| link.has_room());
+        let Some(Replayed { link, row, rows }) = self.table.next_replay(has_room) else { return false };
+        let Some(link) = self.links.get(&link) else { return false };
+        let frame = Activations {
+            dtype: self.shape.class.wire_dtype(),
+            hidden: self.shape.hidden,
+            sent_unix_ns: crate::clock::unix_nanos(),
+            groups: vec![row],
+            rows,
+        };
+        link.send_bulk(Frame { kind: FrameKind::Activations, body: [frame.head(), frame.rows] });
+        true
     }
 
     fn fail(&mut self, step: &Step, error: &StageError) {
@@ -435,12 +455,13 @@ impl Worker {
 
     /// Shows the load to whoever asks.
     fn publish(&self) {
-        let ledger = self.table.ledger();
+        let reserved = self.table.reserved();
+        self.metrics.recovered(&self.table.recovered());
         self.metrics.reuse(self.table.prefixes(), self.table.skipped_rows());
         self.load.sessions.store(self.table.len() as u32, Ordering::Relaxed);
-        self.load.kv_reserved.store(ledger.reserved(), Ordering::Relaxed);
+        self.load.kv_reserved.store(reserved, Ordering::Relaxed);
         self.metrics.sessions.set(self.table.len() as i64);
-        self.metrics.kv_reserved.set(ledger.reserved() as i64);
+        self.metrics.kv_reserved.set(reserved as i64);
         self.open_sessions
             .send_if_modified(|open| std::mem::replace(open, self.table.len()) != self.table.len());
     }

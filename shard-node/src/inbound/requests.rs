@@ -69,7 +69,7 @@ impl Serving {
     /// many of the prompt's rows.
     async fn open(&self, router: NodeId, open: Open) -> Result<u32, Refusal> {
         let gone = || Refusal::new(RefusalCode::Draining, "the compute thread has ended");
-        let shape = match (&open.tail, &open.service.answer.grammar) {
+        let shape = match (&open.tail, &open.service.further.answer.grammar) {
             (Some(tail), Some(grammar)) => {
                 // Nothing is compiled for a session that can't be opened anyway.
                 self.admission.check(router, &open)?;

@@ -95,7 +95,13 @@ pub struct NodeLimits {
     /// Positions of KV that may hold beginnings of prompts for reuse, while no session needs them; a quarter of all if
     /// nothing is said.
     pub prefix_positions: Option<u64>,
+    /// Bytes of rows sent on that are held in case the next stage is lost: then only its layers are computed again.
+    pub boundary_bytes: u64,
 }
+
+/// [`NodeLimits::boundary_bytes`] unless something is said: 32 sessions of 4,096 positions with rows of 1,024 bf16
+/// values.
+pub const DEFAULT_BOUNDARY_BYTES: u64 = 256 << 20;
 
 impl NodeConfig {
     /// Defaults, listening exactly at `listen`, without an admin endpoint.
@@ -163,6 +169,7 @@ impl Default for NodeLimits {
             budget: RowBudget::new(128),
             chunk_bytes: 2 << 20,
             prefix_positions: None,
+            boundary_bytes: DEFAULT_BOUNDARY_BYTES,
         }
     }
 }

@@ -148,6 +148,11 @@ impl Inbox {
         self.end
     }
 
+    /// Position of the first row that waits.
+    pub(super) const fn next(&self) -> Position {
+        Position::new(self.end.get() - self.waiting_rows)
+    }
+
     /// Rows of the first chunk that waits.
     pub(super) fn front_rows(&self) -> u32 {
         self.waiting.front().map_or(0, |chunk| chunk.count)
@@ -181,7 +186,7 @@ impl Inbox {
 
     /// Takes up to `rows` rows of the first chunk, with their position.
     pub(super) fn take(&mut self, rows: u32) -> Option<(Position, Chunk)> {
-        let start = Position::new(self.end.get() - self.waiting_rows);
+        let start = self.next();
         let front = self.waiting.front_mut()?;
         let chunk =
             if rows >= front.count { self.waiting.pop_front()? } else { front.split_first(rows.max(1)) };

@@ -14,6 +14,7 @@
 
 mod account;
 mod admission;
+mod boundary;
 mod head;
 mod inbox;
 mod lease;
@@ -171,6 +172,8 @@ pub struct Session {
     applied: Position,
     /// Rows that the KV holds, until it is known from the first rows how many of them are of use.
     reusable: Option<u32>,
+    /// Where its first rows began, once they came.
+    first: Position,
     head: Option<Head>,
     tail: Option<Tail>,
     lease: Lease,
@@ -194,6 +197,7 @@ impl Session {
             computing: None,
             applied: Position::new(0),
             reusable: Some(terms.reusable),
+            first: Position::new(0),
             head: terms.is_first().then(Head::default),
             tail: terms.tail.clone().map(|part| Tail::new(part, shape)),
             lease: Lease::new(now, terms.lease),
@@ -249,9 +253,24 @@ impl Session {
         }
     }
 
-    /// Rows that the next piece of its inbox holds, 0 if it is empty.
+    /// Rows that its KV holds, whether or not it is known yet how many are of use.
+    pub fn held(&self) -> u32 {
+        self.reusable.unwrap_or_else(|| self.applied.get())
+    }
+
+    /// Where its first rows began.
+    pub const fn first_row(&self) -> Position {
+        self.first
+    }
+
+    /// Rows that the next piece of its inbox holds, 0 if it is empty. Rows that go on to the next stage and rows that
+    /// do not are different pieces.
     pub fn ready_rows(&self) -> u32 {
-        self.inbox.front_rows()
+        let (next, rows) = (self.inbox.next(), self.inbox.front_rows());
+        match self.terms.sent_from().get().checked_sub(next.get()) {
+            Some(unsent) if unsent > 0 => rows.min(unsent),
+            _ => rows,
+        }
     }
 
     /// What follows from `event`.
@@ -302,7 +321,7 @@ impl Session {
 
     /// Takes up to `rows` rows for a step. `None` if nothing is ready.
     pub fn take(&mut self, now: Instant, rows: u32) -> Option<Taken> {
-        let (start, chunk) = self.inbox.take(rows)?;
+        let (start, chunk) = self.inbox.take(rows.min(self.ready_rows()))?;
         let hop = chunk.arrival.and_then(|arrival| arrival.since_upstream(now));
         let waited = chunk.arrival.map(|arrival| now.saturating_duration_since(arrival.received));
         self.computing =
@@ -351,7 +370,7 @@ impl Session {
             return self.violation(&Violation::Gap { expected: Position::new(held), got: start });
         }
         self.inbox.begin_at(start);
-        self.applied = start;
+        (self.applied, self.first) = (start, start);
         self.account.skipped(start.get());
         let mut actions = Vec::new();
         if start.get() < held {

@@ -33,7 +33,7 @@ pub struct Member {
     pub key: SessionKey,
     /// As it will stand in the frame to the next stage.
     pub row: RowGroup,
-    /// Where it goes to.
+    /// Where it goes to; `None` where nobody needs what comes of it.
     pub link: Option<LinkId>,
     /// From the end of upstream's compute to the beginning of the step, decode only, if known.
     pub hop: Option<Duration>,
@@ -122,6 +122,8 @@ impl StepBuilder {
         let Taken { start, chunk, hop, waited } = taken;
         let (rows, sample, prefill) = (chunk.count, chunk.sample, chunk.prefill);
         self.groups.push(StepGroup { slot: session.slot(), start, rows, sample });
+        // The next stage holds its own of these.
+        let link = link.filter(|_| start >= session.terms().sent_from());
         self.members.push(Member {
             key,
             row: row_group(session, start, rows, sample, prefill),

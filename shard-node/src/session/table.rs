@@ -3,8 +3,12 @@
 //! Pure like [`Session`]: the shell opens and frees KV slots, runs steps and sends what [`Effect`]s say.
 
 mod capacity;
+mod parked;
+mod resume;
+mod steps;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use proto::activation::Activations;
@@ -12,16 +16,19 @@ use proto::prefix::TenantId;
 use proto::session::{Open, Sampled};
 use proto::status::{CloseCode, Refusal, RefusalCode};
 use proto::{Generation, NodeId, Position, SessionId};
-use proto_sampling::Scratch;
 use shard_node_stage::{
-    Batches, ChunkPacer, KvLedger, KvSlot, PrefixMatch, PrefixStore, RowBudget, Scheduler, StepCaps,
+    Batches, ChunkPacer, KvLedger, KvSlot, PrefixMatch, PrefixStore, RowBudget, Scheduler,
 };
 
+use super::boundary::Boundaries;
 use super::inbox::{Arrival, Chunk, ChunkRows, Hold};
 use super::reuse::{self, PREFIX_LEASE};
-use super::step::{Step, StepBuilder};
 use super::tombstones::Tombstones;
 use super::{Action, Admission, Event, Report, Session, SessionKey, Shape, Terms};
+use parked::Parked;
+
+pub use resume::Recovered;
+pub use steps::Replayed;
 
 /// Names a connection to a neighbour, as long as this process lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -51,6 +58,8 @@ pub struct TableLimits {
     pub kv_positions: u64,
     /// Those of them that may hold rows of sessions that are over, as long as nobody else needs them.
     pub prefix_positions: u64,
+    /// Bytes of rows sent on that are held in case the next stage is lost.
+    pub boundary_bytes: u64,
     /// Sessions open at once.
     pub sessions: usize,
     /// Rows of a step.
@@ -71,6 +80,10 @@ pub struct SessionTable {
     tombstones: Tombstones,
     ledger: KvLedger<SessionKey>,
     prefixes: PrefixStore,
+    parked: Parked,
+    boundaries: Boundaries,
+    // Bounded by the sessions open.
+    replaying: Vec<SessionKey>,
     scheduler: Scheduler<SessionKey, (NodeId, TenantId)>,
     pacer: ChunkPacer,
     batches: Batches<SessionKey>,
@@ -83,6 +96,8 @@ pub struct SessionTable {
     earliest_deadline: Option<Instant>,
     late_rows: u64,
     skipped_rows: u64,
+    replayed_rows: u64,
+    resumed: u64,
 }
 
 /// A session that may start: its positions are reserved.
@@ -94,12 +109,16 @@ pub struct Admitted {
     pub rows: Option<PrefixMatch>,
     /// What to free when they are copied.
     pub freed_after: Option<KvSlot>,
+    /// The KV of its earlier generation, with [`Terms::reusable`] rows in it, instead of a new one.
+    pub kept: Option<KvSlot>,
 }
 
 #[derive(Debug)]
 struct Entry {
     session: Session,
     link: Option<LinkId>,
+    /// Rows that go to the next stage before any others.
+    replay: Option<Range<u32>>,
     /// Connections of the feeder that rows or tokens came on: at most one of each class.
     fed_by: [Option<LinkId>; 2],
 }
@@ -115,6 +134,9 @@ impl SessionTable {
             tombstones: Tombstones::default(),
             ledger: KvLedger::new(limits.kv_positions),
             prefixes: PrefixStore::new(limits.prefix_positions.min(limits.kv_positions)),
+            parked: Parked::default(),
+            boundaries: Boundaries::new(admission.shape.row_bytes(), limits.boundary_bytes),
+            replaying: Vec::new(),
             scheduler: Scheduler::new(limits.budget),
             pacer: ChunkPacer::new(limits.budget.rows),
             batches: Batches::default(),
@@ -124,6 +146,8 @@ impl SessionTable {
             earliest_deadline: None,
             late_rows: 0,
             skipped_rows: 0,
+            replayed_rows: 0,
+            resumed: 0,
         }
     }
 
@@ -177,26 +201,6 @@ impl SessionTable {
         self.prefixes.forget(slot);
     }
 
-    /// Batches of decode rows that may be under way in the pipeline.
-    pub fn batches(&self) -> u32 {
-        self.batches.most(self.decoding, self.stages)
-    }
-
-    /// Most rows of a prefill chunk while others decode.
-    pub const fn chunk_rows(&self) -> u32 {
-        self.pacer.chunk()
-    }
-
-    /// Layers that a chunk of so many rows is computed by before decode rows have their turn.
-    pub fn piece(&self, rows: u32) -> u32 {
-        self.pacer.piece(rows, self.admission.shape.span.len())
-    }
-
-    /// Rows that wait for a step.
-    pub fn waiting_rows(&self) -> u64 {
-        self.scheduler.waiting_rows()
-    }
-
     /// Reserves KV for a session. An older generation of it is closed, whether or not the new one is admitted: its
     /// router has given it up. After `Ok` the shell calls [`Self::insert`] or [`Self::abandon`].
     pub fn admit(
@@ -216,12 +220,18 @@ impl SessionTable {
         if known.is_some() {
             effects = self.end(now, key, CloseCode::Superseded);
         }
-        let admitted = self.admit_new(now, router, open).map(|terms| {
-            let free = self.ledger.capacity() - self.ledger.reserved();
-            let found = reuse::admit(&mut self.prefixes, now, &terms, free);
-            effects.extend(found.freed.into_iter().map(Effect::Free));
-            Admitted { terms, rows: found.rows, freed_after: found.freed_after }
-        });
+        let kept = self.parked.take(key);
+        if kept.is_some() {
+            self.ledger.release(key);
+        }
+        let admitted = self.admit_new(now, router, open, &mut effects);
+        let admitted = match (admitted, kept) {
+            (Ok(terms), kept) => Ok(self.provide(now, terms, kept, &mut effects)),
+            (Err(refusal), kept) => {
+                effects.extend(kept.map(|rows| self.give_up(key, rows)));
+                Err(refusal)
+            }
+        };
         (effects, admitted)
     }
 
@@ -231,9 +241,14 @@ impl SessionTable {
         if let Some(feeder) = terms.feeder() {
             self.by_feeder.insert((feeder, key.session), key);
         }
+        let replay = (!terms.replay.is_empty()).then(|| terms.replay.clone());
+        if replay.is_some() {
+            self.replaying.push(key);
+            self.boundaries.pin(key, true);
+        }
         let session = Session::new(now, terms, slot, shape);
         self.earliest_deadline = self.earliest_deadline.into_iter().chain(session.deadline()).min();
-        self.sessions.insert(key, Entry { session, link: None, fed_by: [None; 2] });
+        self.sessions.insert(key, Entry { session, link: None, replay, fed_by: [None; 2] });
     }
 
     /// No KV could be had for an admitted session: takes its reservation back.
@@ -254,11 +269,11 @@ impl SessionTable {
 
     /// The session was opened, but its neighbour can't be reached: forgets it without a trace, since its router is
     /// told by a refusal and may try again.
-    pub fn withdraw(&mut self, key: SessionKey, generation: Generation) -> Vec<Effect> {
-        match self.entry(key, generation) {
-            Some(_) => self.remove(key, CloseCode::HopLost, None),
-            None => Vec::new(),
-        }
+    pub fn withdraw(&mut self, now: Instant, key: SessionKey, generation: Generation) -> Vec<Effect> {
+        let Some(entry) = self.entry(key, generation) else { return Vec::new() };
+        // Its router may go on by yet another route.
+        let keep = if resume::is_worth_parking(&entry.session) { Keep::Parked } else { Keep::Nothing };
+        self.remove(now, key, CloseCode::HopLost, keep)
     }
 
     /// A control frame of the session's router.
@@ -356,6 +371,10 @@ impl SessionTable {
         self.tombstones.sweep(now);
         let mut effects = self.apply_where(now, |_| true, |_| Event::Tick);
         effects.extend(self.prefixes.expire(now, PREFIX_LEASE).into_iter().map(Effect::Free));
+        for (key, rows) in self.parked.expire(now) {
+            self.ledger.release(key);
+            effects.push(self.give_up(key, rows));
+        }
         effects
     }
 
@@ -376,92 +395,16 @@ impl SessionTable {
         self.draining = true;
         let mut effects = self.apply_where(now, |_| true, |_| Event::ShutDown);
         effects.extend(self.give_up_prefixes());
+        while let Some((key, rows)) = self.parked.take_oldest() {
+            self.ledger.release(key);
+            effects.push(self.give_up(key, rows));
+        }
         effects
     }
 
     /// Frees all that is kept of sessions that are over.
     pub fn give_up_prefixes(&mut self) -> Vec<Effect> {
         self.prefixes.evict(u64::MAX, None).into_iter().map(Effect::Free).collect()
-    }
-
-    /// Takes the rows of the next step: decode rows only in a pause of a chunk that is `under_way`. `has_room` says
-    /// whether a link takes another bulk frame; a session whose link does not waits, so that a slow network throttles
-    /// its prefill and nobody else's.
-    pub fn next_step(
-        &mut self,
-        now: Instant,
-        under_way: bool,
-        has_room: impl Fn(LinkId) -> bool,
-    ) -> Option<Step> {
-        let sessions = &self.sessions;
-        let chunk_rows = (self.limits.chunk_bytes / self.admission.shape.row_bytes().max(1)).max(1) as u32;
-        self.decoding = sessions.values().filter(|entry| entry.session.is_decoding()).count() as u32;
-        self.stages = sessions.values().map(|entry| entry.session.terms().stages).max().unwrap_or(1);
-        // Only a first stage that waits for another one's tokens decides what is under way.
-        let leads = self.admission.shape.is_first() && !self.admission.shape.is_last();
-        let caps = StepCaps {
-            decode: if leads { self.batches.room(now, self.decoding, self.stages) } else { u32::MAX },
-            prefill: match (under_way, self.decoding) {
-                (true, _) => 0,
-                (false, 0) => u32::MAX,
-                (false, _) => self.pacer.chunk(),
-            },
-            beside: self.pacer.beside(),
-        };
-        let plan = self.scheduler.next(caps, |key, offered| match sessions.get(&key) {
-            Some(entry) if entry.link.is_none_or(&has_room) => {
-                offered.min(chunk_rows).min(entry.session.ready_rows()).max(1)
-            }
-            Some(_) => 0,
-            // Not reached: a session that ends is cancelled. One row of nothing is dropped below.
-            None => 1,
-        })?;
-        let mut decode = plan.decode;
-        if leads {
-            self.batches.sent(now, &decode);
-        }
-        // Side by side by link, so that the rows for one neighbour are one slice of the output.
-        decode.sort_by_key(|key| sessions.get(key).and_then(|entry| entry.link));
-        let mut builder = StepBuilder::default();
-        let chosen = decode.into_iter().map(|key| (key, 1)).chain(plan.prefill);
-        for (key, rows) in chosen {
-            let Some(entry) = self.sessions.get_mut(&key) else { continue };
-            if let Some(taken) = entry.session.take(now, rows) {
-                builder.add(key, &entry.session, entry.link, taken);
-            }
-        }
-        builder.finish()
-    }
-
-    /// The step was computed. `logits` holds one row for each sampled member, in order; empty on all but the tail.
-    pub fn step_done(
-        &mut self,
-        now: Instant,
-        step: &Step,
-        took: Duration,
-        logits: &mut [f32],
-        scratch: &mut Scratch,
-    ) -> Vec<Effect> {
-        let prefill = step.prefill_rows();
-        self.pacer.observe(step.rows() - prefill, prefill, took);
-        let vocab = self.admission.shape.vocab as usize;
-        let row_bytes = self.admission.shape.row_bytes() as u64;
-        let mut rows_of_logits = logits.chunks_exact_mut(vocab.max(1));
-        let mut effects = Vec::new();
-        for member in &step.members {
-            let logits = if member.row.sample { rows_of_logits.next() } else { None };
-            let bytes = if logits.is_some() { SAMPLED_BYTES } else { GROUP_BYTES + row_bytes };
-            effects.extend(self.apply(now, member.key, Event::StepDone { took, bytes, logits, scratch }));
-            if let Some(entry) = self.sessions.get(&member.key) {
-                self.ledger.set_used(member.key, entry.session.applied().get());
-            }
-        }
-        effects
-    }
-
-    /// The rows of one member could not be computed.
-    pub fn step_failed(&mut self, now: Instant, key: SessionKey, detail: String) -> Vec<Effect> {
-        self.apply(now, key, Event::StepFailed { detail })
     }
 
     /// A session's output can't be sent to this neighbour.
@@ -516,7 +459,10 @@ impl SessionTable {
             match action {
                 Action::DecodeReady => self.scheduler.push_decode(key, flow),
                 Action::PrefillReady(rows) => self.scheduler.push_prefill(key, flow, rows),
-                Action::Trim(length) => effects.push(Effect::Trim(slot, length)),
+                Action::Trim(length) => {
+                    self.boundaries.trim(key, length);
+                    effects.push(Effect::Trim(slot, length));
+                }
                 Action::Round(round) => self.batches.round(round, self.decoding, self.stages),
                 Action::Skipped(rows) => self.skipped_rows += u64::from(rows),
                 Action::Report(report) => effects.push(Effect::Report(key.router, report)),
@@ -533,30 +479,61 @@ impl SessionTable {
         self.tombstones.bury(now, key, terms.generation, terms.lease);
         let kept =
             if self.draining { None } else { reuse::keep(&mut self.prefixes, now, &entry.session, code) };
-        let Some((length, freed)) = kept else { return self.remove(key, code, None) };
-        let mut effects: Vec<_> = freed.into_iter().map(Effect::Free).collect();
-        effects.extend(self.remove(key, code, Some(length)));
-        effects
+        let broken = matches!(code, CloseCode::HopLost | CloseCode::Superseded);
+        let parks = broken && !self.draining && resume::is_worth_parking(&entry.session);
+        match kept {
+            Some((length, freed)) => {
+                let mut effects: Vec<_> = freed.into_iter().map(Effect::Free).collect();
+                effects.extend(self.remove(now, key, code, Keep::Beginning(length)));
+                effects
+            }
+            None if parks => self.remove(now, key, code, Keep::Parked),
+            None => self.remove(now, key, code, Keep::Nothing),
+        }
     }
 
-    /// Its KV is freed but for the rows to `keep`.
-    fn remove(&mut self, key: SessionKey, code: CloseCode, keep: Option<Position>) -> Vec<Effect> {
-        let Some(entry) = self.sessions.remove(&key) else { return Vec::new() };
-        if let Some(feeder) = entry.session.terms().feeder() {
+    /// Its KV is freed but for what is to be kept.
+    fn remove(&mut self, now: Instant, key: SessionKey, code: CloseCode, keep: Keep) -> Vec<Effect> {
+        let Some(Entry { session, replay, .. }) = self.sessions.remove(&key) else { return Vec::new() };
+        if let Some(feeder) = session.terms().feeder() {
             self.by_feeder.remove(&(feeder, key.session));
         }
         self.scheduler.cancel(key);
         self.batches.back(key);
-        self.ledger.release(key);
-        let slot = entry.session.slot();
-        let kv = keep.map_or(Effect::Free(slot), |length| Effect::Retain(slot, length));
+        if replay.is_some() {
+            self.replaying.retain(|&other| other != key);
+            self.boundaries.pin(key, false);
+        }
+        let kv = match keep {
+            Keep::Parked => self.park(now, &session),
+            Keep::Beginning(length) => {
+                self.let_go(key);
+                Effect::Retain(session.slot(), length)
+            }
+            Keep::Nothing => {
+                self.let_go(key);
+                Effect::Free(session.slot())
+            }
+        };
         vec![kv, Effect::Ended(key, code)]
     }
+
+    /// Nothing is held for the session any more.
+    fn let_go(&mut self, key: SessionKey) {
+        self.ledger.release(key);
+        self.boundaries.remove(key);
+    }
+}
+
+/// What remains of a session's KV.
+#[derive(Debug, Clone, Copy)]
+enum Keep {
+    Nothing,
+    /// The beginning of its prompt, for others of its tenant.
+    Beginning(Position),
+    /// All, for its next generation.
+    Parked,
 }
 
 /// A close of a session that is not known: as long as the longest open may be under way, generously.
 const UNKNOWN_LEASE: Duration = Duration::from_mins(1);
-/// A row's share of its frame: one entry of the group table, and the header and the fixed part as if it were alone.
-const GROUP_BYTES: u64 = 28 + 16 + 8;
-/// A `Sampled` frame: header, session, generation, position, token, two floats and `finish`.
-const SAMPLED_BYTES: u64 = 8 + 8 + 4 + 4 + 4 + 4 + 4 + 4;

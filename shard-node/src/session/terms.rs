@@ -1,10 +1,11 @@
 //! What was agreed at open: fixed for the life of a session on this stage.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use proto::prefix::TenantId;
-use proto::session::{Open, PlanStage, Priority, TailTerms};
-use proto::{BlockHash, Generation, NodeId, SessionId};
+use proto::session::{Open, PlanStage, Priority, ResumeTerms, TailTerms};
+use proto::{BlockHash, Generation, NodeId, Position, SessionId};
 use proto_sampling::{ParameterError, Sampler};
 use shard_node_stage::{Flow, PrefixScope};
 
@@ -56,8 +57,12 @@ pub struct Terms {
     pub scope: PrefixScope,
     /// The first blocks of its prompt.
     pub blocks: Vec<BlockHash>,
-    /// Rows of them that its KV holds from the beginning.
+    /// Rows that its KV holds from the beginning: of its prompt's blocks, or of its earlier generation.
     pub reusable: u32,
+    /// What is of use of earlier generations.
+    pub resume: ResumeTerms,
+    /// Rows that are sent on once more, before any other, as the next stage lacks them.
+    pub replay: Range<u32>,
 }
 
 /// What the tail samples with.
@@ -80,7 +85,7 @@ impl Terms {
         let tail = match &open.tail {
             Some(terms) => {
                 let sampler = Sampler::new(&terms.sampling, vocab as usize)?;
-                let top_logprobs = open.service.answer.top_logprobs;
+                let top_logprobs = open.service.further.answer.top_logprobs;
                 Some(TailPart { terms: terms.clone(), sampler, top_logprobs })
             }
             None => None,
@@ -105,6 +110,8 @@ impl Terms {
             scope: reuse::scope(router, open),
             blocks: open.service.prefix.clone(),
             reusable: 0,
+            resume: *open.service.further.resume,
+            replay: 0..0,
         })
     }
 
@@ -121,6 +128,11 @@ impl Terms {
     /// Embeds tokens.
     pub const fn is_first(&self) -> bool {
         self.upstream.is_none()
+    }
+
+    /// Rows before this position are computed, but nobody needs what comes of them: the next stage holds its own.
+    pub const fn sent_from(&self) -> Position {
+        Position::new(if self.downstream.is_some() { self.resume.downstream } else { 0 })
     }
 
     /// Who sends it frames from within the pipeline: the stage before, or the tail for stage 0.

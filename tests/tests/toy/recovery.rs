@@ -7,7 +7,7 @@ use proto::session::SamplingParams;
 use router::generate::{Finish, GenerateRequest, Step};
 use tokio::time::Instant;
 
-use crate::swarm::{Settings, TestRouter, ToySwarm, request};
+use crate::swarm::{Settings, TestRouter, ToySwarm, metric, request};
 
 const PROMPT: [u32; 5] = [3, 1, 4, 1, 5];
 /// Two nodes for each of three spans.
@@ -63,6 +63,20 @@ async fn an_answer_goes_on_whichever_stages_vanish() {
         assert_eq!(tokens, swarm.model.answer(&PROMPT, 300));
         eprintln!("{stages:?}: longest gap {gap:?}");
         assert!(gap < GAP, "{stages:?}: {gap:?}");
+        let sum = |name| swarm.nodes.iter().map(|node| metric(node, name)).sum::<usize>();
+        assert_eq!(
+            sum("shard_node_sessions_resumed_total"),
+            2 * stages.len(),
+            "both others go on from their rows"
+        );
+        let sent_again = sum("shard_node_replayed_rows_total");
+        // The prompt's five rows and those of nine tokens of ten; after the first stage nobody sends it anything.
+        let expected: usize =
+            stages.iter().zip(1..).filter(|(stage, _)| **stage > 0).map(|(_, n)| 4 + 10 * n).sum();
+        assert!(
+            sent_again >= expected,
+            "{stages:?}: {sent_again} rows were sent again, {expected} were lost"
+        );
         swarm.faults.iter().for_each(proto_transport::testing::Faults::thaw);
         swarm.wait_until_idle().await;
         router.shutdown().await;

@@ -58,6 +58,12 @@ impl SessionMachine {
             | SessionError::WrongDigest { .. }
             | SessionError::GaveUp { code: CloseCode::Protocol, .. } => CloseCode::Protocol,
             SessionError::ShuttingDown => CloseCode::ShuttingDown,
+            // The answer goes on over another route if it can: what the others have of it is of use then.
+            SessionError::Refused { .. } | SessionError::Unreachable { .. } | SessionError::GaveUp { .. }
+                if self.received + self.terms.generated > 0 && error.avoid().is_some() =>
+            {
+                CloseCode::HopLost
+            }
             SessionError::Refused { .. }
             | SessionError::Unreachable { .. }
             | SessionError::GaveUp { .. }

@@ -44,9 +44,9 @@ fn a_node_that_calls_a_deadline_passed_long_before_it_is_or_without_one_is_to_bl
 fn stages_never_have_less_time_than_the_router() {
     for (total, told) in [(500_000, 500), (500_001, 501), (1, 1), (0, 1)] {
         let limits = SessionLimits { total: Some(Duration::from_micros(total)), ..SessionLimits::default() };
-        assert_eq!(SessionTerms { limits, ..terms(2) }.open(0).service.deadline_ms, told, "{total} us");
+        assert_eq!(SessionTerms { limits, ..terms(2) }.open(0, 0).service.deadline_ms, told, "{total} us");
     }
-    assert_eq!(terms(2).open(0).service.deadline_ms, 0);
+    assert_eq!(terms(2).open(0, 0).service.deadline_ms, 0);
 }
 
 #[test]

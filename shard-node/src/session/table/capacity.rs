@@ -6,12 +6,18 @@ use proto::NodeId;
 use proto::session::Open;
 use proto::status::{Refusal, RefusalCode};
 
-use super::SessionTable;
+use super::{Effect, SessionTable};
 use crate::session::Terms;
 
 impl SessionTable {
     /// Checks everything and reserves.
-    pub(super) fn admit_new(&mut self, now: Instant, router: NodeId, open: &Open) -> Result<Terms, Refusal> {
+    pub(super) fn admit_new(
+        &mut self,
+        now: Instant,
+        router: NodeId,
+        open: &Open,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Terms, Refusal> {
         if self.draining {
             return Err(Refusal::new(RefusalCode::Draining, "choose another node"));
         }
@@ -25,6 +31,11 @@ impl SessionTable {
         if taken {
             // Two routers drew one number out of 2^64, or one guesses the other's.
             return Err(Refusal::new(RefusalCode::BadPlan, "the session id is taken: draw another one"));
+        }
+        while self.ledger.capacity() - self.ledger.reserved() < u64::from(open.max_positions) {
+            let Some((key, rows)) = self.parked.take_oldest() else { break };
+            self.ledger.release(key);
+            effects.push(self.give_up(key, rows));
         }
         self.ledger.reserve(terms.key, open.max_positions).map_err(|error| {
             let refusal = Refusal::new(RefusalCode::NoCapacity, error.to_string());

@@ -186,6 +186,7 @@ fn a_long_prompt_is_cut_for_those_who_decode_and_only_for_them() {
         let limits = TableLimits {
             kv_positions: 4096,
             prefix_positions: 0,
+            boundary_bytes: 0,
             sessions: 64,
             budget,
             chunk_bytes: 1 << 20,

@@ -61,6 +61,7 @@ fn nothing_is_kept_of_a_session_that_ended_badly() {
     for code in [CloseCode::Protocol, CloseCode::HopLost, CloseCode::Other, CloseCode::ShuttingDown] {
         let mut ring = ring(2);
         answered(&mut ring, 1, &prompt(1, 2, &[1]), code);
+        ring.expire();
         assert!(ring.stages.iter().all(|(table, toy)| table.prefixes().is_empty() && toy.kv_bytes() == 0));
     }
 }
