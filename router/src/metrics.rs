@@ -168,6 +168,11 @@ impl RouterMetrics {
         self.resume.observe(after.as_secs_f64());
     }
 
+    /// An answer left a node in time.
+    pub(crate) fn left(&self) {
+        self.resumed.with_label_values(&["handed_over"]).inc();
+    }
+
     pub(crate) fn broken_off(&self) {
         self.resumed.with_label_values(&["broken_off"]).inc();
     }
@@ -232,12 +237,14 @@ fn outcome_label(outcome: &Outcome) -> &'static str {
         Outcome::Finished(FinishReason::Stop) => "stop",
         Outcome::Finished(FinishReason::Length) => "length",
         Outcome::Cancelled => "cancelled",
+        Outcome::Superseded => "superseded",
         Outcome::Failed(error) => match error {
             SessionError::Refused { .. } => "refused",
             SessionError::Unreachable { .. } => "unreachable",
             SessionError::WrongDigest { .. } | SessionError::Violation { .. } => "violation",
             SessionError::Lost { .. } => "lost",
             SessionError::Stalled { .. } => "stalled",
+            SessionError::Leaving { .. } => "leaving",
             SessionError::GaveUp { .. } => "gave_up",
             SessionError::TimedOut { .. } => "timed_out",
             SessionError::BrokenOff { .. } => "broken_off",

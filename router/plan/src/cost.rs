@@ -1,5 +1,9 @@
 //! What a stage and a hop are expected to cost per token, in microseconds, where nothing or something is known.
 
+use std::collections::BTreeSet;
+
+use proto::NodeId;
+
 use crate::view::NodeView;
 
 /// One decode step of one layer where no step time is known: about a CPU's time for a 1B model's layer. Only its
@@ -21,6 +25,14 @@ pub(crate) fn compute_us(node: &NodeView) -> u64 {
     let step = load.and_then(|load| load.step_us).map_or(layers * ASSUMED_LAYER_US, u64::from);
     let sessions = load.map_or(0, |load| u64::from(load.sessions));
     step + step.saturating_mul(sessions * LOAD_PER_SESSION) / LOAD_PARTS
+}
+
+/// What computing a session's rows anew counts as, once for each node that would have to.
+const ANEW_US: u64 = 1_000_000;
+
+/// The price of a node that holds no rows of a session, where others do.
+pub(crate) fn anew_us(node: NodeId, prefer: &BTreeSet<NodeId>) -> u64 {
+    if prefer.is_empty() || prefer.contains(&node) { 0 } else { ANEW_US }
 }
 
 /// Expected one-way time from one node to another. Without a measurement between them: half the mean of what the

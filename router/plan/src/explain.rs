@@ -169,7 +169,7 @@ pub fn explain(view: &View, request: &RouteRequest) -> Explanation {
     };
     let spans = usable(view, request, class).filter_map(|node| Some(node.offer()?.span));
     let gaps = Coverage::of(request.n_layers, spans).gaps();
-    let graph = Graph::new(request.n_layers, usable(view, request, class));
+    let graph = Graph::new(request.n_layers, usable(view, request, class), &request.prefer);
     let nodes = view
         .nodes()
         .map(|node| NodeVerdict {

@@ -3,7 +3,11 @@
 //! Every node holds exactly one span and takes part with the whole of it, so a node's place in the model is fixed and
 //! the graph has one vertex per node. Spans are taken in order of their start, which is a topological order.
 
-use crate::cost::{compute_us, hop_us};
+use std::collections::BTreeSet;
+
+use proto::NodeId;
+
+use crate::cost::{anew_us, compute_us, hop_us};
 use crate::view::NodeView;
 
 /// Cost of a path, and its number of stages to prefer the shorter of two equal ones.
@@ -13,6 +17,7 @@ pub(crate) type Cost = (u64, u32);
 #[derive(Debug)]
 pub(crate) struct Graph<'a> {
     n_layers: u32,
+    prefer: &'a BTreeSet<NodeId>,
     /// Ordered by (span, node), so that ties fall to the smaller id.
     candidates: Vec<&'a NodeView>,
     /// Cheapest way from layer 0 up to and including the candidate, and the candidate before it.
@@ -23,7 +28,11 @@ pub(crate) struct Graph<'a> {
 
 impl<'a> Graph<'a> {
     /// Every candidate must have an offer whose span lies within `n_layers`.
-    pub(crate) fn new(n_layers: u32, candidates: impl IntoIterator<Item = &'a NodeView>) -> Self {
+    pub(crate) fn new(
+        n_layers: u32,
+        candidates: impl IntoIterator<Item = &'a NodeView>,
+        prefer: &'a BTreeSet<NodeId>,
+    ) -> Self {
         let mut candidates: Vec<_> = candidates
             .into_iter()
             .filter(|node| node.offer().is_some_and(|o| o.span.end() <= n_layers))
@@ -31,7 +40,7 @@ impl<'a> Graph<'a> {
         candidates.sort_by_key(|node| (node.offer().map(|offer| offer.span), node.node()));
         let count = candidates.len();
         let mut graph =
-            Self { n_layers, candidates, from_start: vec![None; count], to_end: vec![None; count] };
+            Self { n_layers, prefer, candidates, from_start: vec![None; count], to_end: vec![None; count] };
         graph.forward();
         graph.backward();
         graph
@@ -61,16 +70,14 @@ impl<'a> Graph<'a> {
             return Err(Reach { start: false, end: false });
         };
         match (self.from_start[at], self.to_end[at]) {
-            (Some(((before, _), _)), Some((after, _))) => {
-                Ok(before + after - compute_us(self.candidates[at]))
-            }
+            (Some(((before, _), _)), Some((after, _))) => Ok(before + after - self.own(at)),
             (before, after) => Err(Reach { start: before.is_some(), end: after.is_some() }),
         }
     }
 
     fn forward(&mut self) {
         for at in 0..self.candidates.len() {
-            let own = compute_us(self.candidates[at]);
+            let own = self.own(at);
             self.from_start[at] = if self.start(at) == 0 {
                 Some(((own, 1), None))
             } else {
@@ -88,7 +95,7 @@ impl<'a> Graph<'a> {
 
     fn backward(&mut self) {
         for at in (0..self.candidates.len()).rev() {
-            let own = compute_us(self.candidates[at]);
+            let own = self.own(at);
             self.to_end[at] = if self.end(at) == self.n_layers {
                 Some((own, 1))
             } else {
@@ -101,6 +108,11 @@ impl<'a> Graph<'a> {
                     .min()
             };
         }
+    }
+
+    fn own(&self, at: usize) -> u64 {
+        let node = self.candidates[at];
+        compute_us(node) + anew_us(node.node(), self.prefer)
     }
 
     fn start(&self, at: usize) -> u32 {

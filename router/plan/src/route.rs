@@ -7,6 +7,7 @@ use proto::session::{Plan, PlanStage};
 use proto::tensor::NumericsClass;
 use proto::{LayerSpan, ModelId, NodeId};
 
+use crate::cost::anew_us;
 use crate::coverage::{Coverage, Gaps};
 use crate::graph::Graph;
 use crate::view::{NodeView, View};
@@ -24,6 +25,9 @@ pub struct RouteRequest {
     pub max_positions: u32,
     /// Nodes that must not take part.
     pub exclude: BTreeSet<NodeId>,
+    /// Nodes that hold rows of the session already: others are taken only where these give no route, or a much slower
+    /// one.
+    pub prefer: BTreeSet<NodeId>,
 }
 
 /// One stage of a chosen route.
@@ -127,9 +131,10 @@ pub fn choose_route(view: &View, request: &RouteRequest) -> Result<Route, RouteE
 }
 
 fn cheapest(view: &View, request: &RouteRequest, class: NumericsClass) -> Option<Route> {
-    let graph = Graph::new(request.n_layers, usable(view, request, class));
+    let graph = Graph::new(request.n_layers, usable(view, request, class), &request.prefer);
     let nodes = graph.best()?;
-    let expected_us = graph.through(nodes.first()?).ok()?;
+    let anew: u64 = nodes.iter().map(|node| anew_us(node.node(), &request.prefer)).sum();
+    let expected_us = graph.through(nodes.first()?).ok()?.saturating_sub(anew);
     let stages = nodes
         .into_iter()
         .map(|node| Some(RouteStage { node: node.node(), addr: address(node)?, span: node.offer()?.span }))

@@ -28,6 +28,7 @@ pub(super) async fn run(
         class: arguments.choice.numerics,
         max_positions: arguments.max_positions,
         exclude: BTreeSet::new(),
+        prefer: BTreeSet::new(),
     };
     let explanation = explain(&view, &request);
     let code = if explanation.route.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -90,6 +90,11 @@ impl Session {
         self.wishes.wish(SATISFIED);
     }
 
+    /// It goes on in another generation: what the stages have of it is kept.
+    pub fn superseded(&self) {
+        self.wishes.wish(SUPERSEDED);
+    }
+
     /// Positions of the prompt whose rows no stage computed, as all of them held them already: the prompt went out from
     /// there on. There once a token came.
     pub fn reused(&self) -> u32 {
@@ -158,6 +163,7 @@ struct Wishes {
 const NONE: u8 = 0;
 const SATISFIED: u8 = 1;
 const CANCELLED: u8 = 2;
+const SUPERSEDED: u8 = 3;
 
 impl Wishes {
     fn wish(&self, wish: u8) {
@@ -171,6 +177,7 @@ impl Wishes {
 pub(super) enum Wish {
     Satisfied,
     Cancelled,
+    Superseded,
 }
 
 /// The session task's end.
@@ -196,6 +203,7 @@ impl Client {
         match self.wishes.wish.load(Ordering::Acquire) {
             SATISFIED => Some(Wish::Satisfied),
             CANCELLED => Some(Wish::Cancelled),
+            SUPERSEDED => Some(Wish::Superseded),
             _ => None,
         }
     }

@@ -208,6 +208,7 @@ impl Running {
         match self.client.wish() {
             Some(Wish::Satisfied) => self.feed(Event::Satisfied),
             Some(Wish::Cancelled) => self.feed(Event::Cancelled),
+            Some(Wish::Superseded) => self.feed(Event::Superseded),
             None => {}
         }
     }

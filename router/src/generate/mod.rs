@@ -177,6 +177,7 @@ impl Router {
             class: request.class,
             max_positions: prompt.len() as u32 + max_tokens,
             exclude: BTreeSet::new(),
+            prefer: BTreeSet::new(),
         };
         let mut enough = |view: &View| choose_route(view, &wanted).is_ok();
         tokio::select! {
@@ -198,6 +199,7 @@ impl Router {
                 driver: self.driver().clone(),
                 view: view.clone(),
                 wanted: wanted.clone(),
+                route: route.clone(),
                 generations: Generations::new(Arc::clone(&terms)),
             };
             let run = self.run(model, terms, (&request.stop, elsewhere), watch, cancel).await?;
@@ -335,7 +337,7 @@ impl Run {
             finish: match self.end.outcome {
                 Outcome::Finished(FinishReason::Stop) => Finish::Stop,
                 Outcome::Finished(FinishReason::Length) => Finish::Length,
-                Outcome::Cancelled | Outcome::Failed(_) => Finish::Cancelled,
+                Outcome::Cancelled | Outcome::Superseded | Outcome::Failed(_) => Finish::Cancelled,
             },
             timings: Timings::new(prompt.len(), self.end.prompt_sent, &self.times),
             hops: reply::hops(route, &self.end.accounts),

@@ -17,6 +17,13 @@ pub trait Resume: fmt::Debug + Send {
     /// Goes on over a route without the stage that is to blame for `lost`. `came` are all tokens of the answer so far, in
     /// order, as its reader has them: they are forced, never chosen again.
     fn resume(&mut self, lost: &SessionError, came: &[u32]) -> Resuming;
+
+    /// Goes on over a route without a node that is about to leave, if one is and there is such a route now; and what is
+    /// to be said of it. Asked before each token, so it must be quick where nothing has changed.
+    fn hand_over(&mut self, came: &[u32]) -> Option<(SessionError, Resumed)> {
+        let _ = came;
+        None
+    }
 }
 
 /// The way to another route.
@@ -47,6 +54,12 @@ impl Generations {
         Self { terms, since: Instant::now(), forced: 0 }
     }
 
+    /// How errors of the latest one name a node.
+    pub(crate) fn leaving(&self, node: NodeId) -> Option<SessionError> {
+        let stage = self.terms.stages().iter().position(|stage| stage.node == node)?;
+        Some(SessionError::Leaving { stage: self.terms.label(stage) })
+    }
+
     /// The terms of the next one over `route`, behind all tokens that `came`.
     pub(crate) fn next(&mut self, route: &Route, came: &[u32]) -> Option<Arc<SessionTerms>> {
         let mut next = self.terms.resumed(route.to_plan(), came.get(self.forced..)?)?;
@@ -64,13 +77,20 @@ pub(super) struct OverView {
     pub(super) driver: Driver,
     pub(super) view: View,
     pub(super) wanted: RouteRequest,
+    /// Its present one.
+    pub(super) route: Route,
     pub(super) generations: Generations,
 }
 
 impl OverView {
     fn go_on(&mut self, node: NodeId, lost: &SessionError, came: &[u32]) -> Result<Resumed, String> {
         self.view.mark_unreachable(node, lost.to_string());
+        // In the class that it began in, by the nodes that hold its rows if they can.
+        self.wanted.class = Some(self.route.class);
+        self.wanted.prefer.extend(self.route.stages.iter().map(|stage| stage.node));
+        self.wanted.prefer.remove(&node);
         let route = choose_route(&self.view, &self.wanted).map_err(|error| error.to_string())?;
+        self.route = route.clone();
         let terms = self.generations.next(&route, came).ok_or(COMPLETE)?;
         let session = self.driver.start(terms).map_err(|error| error.to_string())?;
         Ok(Resumed { session, route })

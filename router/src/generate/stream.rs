@@ -65,7 +65,7 @@ pub enum Piece {
     Token(TimedToken, String),
     /// The end of the text that was held back.
     Rest(String),
-    /// A stage was lost; the answer goes on over this route, behind the tokens that have come.
+    /// A stage was lost or is about to leave; the answer goes on over this route, behind the tokens that have come.
     Moved(Box<(SessionError, Route)>),
 }
 
@@ -123,6 +123,9 @@ impl AnswerStream {
             if let Some(moved) = ready!(self.poll_resumed(context)) {
                 return Poll::Ready(Ok(Some(moved)));
             }
+            if let Some(moved) = self.hand_over() {
+                return Poll::Ready(Ok(Some(moved)));
+            }
             let Some(mut token) = ready!(self.session.poll_next(context)) else {
                 if self.broken_off.is_none() && self.look_elsewhere() {
                     continue;
@@ -151,6 +154,26 @@ impl AnswerStream {
             }
             return Poll::Ready(Ok(Some(Piece::Token(token, text))));
         }
+    }
+
+    /// The move to another route, if a node of the present one is about to leave.
+    fn hand_over(&mut self) -> Option<Piece> {
+        let answering = self.breakage.is_none() && self.broken_off.is_none() && !self.came.is_empty();
+        if !answering || self.text.stopped() || self.session.outcome().is_some() {
+            return None;
+        }
+        let (leaving, resumed) = self.resume.as_mut()?.hand_over(&self.came)?;
+        tracing::info!(why = %leaving, tokens = self.came.len(), "an answer goes on elsewhere");
+        self.metrics.left();
+        self.session.superseded();
+        Some(self.moved(leaving, resumed))
+    }
+
+    fn moved(&mut self, why: SessionError, Resumed { session, route }: Resumed) -> Piece {
+        self.reused = Some(self.reused());
+        self.session = session;
+        self.since_begun = self.begun.elapsed();
+        Piece::Moved(Box::new((why, route)))
     }
 
     /// Begins to look for another route, if the session has ended by a stage's fault and that may help.
@@ -184,12 +207,7 @@ impl AnswerStream {
         breakage.resuming = None;
         let lost = breakage.lost.clone();
         match resumed {
-            Ok(Resumed { session, route }) => {
-                self.reused = Some(self.reused());
-                self.session = session;
-                self.since_begun = self.begun.elapsed();
-                Poll::Ready(Some(Piece::Moved(Box::new((lost, route)))))
-            }
+            Ok(resumed) => Poll::Ready(Some(self.moved(lost, resumed))),
             Err(why) => {
                 self.break_off(lost, why);
                 Poll::Ready(None)

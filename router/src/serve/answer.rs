@@ -70,7 +70,7 @@ impl Answer {
             Some(Outcome::Finished(FinishReason::Length)) => Ok("length"),
             Some(Outcome::Failed(error)) => Err(error.into()),
             // Nobody cancels but the router itself, when it shuts down.
-            Some(Outcome::Cancelled) | None => Err(Problem::draining()),
+            Some(Outcome::Cancelled | Outcome::Superseded) | None => Err(Problem::draining()),
         }
     }
 

@@ -201,6 +201,7 @@ impl Desk {
             driver: self.router.driver().clone(),
             place: place.clone(),
             generations: Arc::new(Mutex::new(Generations::new(Arc::clone(&terms)))),
+            views: place.views(),
         };
         let running = self.router.driver().start_holding(terms, place.clone())?;
         let metrics = self.router.metrics().clone();
@@ -239,6 +240,23 @@ struct Elsewhere {
     place: Place,
     // Only one generation is made at a time: the lock is never waited for.
     generations: Arc<Mutex<Generations>>,
+    /// The views that were looked at.
+    views: u64,
+}
+
+impl Elsewhere {
+    /// The next generation over a route that the place was given.
+    fn go_on(
+        driver: &Driver,
+        place: Place,
+        generations: &Mutex<Generations>,
+        (route, came): (Route, &[u32]),
+    ) -> Result<Resumed, String> {
+        let next = generations.lock().unwrap_or_else(PoisonError::into_inner).next(&route, came);
+        let session =
+            driver.start_holding(next.ok_or(COMPLETE)?, place).map_err(|error| error.to_string())?;
+        Ok(Resumed { session, route })
+    }
 }
 
 impl Resume for Elsewhere {
@@ -249,11 +267,24 @@ impl Resume for Elsewhere {
         Box::pin(async move {
             let node = node.ok_or("no node is to blame")?;
             let route = place.lost(node, PATIENCE).await.map_err(|refusal| refusal.to_string())?;
-            let next = generations.lock().unwrap_or_else(PoisonError::into_inner).next(&route, &came);
-            let session =
-                driver.start_holding(next.ok_or(COMPLETE)?, place).map_err(|error| error.to_string())?;
-            Ok(Resumed { session, route })
+            Self::go_on(&driver, place, &generations, (route, &came))
         })
+    }
+
+    fn hand_over(&mut self, came: &[u32]) -> Option<(SessionError, Resumed)> {
+        let views = self.place.views();
+        if std::mem::replace(&mut self.views, views) == views {
+            return None;
+        }
+        let (node, route) = self.place.leave()?;
+        let leaving = self.generations.lock().unwrap_or_else(PoisonError::into_inner).leaving(node)?;
+        match Self::go_on(&self.driver, self.place.clone(), &self.generations, (route, came)) {
+            Ok(resumed) => Some((leaving, resumed)),
+            Err(why) => {
+                tracing::info!(%leaving, why, "an answer stays where it is");
+                None
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The async shell around one model's [`Admission`]: requests wait in it, and every change wakes whom it concerns.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ struct Inner {
     state: Mutex<State>,
     epoch: Instant,
     metrics: RouterMetrics,
+    /// Views that were taken.
+    views: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -59,12 +62,14 @@ impl Gate {
     ) -> Self {
         let admission = Admission::new(model, n_layers, limits);
         let state = Mutex::new(State { admission, waiting: HashMap::new(), counted: 0 });
-        Self { inner: Arc::new(Inner { state, epoch: Instant::now(), metrics }) }
+        let (epoch, views) = (Instant::now(), AtomicU64::new(0));
+        Self { inner: Arc::new(Inner { state, epoch, metrics, views }) }
     }
 
     /// Takes what was newly learnt of the swarm.
     pub(super) fn set_view(&self, view: View) {
         self.change(|admission, now| admission.set_view(now, view));
+        self.inner.views.fetch_add(1, Ordering::Release);
     }
 
     /// Refuses everything that waits, and everything from now on.
@@ -198,6 +203,20 @@ impl Place {
         let until = self.entry.gate.now() + patience;
         let verdict = self.again(|admission, now| admission.lost(now, ticket, node, until));
         self.entry.decided(verdict, until).await
+    }
+
+    /// Views that the gate has taken: without another one nothing new is known of any node.
+    pub(super) fn views(&self) -> u64 {
+        self.entry.gate.inner.views.load(Ordering::Acquire)
+    }
+
+    /// Another place without a node of the route that is about to leave, if there is such a node, and such a place now.
+    pub(super) fn leave(&self) -> Option<(NodeId, Route)> {
+        let (gate, ticket) = (&self.entry.gate, self.entry.ticket);
+        let mut state = gate.lock();
+        let node = state.admission.leaving(ticket)?;
+        let route = state.admission.leave(gate.now(), ticket, node)?;
+        Some((node, route))
     }
 
     fn again(

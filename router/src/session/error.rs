@@ -48,6 +48,12 @@ pub enum SessionError {
         /// What was waited for.
         why: String,
     },
+    /// A stage is about to leave: its node drains.
+    #[error("{stage} is leaving")]
+    Leaving {
+        /// Which.
+        stage: StageLabel,
+    },
     /// A stage gave up.
     #[error("{stage} gave up: {code}{}{detail}", if detail.is_empty() { "" } else { ": " })]
     GaveUp {
@@ -94,6 +100,7 @@ impl SessionError {
             | Self::WrongDigest { stage }
             | Self::Lost { stage, .. }
             | Self::Stalled { stage, .. }
+            | Self::Leaving { stage }
             | Self::GaveUp { stage, .. }
             | Self::Violation { stage, .. } => Some(stage),
             Self::BrokenOff { lost, .. } => lost.stage(),

@@ -56,6 +56,8 @@ pub enum Event {
     Satisfied,
     /// The client gives up.
     Cancelled,
+    /// The session goes on in another generation.
+    Superseded,
     /// Time has passed.
     Tick,
 }
@@ -120,6 +122,8 @@ pub enum Outcome {
     Finished(FinishReason),
     /// The client gave up.
     Cancelled,
+    /// It goes on in another generation.
+    Superseded,
     /// It could not be completed.
     Failed(SessionError),
 }

@@ -116,6 +116,9 @@ impl SessionMachine {
                 self.conclude(now, Outcome::Finished(FinishReason::Stop), CloseCode::Finished, &mut actions);
             }
             Event::Cancelled => self.conclude(now, Outcome::Cancelled, CloseCode::Cancelled, &mut actions),
+            Event::Superseded => {
+                self.conclude(now, Outcome::Superseded, CloseCode::Superseded, &mut actions);
+            }
             Event::Tick => self.tick(now, &mut actions),
             Event::Start | Event::Reported { .. } | Event::LinkLost { .. } | Event::Consumed { .. } => {}
         }

@@ -53,6 +53,16 @@ impl TestServer {
         buckets.into_iter().map(|line| (bound(line), value(line) / count)).collect()
     }
 
+    /// A counter of the router by its one label, those that moved.
+    pub(crate) fn counts(&self, name: &str) -> Vec<(String, u64)> {
+        let text = self.router.registry.encode().unwrap();
+        let of = |line: &str| {
+            let (label, value) = line.strip_prefix(name)?.strip_prefix('{')?.split_once("\"} ")?;
+            Some((label.split_once('"')?.1.to_owned(), value.parse().unwrap()))
+        };
+        text.lines().filter_map(of).filter(|&(_, count)| count > 0).collect()
+    }
+
     pub(crate) async fn stop_draining(self) {
         self.server.shutdown().await;
         self.router.shutdown().await;

@@ -13,6 +13,7 @@
 
 mod hold;
 mod ledger;
+mod moves;
 mod no_room;
 mod queue;
 mod refusal;
@@ -121,7 +122,9 @@ pub struct Admission {
 struct Placed {
     wanted: Wanted,
     nodes: Vec<NodeId>,
+    class: NumericsClass,
     avoid: BTreeSet<NodeId>,
+    prefer: BTreeSet<NodeId>,
     tries: u32,
     /// When it was submitted.
     asked: Duration,
@@ -170,6 +173,7 @@ impl Admission {
             ticket,
             wanted,
             avoid: BTreeSet::new(),
+            prefer: BTreeSet::new(),
             tries: 0,
             since: now,
             passed: 0,
@@ -220,7 +224,7 @@ impl Admission {
         let Some(placed) = self.placed.remove(&ticket) else { return Vec::new() };
         self.free(&placed);
         self.ledger.shut(node, why);
-        let Placed { wanted, mut avoid, tries, asked, mut hint, .. } = placed;
+        let Placed { wanted, mut avoid, prefer, tries, asked, mut hint, .. } = placed;
         match why {
             TurnedAway::NoCapacity { retry_after } => hint = hint.max(retry_after.unwrap_or_default()),
             TurnedAway::Failed => drop(avoid.insert(node)),
@@ -232,7 +236,7 @@ impl Admission {
             decisions.extend(self.pump(now));
             return decisions;
         }
-        let waiting = Waiting { ticket, wanted, avoid, tries, since: asked, passed: 0, hint };
+        let waiting = Waiting { ticket, wanted, avoid, prefer, tries, since: asked, passed: 0, hint };
         let mut decisions = Vec::new();
         if let Err(refusal) = self.enqueue(now, waiting, Place::First) {
             decisions.push(Decision { ticket, verdict: Verdict::Refused(refusal) });
@@ -241,16 +245,6 @@ impl Admission {
         // Its time may be over already.
         decisions.extend(self.expire(now));
         decisions
-    }
-
-    /// A node that a session was placed on is lost in the middle of the answer: it takes another place, before all that
-    /// wait, if there is one until `until`.
-    pub fn lost(&mut self, now: Duration, ticket: Ticket, node: NodeId, until: Duration) -> Vec<Decision> {
-        if let Some(placed) = self.placed.get_mut(&ticket) {
-            placed.wanted.until = until;
-            placed.tries = 0;
-        }
-        self.turned_away(now, ticket, node, TurnedAway::Failed)
     }
 
     /// A request is over or not wanted any more: its place, waiting or not, is free.
@@ -301,7 +295,7 @@ impl Admission {
             return Err(AdmissionRefusal::Closed);
         }
         if self.ledger.knows_nodes() {
-            let request = self.request(&waiting.wanted, &waiting.avoid);
+            let request = self.request(&waiting.wanted, &waiting.avoid, &waiting.prefer);
             if let Err(source) = choose_route(self.ledger.empty_view(), &request) {
                 return Err(match self.ledger.largest(&request) {
                     Some(largest) if largest < u64::from(waiting.wanted.positions) => {
@@ -336,14 +330,15 @@ impl Admission {
             let (mut kept, mut keepers) = (BTreeSet::new(), 0);
             for ticket in self.queue.heads() {
                 let Some(waiting) = self.queue.get(ticket) else { continue };
-                let Waiting { wanted, avoid, passed, .. } = waiting;
+                let Waiting { wanted, avoid, prefer, passed, .. } = waiting;
                 let without: BTreeSet<NodeId> = avoid | &kept;
                 if !no_room.covers(wanted, &without) {
-                    let request = self.request(wanted, &without);
+                    let request = self.request(wanted, &without, prefer);
                     if let Ok(route) = choose_route(self.ledger.view(), &request) {
                         self.queue.overtake(&blocked, &route);
                         let Some(waiting) = self.queue.remove(ticket) else { continue };
-                        self.place(now, waiting, &route);
+                        let nodes = route.stages.iter().map(|stage| stage.node).collect();
+                        self.place(now, waiting, route.class, nodes);
                         decisions.push(Decision { ticket, verdict: Verdict::Placed(route) });
                         continue 'again;
                     }
@@ -354,7 +349,7 @@ impl Admission {
                 }
                 if *passed >= OVERTAKEN {
                     keepers += 1;
-                    kept.extend(self.ledger.useful(&self.request(wanted, avoid)));
+                    kept.extend(self.ledger.useful(&self.request(wanted, avoid, prefer)));
                 }
                 blocked.push(ticket);
             }
@@ -362,14 +357,14 @@ impl Admission {
         }
     }
 
-    fn place(&mut self, now: Duration, waiting: Waiting, route: &Route) {
-        let Waiting { ticket, wanted, avoid, tries, since: asked, hint, .. } = waiting;
-        let nodes: Vec<NodeId> = route.stages.iter().map(|stage| stage.node).collect();
+    fn place(&mut self, now: Duration, waiting: Waiting, class: NumericsClass, nodes: Vec<NodeId>) {
+        let Waiting { ticket, wanted, avoid, prefer, tries, since: asked, hint, .. } = waiting;
         for &node in &nodes {
             self.ledger.take(node, wanted.positions);
         }
         self.queue.began(&wanted.tenant);
-        self.placed.insert(ticket, Placed { wanted, nodes, avoid, tries, asked, since: now, hint });
+        let placed = Placed { wanted, nodes, class, avoid, prefer, tries, asked, since: now, hint };
+        self.placed.insert(ticket, placed);
     }
 
     fn free(&mut self, placed: &Placed) {
@@ -379,13 +374,14 @@ impl Admission {
         self.queue.ended(&placed.wanted.tenant);
     }
 
-    fn request(&self, wanted: &Wanted, avoid: &BTreeSet<NodeId>) -> RouteRequest {
+    fn request(&self, wanted: &Wanted, avoid: &BTreeSet<NodeId>, prefer: &BTreeSet<NodeId>) -> RouteRequest {
         RouteRequest {
             model: self.model,
             n_layers: self.n_layers,
             class: wanted.class,
             max_positions: wanted.positions,
             exclude: avoid.clone(),
+            prefer: prefer.clone(),
         }
     }
 

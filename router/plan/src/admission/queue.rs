@@ -79,6 +79,8 @@ pub(super) struct Waiting {
     pub(super) wanted: Wanted,
     /// Nodes that failed it.
     pub(super) avoid: BTreeSet<NodeId>,
+    /// Nodes that hold its rows.
+    pub(super) prefer: BTreeSet<NodeId>,
     pub(super) tries: u32,
     /// When it was submitted.
     pub(super) since: Duration,

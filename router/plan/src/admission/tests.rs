@@ -1,6 +1,7 @@
 //! Admission as a machine: fairness, bounds, turns, and what must hold over any order of events.
 
 mod fairness;
+mod moves;
 
 use std::collections::HashMap;
 

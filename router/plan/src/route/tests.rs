@@ -12,7 +12,14 @@ fn view(shards: &[Shard]) -> View {
 }
 
 fn request() -> RouteRequest {
-    RouteRequest { model: model(3), n_layers: 30, class: None, max_positions: 100, exclude: BTreeSet::new() }
+    RouteRequest {
+        model: model(3),
+        n_layers: 30,
+        class: None,
+        max_positions: 100,
+        exclude: BTreeSet::new(),
+        prefer: BTreeSet::new(),
+    }
 }
 
 fn taken(view: &View) -> Vec<NodeId> {

@@ -177,7 +177,7 @@ impl Choices {
             Some(Outcome::Finished(FinishReason::Length)) => Finish::Length,
             Some(Outcome::Failed(error)) => return self.fail(Problem::from(error)),
             // Nobody cancels but the router itself, when it shuts down.
-            Some(Outcome::Cancelled) | None => return self.fail(Problem::draining()),
+            Some(Outcome::Cancelled | Outcome::Superseded) | None => return self.fail(Problem::draining()),
         };
         if ended.answer.stream.may_have_waste() {
             ended.written = true;

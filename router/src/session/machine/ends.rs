@@ -53,7 +53,9 @@ impl SessionMachine {
 
     pub(super) fn fail(&mut self, now: Duration, error: SessionError, actions: &mut Vec<Action>) {
         let code = match &error {
-            SessionError::Lost { .. } | SessionError::Stalled { .. } => CloseCode::HopLost,
+            SessionError::Lost { .. } | SessionError::Stalled { .. } | SessionError::Leaving { .. } => {
+                CloseCode::HopLost
+            }
             SessionError::Violation { .. }
             | SessionError::WrongDigest { .. }
             | SessionError::GaveUp { code: CloseCode::Protocol, .. } => CloseCode::Protocol,

@@ -1,0 +1,61 @@
+//! Sessions that go on at another place, as a node of their route is lost or about to leave.
+
+use std::time::Duration;
+
+use proto::NodeId;
+
+use super::queue::Waiting;
+use super::{Admission, Decision, Placed, Ticket, TurnedAway};
+use crate::route::{Route, choose_route};
+
+impl Admission {
+    /// A node that a session was placed on is lost in the middle of the answer: it takes another place, before all that
+    /// wait, if there is one until `until`.
+    pub fn lost(&mut self, now: Duration, ticket: Ticket, node: NodeId, until: Duration) -> Vec<Decision> {
+        if let Some(placed) = self.placed.get_mut(&ticket) {
+            placed.wanted.until = until;
+            placed.tries = 0;
+            placed.goes_on_without(node);
+        }
+        self.turned_away(now, ticket, node, TurnedAway::Failed)
+    }
+
+    /// A node of a session's route that is about to leave, by the view.
+    pub fn leaving(&self, ticket: Ticket) -> Option<NodeId> {
+        let draining = |node: &NodeId| {
+            let known = self.ledger.view().node(*node);
+            known.is_some_and(|known| known.measured.load.is_some_and(|load| load.draining))
+        };
+        self.placed.get(&ticket)?.nodes.iter().copied().find(draining)
+    }
+
+    /// Another place for a session, without a node that is about to leave, if there is one now; otherwise it keeps the
+    /// one it has.
+    pub fn leave(&mut self, now: Duration, ticket: Ticket, node: NodeId) -> Option<Route> {
+        let mut placed = self.placed.remove(&ticket)?;
+        self.free(&placed);
+        placed.goes_on_without(node);
+        placed.avoid.insert(node);
+        let request = self.request(&placed.wanted, &placed.avoid, &placed.prefer);
+        let found = choose_route(self.ledger.view(), &request).ok();
+        let Placed { wanted, avoid, prefer, tries, asked, hint, .. } = placed;
+        let waiting = Waiting { ticket, wanted, avoid, prefer, tries, since: asked, passed: 0, hint };
+        match &found {
+            Some(route) => {
+                let nodes = route.stages.iter().map(|stage| stage.node).collect();
+                self.place(now, waiting, route.class, nodes);
+            }
+            None => self.place(now, waiting, placed.class, placed.nodes),
+        }
+        found
+    }
+}
+
+impl Placed {
+    /// Its answer goes on in the class it began in, by the nodes that hold its rows if they can.
+    fn goes_on_without(&mut self, node: NodeId) {
+        self.wanted.class = Some(self.class);
+        self.prefer.extend(self.nodes.iter().copied());
+        self.prefer.remove(&node);
+    }
+}
