@@ -1,7 +1,7 @@
 //! A node's key on disk, and the lock that keeps two processes from being one node.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use proto::NodeKey;
@@ -32,6 +32,11 @@ pub enum IdentityError {
         "another process uses {0} and would be the same node: stop it, or give this one its own --state-dir DIR"
     )]
     InUse(PathBuf),
+    /// There is nobody to tell.
+    #[error(
+        "no node runs with the state folder {0}: name the one of the node that is meant with --state-dir DIR"
+    )]
+    NotRunning(PathBuf),
     /// The key can't be had.
     #[error(transparent)]
     Key(#[from] KeyFileError),
@@ -40,23 +45,21 @@ pub enum IdentityError {
 impl Identity {
     /// Opens the folder, creating it and a key on first use, and locks it.
     pub fn open(folder: &Path) -> Result<Self, IdentityError> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| IdentityError::Io { path, source }
-        };
-        fs::create_dir_all(folder).map_err(io(folder))?;
+        fs::create_dir_all(folder).map_err(io_at(folder))?;
         let lock_path = folder.join(LOCK_FILE);
-        let lock = OpenOptions::new()
+        let mut lock = OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(false)
             .open(&lock_path)
-            .map_err(io(&lock_path))?;
+            .map_err(io_at(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(IdentityError::InUse(folder.to_owned())),
             Err(TryLockError::Error(source)) => return Err(IdentityError::Io { path: lock_path, source }),
         }
+        // For whoever wants to tell this process something: see `running`.
+        lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(io_at(&lock_path))?;
         Ok(Self { key: key_in(folder)?, folder: folder.to_owned(), _lock: lock })
     }
 
@@ -76,6 +79,48 @@ pub fn key_in(folder: &Path) -> Result<NodeKey, IdentityError> {
     Ok(proto_transport::key_in(folder, KEY_FILE)?)
 }
 
+/// A process that holds a state folder.
+#[derive(Debug)]
+pub struct RunningNode {
+    /// Its number.
+    pub process: u32,
+    lock: File,
+}
+
+/// The process that holds `folder`.
+///
+/// # Errors
+/// [`IdentityError::NotRunning`] if there is none.
+pub fn running(folder: &Path) -> Result<RunningNode, IdentityError> {
+    let lock_path = folder.join(LOCK_FILE);
+    let not_running = || IdentityError::NotRunning(folder.to_owned());
+    let lock = File::open(&lock_path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => not_running(),
+        _ => IdentityError::Io { path: lock_path.clone(), source },
+    })?;
+    match lock.try_lock_shared() {
+        Ok(()) => return Err(not_running()),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(source)) => return Err(IdentityError::Io { path: lock_path, source }),
+    }
+    let text = io::read_to_string(&lock).map_err(io_at(&lock_path))?;
+    // One of a version that wrote no number can't be told anything.
+    let process = text.parse().map_err(|_| not_running())?;
+    Ok(RunningNode { process, lock })
+}
+
+impl RunningNode {
+    /// Waits until the process has ended.
+    pub fn ended(&self) -> io::Result<()> {
+        self.lock.lock_shared()
+    }
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
+    let path = path.to_owned();
+    move |source| IdentityError::Io { path, source }
+}
+
 const KEY_FILE: &str = "node.key";
 const LOCK_FILE: &str = "lock";
 
@@ -89,6 +134,23 @@ mod tests {
         let first = Identity::open(folder.path()).unwrap().key().node_id();
         assert_eq!(Identity::open(folder.path()).unwrap().key().node_id(), first);
         assert_eq!(key_in(folder.path()).unwrap().node_id(), first);
+    }
+
+    #[test]
+    fn who_holds_the_folder_can_be_found_until_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(running(folder.path()), Err(IdentityError::NotRunning(_))), "nobody ever");
+        let held = Identity::open(folder.path()).unwrap();
+        let found = running(folder.path()).unwrap();
+        assert_eq!(found.process, std::process::id());
+        drop(held);
+        found.ended().unwrap();
+        drop(found);
+        assert!(matches!(running(folder.path()), Err(IdentityError::NotRunning(_))), "nobody any more");
+        // A number of more digits is not mixed with an older one's.
+        fs::write(folder.path().join(LOCK_FILE), "999999999").unwrap();
+        let _held = Identity::open(folder.path()).unwrap();
+        assert_eq!(running(folder.path()).unwrap().process, std::process::id());
     }
 
     #[test]

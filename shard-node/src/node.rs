@@ -36,8 +36,8 @@ use shell::Shell;
 
 pub use bootstrap::BootstrapNode;
 pub use config::{
-    AdminConfig, BootstrapConfig, DEFAULT_BOUNDARY_BYTES, DEFAULT_KV_POSITIONS, NodeConfig, NodeLimits,
-    PortChoice, ServedModel,
+    AdminConfig, BootstrapConfig, DEFAULT_BOUNDARY_BYTES, DEFAULT_DRAIN, DEFAULT_KV_POSITIONS, NodeConfig,
+    NodeLimits, PortChoice, ServedModel,
 };
 use config::{kv_offered, prefix_offered};
 pub use ready::Ready;

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use kademlia_dht::bootstrap::Bootstrap;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use shard_node_weights::ModelRef;
 
 use crate::engine::DeviceChoice;
-use crate::node::DEFAULT_BOUNDARY_BYTES;
+use crate::node::{DEFAULT_BOUNDARY_BYTES, DEFAULT_DRAIN};
 use crate::paths;
 
 /// Everything that can be set. Absent = not said at this place.
@@ -61,6 +62,10 @@ pub struct Settings {
     #[arg(long, env = "LAYERLANE_BOUNDARY_BYTES", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boundary_bytes: Option<u64>,
+    /// Seconds that open sessions may go on once the node was told to leave; 20 by default
+    #[arg(long, env = "LAYERLANE_DRAIN", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<u64>,
     /// UDP address to listen on; `0.0.0.0:7401` or the next free port by default
     #[arg(long, env = "LAYERLANE_LISTEN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +123,8 @@ pub struct Checked {
     pub prefix_positions: Option<u64>,
     /// Bytes of rows sent on that are held.
     pub boundary_bytes: u64,
+    /// How long open sessions may go on at the end.
+    pub drain: Duration,
     /// An explicit listening address.
     pub listen: Option<SocketAddr>,
     /// An explicit address for others.
@@ -190,6 +197,7 @@ impl Settings {
             kv_positions: self.kv_positions.or(other.kv_positions),
             prefix_positions: self.prefix_positions.or(other.prefix_positions),
             boundary_bytes: self.boundary_bytes.or(other.boundary_bytes),
+            drain: self.drain.or(other.drain),
             listen: self.listen.or(other.listen),
             advertise: self.advertise.or(other.advertise),
             bootstrap: if self.bootstrap.is_empty() { other.bootstrap } else { self.bootstrap },
@@ -229,6 +237,7 @@ impl Settings {
             kv_positions: self.kv_positions,
             prefix_positions: self.prefix_positions,
             boundary_bytes: self.boundary_bytes.unwrap_or(DEFAULT_BOUNDARY_BYTES),
+            drain: self.drain.map_or(DEFAULT_DRAIN, Duration::from_secs),
             listen: self.listen,
             advertise: self.advertise,
             bootstrap: self

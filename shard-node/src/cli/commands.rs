@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::{merged, print_line};
@@ -29,6 +30,27 @@ pub(super) fn identity(args: IdentityArgs) -> Result<()> {
     } else {
         print_line(&node.to_hex());
     }
+    Ok(())
+}
+
+/// Options of `drain`.
+#[derive(Args, Debug)]
+pub(super) struct DrainArgs {
+    /// Folder of the node's key
+    #[arg(long, env = "LAYERLANE_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// Tells the node of a state folder to leave, and waits until it has.
+pub(super) fn drain(args: DrainArgs) -> Result<()> {
+    let folder = args.state_dir.map_or_else(paths::state_dir, Ok)?;
+    let node = identity::running(&folder)?;
+    let process =
+        i32::try_from(node.process).ok().and_then(Pid::from_raw).context("read the process number")?;
+    kill_process(process, Signal::TERM).with_context(|| format!("tell process {} to drain", node.process))?;
+    print_line(&format!("process {} drains", node.process));
+    node.ended().context("wait for its end")?;
+    print_line("it has left");
     Ok(())
 }
 

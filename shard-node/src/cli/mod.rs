@@ -30,6 +30,8 @@ struct Cli {
 enum Command {
     /// Serve the layers of a model
     Serve(NodeArgs),
+    /// Let the node of this machine leave: its answers go elsewhere or end, then it ends
+    Drain(commands::DrainArgs),
     /// Run a DHT peer without a shard, for others to begin with
     Bootstrap(NodeArgs),
     /// Print this node's id, creating its key on first use
@@ -98,6 +100,7 @@ fn without_engine(command: Command) -> Result<()> {
             start_logging(&checked)?;
             serve::bootstrap(&checked)
         }
+        Command::Drain(args) => commands::drain(args),
         Command::Identity(args) => commands::identity(args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Setup(args) => commands::setup(args),

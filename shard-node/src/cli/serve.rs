@@ -52,6 +52,7 @@ pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
     config.kv_positions = checked.kv_positions;
     config.limits.prefix_positions = checked.prefix_positions;
     config.limits.boundary_bytes = checked.boundary_bytes;
+    config.drain = checked.drain;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         config.advertise = checked.advertise.or_else(|| guess_advertised(listen, &bootstrap));

@@ -99,6 +99,8 @@ pub struct NodeLimits {
     pub boundary_bytes: u64,
 }
 
+/// [`NodeConfig::drain`] unless something is said: what most answers take; longer ones go elsewhere where they can.
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(20);
 /// [`NodeLimits::boundary_bytes`] unless something is said: 32 sessions of 4,096 positions with rows of 1,024 bf16
 /// values.
 pub const DEFAULT_BOUNDARY_BYTES: u64 = 256 << 20;
@@ -114,7 +116,7 @@ impl NodeConfig {
             model,
             kv_positions: None,
             record_lease: Duration::from_secs(u64::from(MAX_LEASE_S)),
-            drain: Duration::from_secs(20),
+            drain: DEFAULT_DRAIN,
             limits: NodeLimits::default(),
         }
     }

@@ -1,8 +1,9 @@
 //! Nodes that leave in good order, and routers that take answers elsewhere before they do.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use shard_node_stage::StepHook;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -12,14 +13,14 @@ use crate::swarm::{PATIENCE, Settings, ToySwarm, metric};
 /// Two nodes for each of three spans.
 const PAIRS: [(u32, u32); 6] = [(0, 10), (0, 10), (10, 20), (10, 20), (20, 30), (20, 30)];
 /// Some seconds of them.
-const TOKENS: u32 = 4000;
+const TOKENS: u32 = 1500;
 /// A node waits for its sessions for 20 s: half of it means that they left.
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_leave_a_draining_node_and_none_breaks() {
     let spans = Settings::spans(&PAIRS).spans;
-    let mut swarm = ToySwarm::start(Settings { spans, ..long(1) }).await;
+    let mut swarm = ToySwarm::start(Settings { spans, hook: SLOW, ..long(1) }).await;
     let server = TestServer::start(&swarm, 100, |_| {}).await;
     // Before the clients come: it takes as long as theirs, and would hold up the threads that move frames.
     let answer = Arc::new(swarm.model.answer(&PROMPT, TOKENS as usize));
@@ -67,7 +68,7 @@ async fn answers_leave_a_draining_node_and_none_breaks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nobody_else_has_its_layers_a_draining_node_finishes_its_answers() {
-    let mut swarm = ToySwarm::start(long(2)).await;
+    let mut swarm = ToySwarm::start(Settings { hook: SLOW, ..long(2) }).await;
     let server = TestServer::start(&swarm, 100, |_| {}).await;
     let (addr, answer) = (server.addr, swarm.model.answer(&PROMPT, TOKENS as usize));
     let mut client = JoinSet::new();
@@ -88,3 +89,14 @@ async fn where_nobody_else_has_its_layers_a_draining_node_finishes_its_answers()
     server.stop().await;
     swarm.shutdown().await;
 }
+
+/// Each step takes a millisecond.
+const SLOW: fn(usize) -> Option<StepHook> = |_| {
+    // Nothing is ever sent: a step is over when the wait is.
+    let (keep, never) = mpsc::channel::<()>();
+    Some(Box::new(move |_| {
+        let _open = &keep;
+        let _ = never.recv_timeout(Duration::from_millis(1));
+        Ok(())
+    }))
+};
