@@ -38,7 +38,7 @@ impl TestServer {
         change(&mut config);
         let server = Server::bind(config, router.router.clone(), Registry::new()).await.unwrap();
         let addr = server.ready().listen;
-        assert_eq!(server.ready().models, ["toy"]);
+        assert!(!server.ready().models.is_empty());
         Self { server, addr, router }
     }
 
