@@ -29,4 +29,5 @@ mod serve_soak;
 mod serve_tools;
 mod serve_unicode;
 mod serve_usage;
+mod serve_webui;
 mod swarm;
