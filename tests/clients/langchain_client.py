@@ -1,25 +1,17 @@
-"""`langchain-openai` against a live swarm: argument 1 is the router's address, argument 2 a model's name.
-
-Each check prints `ok NAME`; the first that fails ends the run with its traceback. The last line is the count.
-"""
+"""`langchain-openai` against a live swarm: argument 1 is the router's address, argument 2 a model's name."""
 
 import asyncio
 import json
 import sys
 
 import openai
+from checks import check, run_all
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, ConfigDict, Field
 
 ADDRESS, MODEL = sys.argv[1], sys.argv[2]
-checks = []
-
-
-def check(function):
-    checks.append(function)
-    return function
 
 
 def chat(**more):
@@ -150,7 +142,4 @@ def many_at_once_are_answered():
     asyncio.run(run())
 
 
-for function in checks:
-    function()
-    print(f"ok {function.__name__}")
-print(f"{len(checks)} checks passed, 0 skipped")
+run_all()

@@ -1,25 +1,17 @@
-"""The official `openai` client against a live swarm: argument 1 is the router's address, argument 2 a model's name.
-
-Each check prints `ok NAME`; the first that fails ends the run with its traceback. The last line is the count.
-"""
+"""The official `openai` client against a live swarm: argument 1 is the router's address, argument 2 a model's name."""
 
 import asyncio
 import json
 import sys
 
 import openai
+from checks import check, run_all
 from jsonschema import validate
 
 ADDRESS, MODEL = sys.argv[1], sys.argv[2]
 BASE = f"http://{ADDRESS}/v1"
 client = openai.OpenAI(base_url=BASE, api_key="unused", max_retries=0, timeout=120)
 GREEDY = {"model": MODEL, "temperature": 0}
-checks = []
-
-
-def check(function):
-    checks.append(function)
-    return function
 
 
 def chat(content, **more):
@@ -43,6 +35,42 @@ def a_chat_is_answered():
     usage = answer.usage
     assert usage.completion_tokens in range(1, 25) and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
     assert answer.id.startswith("chatcmpl-") and answer.system_fingerprint and answer.model == MODEL
+
+
+@check
+def a_request_is_told_by_its_id_its_session_and_its_route():
+    messages = [{"role": "user", "content": "Hello!"}]
+    ask = {**GREEDY, "messages": messages, "max_tokens": 4}
+    for more, stream in [({}, False), ({"x-request-id": "mine-1"}, False), ({"x-request-id": "mine-2"}, True)]:
+        raw = client.chat.completions.with_raw_response.create(**ask, stream=stream, extra_headers=more)
+        assert raw.headers["x-request-id"] == more.get("x-request-id", raw.headers["x-request-id"])
+        assert raw.headers["layerlane-session"] and len(raw.headers["layerlane-route"].split(">")) == 2, raw.headers
+        if not stream:
+            assert raw.parse()._request_id == raw.headers["x-request-id"]
+    try:
+        chat("x", temperature=9)
+    except openai.BadRequestError as error:
+        assert error.request_id, error
+    else:
+        raise AssertionError("it was not refused")
+
+
+@check
+def what_agents_add_is_taken():
+    cache = {"type": "ephemeral"}
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief.", "cache_control": cache}]},
+        {"role": "user", "content": "Hello!", "cache_control": cache},
+        {"role": "assistant", "content": "Hi!", "reasoning": "hm", "reasoning_details": [], "annotations": [], "audio": None},
+        {"role": "user", "content": "Name a colour."},
+    ]
+    extra = {"cache_control": cache, "reasoning": {"effort": "low"}, "thinking": {"type": "disabled"}}
+    tools = [{**TOOLS[0], "cache_control": cache}]
+    answer = client.chat.completions.create(
+        **GREEDY, messages=messages, tools=tools, max_tokens=8, store=False, metadata={"a": "b"}, user="u",
+        safety_identifier="s", prompt_cache_key="k", service_tier="auto", verbosity="low", extra_body=extra,
+    )
+    assert answer.choices[0].message.content
 
 
 @check
@@ -160,9 +188,17 @@ def json_of_a_schema_and_json_of_any_shape():
         answer = chat("Describe an apple as JSON.", response_format=form, temperature=1.0, seed=seed, max_tokens=200)
         assert answer.choices[0].finish_reason == "stop", answer
         validate(json.loads(answer.choices[0].message.content), SCHEMA)
-    answer = chat("Describe an apple as JSON.", response_format={"type": "json_object"}, max_tokens=400)
-    if answer.choices[0].finish_reason == "stop":
-        assert isinstance(json.loads(answer.choices[0].message.content), dict)
+    whole = 0
+    for seed in range(8):
+        ask = {"response_format": {"type": "json_object"}, "temperature": 1.0, "seed": seed, "max_tokens": 200}
+        choice = chat("Describe an apple as JSON with one key.", **ask).choices[0]
+        if choice.finish_reason == "stop":
+            assert isinstance(json.loads(choice.message.content), dict), choice
+            whole += 1
+        else:
+            # A small model may go on until max_tokens: JSON it is, as far as it goes.
+            assert choice.message.content.lstrip().startswith("{"), choice
+    assert whole >= 1
 
 
 @check
@@ -257,7 +293,4 @@ def thirty_two_at_once():
     assert len(texts) == 32 and all(texts)
 
 
-for function in checks:
-    function()
-    print(f"ok {function.__name__}", flush=True)
-print(f"{len(checks)} checks passed, 0 skipped")
+run_all()

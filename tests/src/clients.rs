@@ -9,12 +9,32 @@ use anyhow::{Context, Result, ensure};
 pub fn script(name: &str, list: &str) -> Result<Command> {
     let mut python = Command::new("python3");
     python.arg(folder().join(name)).env("PYTHONPATH", installed(list)?).env("PYTHONUNBUFFERED", "1");
+    python.env("PYTHONDONTWRITEBYTECODE", "1");
     Ok(python)
 }
 
-/// What a script's output must end with: nothing may be skipped.
-pub fn nothing_skipped(told: &str) -> bool {
-    told.lines().last().is_some_and(|last| last.ends_with("checks passed, 0 skipped"))
+/// That each check in a script's text (a function below `@check`) ran and passed, by what the script told: how many. One
+/// that did not run is an error, and so is one that nobody knows.
+pub fn checks_passed(script: &str, told: &str) -> Result<usize> {
+    let path = folder().join(script);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let (marked, passed) = (marked(&text), passed(told));
+    ensure!(!marked.is_empty(), "{script} has no checks");
+    ensure!(marked == passed, "{script}: the checks are {marked:?}, those that passed are {passed:?}");
+    let last = told.lines().last().unwrap_or_default();
+    ensure!(last == format!("{} checks passed, 0 skipped", marked.len()), "{script} ends with {last:?}");
+    Ok(marked.len())
+}
+
+/// The names of the functions that are marked as checks.
+fn marked(script: &str) -> Vec<&str> {
+    let below = script.lines().zip(script.lines().skip(1)).filter(|(mark, _)| *mark == "@check");
+    below.filter_map(|(_, line)| line.strip_prefix("def ")?.split('(').next()).collect()
+}
+
+/// The names that a script told as passed.
+fn passed(told: &str) -> Vec<&str> {
+    told.lines().filter_map(|line| line.strip_prefix("ok ")).collect()
 }
 
 /// Where the packages of a list are.
@@ -44,4 +64,31 @@ fn installed(list: &str) -> Result<PathBuf> {
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/clients"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_did_not_run_is_missed() {
+        let script =
+            "@check\ndef a():\n    pass\n\n\n@check\ndef b(x=1):\n    pass\n\n\ndef c():\n    pass\n";
+        assert_eq!(marked(script), ["a", "b"]);
+        assert_eq!(passed("ok a\nsomething\nok b\n2 checks passed, 0 skipped\n"), ["a", "b"]);
+        let all =
+            marked(&std::fs::read_to_string(folder().join("openapi.py")).unwrap_or_default()).join("\nok ");
+        let told = format!("ok {all}\n3 checks passed, 0 skipped\n");
+        assert_eq!(checks_passed("openapi.py", &told).ok(), Some(3));
+        for wrong in [
+            told.replacen("ok ", "skipped ", 1),
+            told.replace(", 0 skipped", ", 1 skipped"),
+            told.replace("3 checks", "2 checks"),
+            format!("ok more\n{told}"),
+            String::new(),
+        ] {
+            assert!(checks_passed("openapi.py", &wrong).is_err(), "{wrong}");
+        }
+        assert!(checks_passed("checks.py", "0 checks passed, 0 skipped").is_err());
+    }
 }

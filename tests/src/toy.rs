@@ -21,6 +21,25 @@ pub fn talking(model: ToyModel) -> (ToyModel, ServedModel) {
     (model, with_template(model, &[], Some(&tokenizer), Some(TEMPLATE)))
 }
 
+/// A toy model that, whatever it is asked in a chat, says this at temperature 0 and ends. Held to a grammar it writes what
+/// that allows, byte by byte.
+pub fn saying(model: ToyModel, says: &str) -> (ToyModel, ServedModel) {
+    // Bytes, and as many tokens beside them, of which two become the text and the end.
+    let model = ToyModel { vocab: 512, ..model };
+    let spoken = |letter: &u8| {
+        let tokens = model.answer(&[u32::from(*letter)], 2);
+        (tokens.iter().all(|&token| token > 255) && tokens[0] != tokens[1]).then_some(tokens)
+    };
+    // The prompt is one letter, after which the model's first two tokens are no bytes.
+    let letter = (b'a'..=b'z').find(|letter| spoken(letter).is_some()).unwrap_or_default();
+    let tokens = spoken(&letter).unwrap_or_else(|| vec![256, 257]);
+    let mut pieces: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    pieces.extend((256..model.vocab).map(|id| format!("<{id}>").into_bytes()));
+    pieces[tokens[0] as usize] = says.as_bytes().to_vec();
+    let (tokenizer, template) = (tokenizer_of(&pieces), char::from(letter).to_string());
+    (model, with_template(model, &tokens[1..], Some(&tokenizer), Some(&template)))
+}
+
 const TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}\
     {% if add_generation_prompt %}assistant: {% endif %}";
 
@@ -103,12 +122,18 @@ pub fn piece_tokenizer() -> (Vec<Vec<u8>>, String) {
     pieces.extend((1..family.len()).flat_map(|cut| [family[..cut].to_vec(), family[cut..].to_vec()]));
     let mut known = std::collections::HashSet::new();
     pieces.retain(|piece| known.insert(piece.clone()));
+    let tokenizer = tokenizer_of(&pieces);
+    (pieces, tokenizer)
+}
+
+/// A byte-level tokenizer of these tokens, without merges.
+fn tokenizer_of(pieces: &[Vec<u8>]) -> String {
     let vocab: BTreeMap<String, usize> = pieces
         .iter()
         .enumerate()
         .map(|(id, piece)| (piece.iter().map(|&byte| byte_as_char(byte)).collect(), id))
         .collect();
-    let tokenizer = serde_json::json!({
+    serde_json::json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -118,8 +143,8 @@ pub fn piece_tokenizer() -> (Vec<Vec<u8>>, String) {
         "post_processor": null,
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
-    });
-    (pieces, tokenizer.to_string())
+    })
+    .to_string()
 }
 
 /// How byte-level tokenizers write a byte: as itself if that can be seen, otherwise as one of the 68 characters from

@@ -15,12 +15,14 @@
 //! * An [`AnswerWriter`] is fed text that is safe to show and writes into a buffer that the caller empties.
 //! * [`openapi_document`] describes all endpoints; requests' schemas come from the parser's own tables
 //!   ([`request::parameters`]) and limits.
+//! * [`unsupported_endpoint`] names what a path of OpenAI's API is for that is not served.
 //! * [`ApiError`] has the HTTP status, the body and the time after which to try again.
 //!
 //! No clock, no randomness, no I/O: ids, seeds and the time are arguments. It knows neither routes nor sessions, and
 //! reads no header.
 
 mod calls;
+mod endpoints;
 mod error;
 mod json;
 mod openapi;
@@ -29,6 +31,7 @@ pub mod request;
 mod writer;
 
 pub use calls::{ToolFormat, template_shows_tools, tool_prompt};
+pub use endpoints::unsupported_endpoint;
 pub use error::{ApiError, ErrorCode};
 pub use openapi::document as openapi_document;
 pub use request::{

@@ -124,7 +124,7 @@ pub enum ResolveError {
         candidates: Vec<ModelCandidate>,
     },
     /// No model was asked for, and there are several.
-    #[error("several models are offered, say which with --model: {}", list(.found))]
+    #[error("several models are offered, say which (`model`, or --model): {}", list(.found))]
     Several {
         /// What there is.
         found: Vec<ModelCandidate>,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use proto::tensor::NumericsClass;
@@ -11,8 +11,8 @@ use proto::{LayerSpan, ModelId};
 use router_openai::ErrorCode;
 use router_plan::admission::{AdmissionLimits, Tenant};
 use router_plan::{
-    Coverage, ModelCandidate, ModelRef, NodeView, ResolveError, ResolvedModel, View, models as offered,
-    resolve,
+    Coverage, ModelCandidate, ModelRef, NodeView, ResolveError, ResolvedModel, RouteRequest, View,
+    choose_route, models as offered, resolve,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Problem;
 use super::config::MAX_MODELS;
 use super::gate::Gate;
+use super::ready::Standing;
 use super::shelf::{Kept, fits, let_go};
 use crate::discovery::measure;
 use crate::generate::GenerateError;
@@ -69,6 +70,23 @@ struct Known {
     served: BTreeMap<ModelId, Arc<Served>>,
 }
 
+impl Known {
+    /// The model that is meant: a served one, or one that is not. Without a name it is the only one that is served,
+    /// whatever else the swarm offers.
+    fn meant(&self, wanted: Option<&ModelRef>) -> Result<Result<&Arc<Served>, ResolvedModel>, ResolveError> {
+        if let (None, 1, Some(only)) = (wanted, self.served.len(), self.served.values().next()) {
+            return Ok(Ok(only));
+        }
+        // Strangers may announce other weights under the name of a setting: that makes it no less clear.
+        let of_setting = |served: &&Arc<Served>| wanted.is_some() && served.by.as_ref() == wanted;
+        if let Some(meant) = self.served.values().find(of_setting) {
+            return Ok(Ok(meant));
+        }
+        let resolved = resolve(&self.view, wanted)?;
+        Ok(self.served.get(&resolved.model).ok_or(resolved))
+    }
+}
+
 /// Records change within minutes; a node that joins should not wait for long.
 const LOOKUP_EVERY: Duration = Duration::from_secs(5);
 /// Models fetched at once: each holds its tokenizer's text in memory while it is read.
@@ -89,26 +107,22 @@ impl Catalogue {
 
     /// The model that is meant, if it is served. One that is not, and may be, is fetched.
     pub(super) fn find(&self, wanted: Option<&ModelRef>) -> Result<Arc<Served>, Problem> {
-        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
-        // A router that serves one model needs no name, whatever else the swarm offers.
-        let served = if wanted.is_none()
-            && let (1, Some(only)) = (known.served.len(), known.served.values().next())
-        {
-            only
-        } else if let Some(configured) = wanted
-            && let Some(meant) = known.served.values().find(|served| served.by.as_ref() == Some(configured))
-        {
-            // Strangers may announce other weights under its name: that makes it no less clear.
-            meant
-        } else {
-            let resolved = resolve(&known.view, wanted)?;
-            match known.served.get(&resolved.model) {
-                Some(served) => served,
-                None => return Err(self.not_served(&known, wanted, &resolved)),
-            }
-        };
+        let known = self.known();
+        let served = known.meant(wanted)?;
+        let served = served.map_err(|resolved| self.not_served(&known, wanted, &resolved))?;
         served.used.store(self.now_ms(), Ordering::Relaxed);
         Ok(Arc::clone(served))
+    }
+
+    /// What a client calls a model, so that it gets this one: its name, or `NAME@id8` where others are called so too.
+    pub(super) fn id_of(&self, served: &Served) -> String {
+        let (known, id, name) = (self.known(), served.model.id(), served.model.name());
+        let means = |text: &String| {
+            let meant = text.parse().ok().and_then(|wanted| known.meant(Some(&wanted)).ok());
+            matches!(meant, Some(Ok(meant)) if meant.model.id() == id)
+        };
+        let spellings = [name.to_owned(), format!("{name}@{}", id.short())];
+        spellings.into_iter().find(means).unwrap_or_else(|| id.to_hex())
     }
 
     fn not_served(&self, known: &Known, wanted: Option<&ModelRef>, resolved: &ResolvedModel) -> Problem {
@@ -127,12 +141,13 @@ impl Catalogue {
         ResolveError::Unknown { wanted, found }.into()
     }
 
-    /// The classes in which nodes offer a model, and the layers that nobody holds in the best covered of them.
+    /// The classes in which nodes that answer offer a model, and the layers that none of them holds in the best covered.
     pub(super) fn coverage(&self, served: &Served) -> (Vec<NumericsClass>, Vec<LayerSpan>) {
-        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         let n_layers = served.model.manifest().architecture.n_layers;
         let mut spans: BTreeMap<NumericsClass, Vec<LayerSpan>> = BTreeMap::new();
-        for node in known.view.nodes().filter(|node| !known.view.is_expired(node)) {
+        let there = |node: &&NodeView| !known.view.is_expired(node) && node.measured.unreachable.is_none();
+        for node in known.view.nodes().filter(there) {
             if let Some(offer) = node.offer().filter(|offer| offer.model == served.model.id()) {
                 spans.entry(offer.class).or_default().push(offer.span);
             }
@@ -142,10 +157,34 @@ impl Catalogue {
         (spans.keys().copied().collect(), best.gaps().spans().to_vec())
     }
 
+    /// How it stands with each model that is served or ought to be.
+    pub(super) fn standings(&self) -> Vec<Standing> {
+        let served = self.list().into_iter().map(|served| {
+            let (model, n_layers) = (served.model.id(), served.model.manifest().architecture.n_layers);
+            // Room is not asked for: whoever finds none waits for it.
+            let exclude = BTreeSet::new();
+            let any = RouteRequest { model, n_layers, class: None, max_positions: 0, exclude };
+            let lacks = choose_route(&self.known().view, &any).err();
+            Standing {
+                model: self.id_of(&served),
+                configured: served.by.is_some(),
+                lacks: lacks.map(|error| error.to_string()),
+            }
+        });
+        let mut standings: Vec<Standing> = served.collect();
+        let known = self.known();
+        let absent = |by: &&ModelRef| !matches!(known.meant(Some(by)), Ok(Ok(_)));
+        standings.extend(self.inner.wanted.iter().filter(absent).map(|by| Standing {
+            model: by.to_string(),
+            configured: true,
+            lacks: Some("it was not found, or not fetched yet".to_owned()),
+        }));
+        standings
+    }
+
     /// All models that are served, ordered by id.
     pub(super) fn list(&self) -> Vec<Arc<Served>> {
-        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.served.values().cloned().collect()
+        self.known().served.values().cloned().collect()
     }
 
     /// Refuses everything that waits.
@@ -239,7 +278,7 @@ impl Catalogue {
     }
 
     fn view(&self) -> View {
-        self.inner.known.read().unwrap_or_else(PoisonError::into_inner).view.clone()
+        self.known().view.clone()
     }
 
     /// Lets models go that nobody offers or uses, and begins to load what requests named.
@@ -317,6 +356,10 @@ impl Catalogue {
             .chain(others)
             .filter_map(|model| Some((None, resolve(view, Some(&ModelRef::Id(model))).ok()?)))
             .collect()
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.inner.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn asked(&self) -> MutexGuard<'_, BTreeSet<ModelId>> {

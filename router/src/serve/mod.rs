@@ -16,10 +16,12 @@ mod encoders;
 mod events;
 mod gate;
 mod hangup;
+mod heads;
 mod listener;
 mod openai;
 mod origins;
 mod problem;
+mod ready;
 mod request;
 mod routes;
 mod shelf;
@@ -29,6 +31,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::from_fn;
 use proto_telemetry::{AdminServer, BindAdminError, Readiness, ReadyState, Registry};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -66,7 +69,7 @@ pub struct ServerReady {
     pub listen: SocketAddr,
     /// The admin endpoint.
     pub admin: SocketAddr,
-    /// Models found so far.
+    /// Models found so far, as clients call them.
     pub models: Vec<String>,
 }
 
@@ -109,7 +112,7 @@ impl Server {
         getrandom::fill(&mut salt).map_err(|error| BindError::Random(error.to_string()))?;
         let desk = Arc::new(Desk::new(router, catalogue.clone(), config, salt));
         let app = routes::routes(Arc::clone(&desk), body::BodyReader::new(http), keys.clone());
-        let app = origins::guarded(app, &origins);
+        let app = origins::guarded(app, &origins).layer(from_fn(heads::identified));
         catalogue.begin().await;
         let listener = Listener::bind(listen, app, http).await?;
         let (refreshing, stop_refreshing) = (TaskTracker::new(), CancellationToken::new());
@@ -126,7 +129,7 @@ impl Server {
             event: "ready",
             listen: self.listener.addr(),
             admin: self.admin.local_addr(),
-            models: models.iter().map(|served| served.model.name().to_owned()).collect(),
+            models: models.iter().map(|served| self.desk.catalogue().id_of(served)).collect(),
         }
     }
 

@@ -227,7 +227,7 @@ impl From<ResolveError> for Problem {
                 (ErrorCode::AmbiguousModel, "say which: GET /v1/models lists them")
             }
         };
-        Self::new(code, error, cure)
+        ApiError::new(code, error, cure).at("model").into()
     }
 }
 

@@ -1,13 +1,12 @@
 //! The paths of the API. Thin: what a request means is decided by [`super::request`] and [`super::desk`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use router_openai::ErrorCode;
@@ -20,7 +19,9 @@ use super::bill::Bill;
 use super::body::BodyReader;
 use super::catalogue::Served;
 use super::desk::Desk;
+use super::heads::{self, RequestId};
 use super::openai;
+use super::ready;
 use super::{Asked, Problem};
 use crate::keys::{Admitted, Keyring};
 
@@ -53,7 +54,7 @@ pub(super) fn routes(desk: Arc<Desk>, bodies: BodyReader, keys: Keyring) -> Rout
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(one_model))
         .route("/health", get(health))
-        .route("/ready", get(ready))
+        .route("/ready", get(is_ready))
         .route("/info", get(info))
         .route("/openapi.json", get(openapi))
         .fallback(not_found)
@@ -62,30 +63,14 @@ pub(super) fn routes(desk: Arc<Desk>, bodies: BodyReader, keys: Keyring) -> Rout
 }
 
 async fn generate(State(shared): State<Shared>, request: Request<Body>) -> Response {
-    let arrived = Instant::now();
-    let id = match request_id() {
-        Ok(id) => id,
-        Err(problem) => return problem.into_response(),
-    };
-    let mut response = match answer(&shared, request, &id, arrived).await {
-        Ok(response) => response,
-        Err(problem) => {
-            shared.desk.router().metrics().request(problem.code().name());
-            problem.into_response()
-        }
-    };
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
-    }
-    response
+    let answered = answer(&shared, request, Instant::now()).await;
+    answered.unwrap_or_else(|problem| {
+        shared.desk.router().metrics().request(problem.code().name());
+        problem.into_response()
+    })
 }
 
-async fn answer(
-    shared: &Shared,
-    request: Request<Body>,
-    id: &str,
-    arrived: Instant,
-) -> Result<Response, Problem> {
+async fn answer(shared: &Shared, request: Request<Body>, arrived: Instant) -> Result<Response, Problem> {
     // Before the body: a router on its way out reads no more of it than it must.
     shared.check_open()?;
     let (head, body) = request.into_parts();
@@ -97,16 +82,25 @@ async fn answer(
         // A key has one share, whatever names its requests give.
         asked.tenant = Tenant::of_key(key.as_str());
     }
-    let (stream, bill) = (asked.stream, Arc::new(Bill::new(admitted)));
-    let answer = shared.desk.answer(asked, room, bill, id.to_owned(), arrived).await?;
-    if !stream {
-        return Ok(object(&answer.collected().await?));
+    let (stream, bill, id) = (asked.stream, Arc::new(Bill::new(admitted)), RequestId::of(&head).told);
+    let answer = shared.desk.answer(asked, room, bill, id, arrived).await?;
+    let about = heads::of_answers(std::iter::once(&answer.about));
+    if stream {
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        return Ok((about, headers, Body::new(answer.streamed())).into_response());
     }
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, Body::new(answer.streamed())).into_response())
+    let whole = answer.collected().await;
+    let response = whole.map_or_else(
+        |problem| {
+            shared.desk.router().metrics().request(problem.code().name());
+            problem.into_response()
+        },
+        |whole| object(&whole),
+    );
+    Ok((about, response).into_response())
 }
 
 async fn models(State(shared): State<Shared>, headers: HeaderMap) -> Response {
@@ -141,7 +135,7 @@ fn model(shared: &Shared, served: &Served) -> Value {
     let manifest = served.model.manifest();
     let (classes, missing) = shared.desk.catalogue().coverage(served);
     json!({
-        "id": served.model.name(),
+        "id": shared.desk.catalogue().id_of(served),
         "object": "model",
         // Nobody announces when weights were made.
         "created": 0,
@@ -163,18 +157,14 @@ async fn health(State(shared): State<Shared>) -> Response {
     object(&json!({"status": "ok"}))
 }
 
-/// Whether requests are answered: a model is served.
-async fn ready(State(shared): State<Shared>) -> Response {
-    if let Err(problem) = shared.check_open() {
-        return problem.into_response();
+/// Whether requests are answered: what the router is for is whole.
+async fn is_ready(State(shared): State<Shared>) -> Response {
+    let judged = shared.check_open().and_then(|()| ready::judge(&shared.desk.catalogue().standings()));
+    match judged {
+        Ok(incomplete) if incomplete.is_empty() => object(&json!({"status": "ok"})),
+        Ok(incomplete) => object(&json!({"status": "ok", "incomplete": incomplete})),
+        Err(problem) => problem.into_response(),
     }
-    if shared.desk.catalogue().list().is_empty() {
-        let cure = "start nodes, or look at the router's log";
-        return Problem::new(ErrorCode::NoRoute, "no model is served yet", cure)
-            .retry_after(READY_AFTER)
-            .into_response();
-    }
-    object(&json!({"status": "ok"}))
 }
 
 async fn info() -> Response {
@@ -185,10 +175,11 @@ async fn openapi() -> Response {
     object(&router_openai::openapi_document(env!("CARGO_PKG_VERSION")))
 }
 
-/// Nodes announce themselves within some seconds.
-const READY_AFTER: Duration = Duration::from_secs(5);
-
 async fn not_found(request: Request<Body>) -> Problem {
+    if let Some(error) = router_openai::unsupported_endpoint(request.uri().path()) {
+        // Its body, which may be a file, is unread.
+        return Problem::from(error).closing();
+    }
     Problem::new(
         ErrorCode::NotFound,
         format!("there is no {}", request.uri().path()),
@@ -207,13 +198,4 @@ async fn method_not_allowed(request: Request<Body>) -> Problem {
 fn object(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], format!("{value}\n"))
         .into_response()
-}
-
-/// Unguessable, so that ids of one client tell nothing about those of another.
-pub(super) fn request_id() -> Result<String, Problem> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        Problem::new(ErrorCode::Internal, format!("draw a request id: {error}"), "report it")
-    })?;
-    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
 }

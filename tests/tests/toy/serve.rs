@@ -38,19 +38,18 @@ impl TestServer {
         change(&mut config);
         let server = Server::bind(config, router.router.clone(), Registry::new()).await.unwrap();
         let addr = server.ready().listen;
-        assert_eq!(server.ready().models, ["toy"]);
+        assert!(!server.ready().models.is_empty());
         Self { server, addr, router }
     }
 
-    /// The share of tokens that were handed to their clients' connections within each bound, seconds.
+    /// How many tokens were handed to their clients' connections within each bound, seconds; all of them at last.
     pub(crate) fn handed_over(&self) -> Vec<(f64, f64)> {
         let text = self.router.registry.encode().unwrap();
         let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
         let of = |name: &str| text.lines().filter(move |line| line.starts_with(name)).collect::<Vec<_>>();
-        let count = value(of("router_token_handover_seconds_count ")[0]);
         let bound = |line: &str| line.split('"').nth(1).unwrap().parse::<f64>().unwrap();
         let buckets = of("router_token_handover_seconds_bucket");
-        buckets.into_iter().map(|line| (bound(line), value(line) / count)).collect()
+        buckets.into_iter().map(|line| (bound(line), value(line))).collect()
     }
 
     /// A counter of the router by its one label, those that moved.

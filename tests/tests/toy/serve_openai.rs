@@ -25,14 +25,14 @@ pub(crate) fn endpoints() -> [(&'static str, Value); 6] {
 }
 
 /// Sends a request with these headers, each ended by CR LF.
-async fn send(addr: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+pub(crate) async fn send(addr: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
     let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
     let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}{length}\r\n");
     let bytes = [head.as_bytes(), body].concat();
     timeout(PATIENCE, http::send(addr, &bytes)).await.unwrap().unwrap()
 }
 
-async fn post(addr: SocketAddr, path: &str, body: &[u8]) -> Answer {
+pub(crate) async fn post(addr: SocketAddr, path: &str, body: &[u8]) -> Answer {
     send(addr, "POST", path, "content-type: application/json\r\n", body).await
 }
 
@@ -68,9 +68,18 @@ async fn wrong_paths_and_methods_are_told_in_openais_shape() {
         ("OPTIONS", "/v1/completions", 405, "method_not_allowed"),
         ("PUT", "/v1/generate", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
-        ("POST", "/v1/images/generations", 404, "not_found"),
-        ("POST", "/v1/audio/speech", 404, "not_found"),
-        ("GET", "/v1/assistants", 404, "not_found"),
+        ("POST", "/v1/images/generations", 400, "unsupported_operation"),
+        ("POST", "/v1/images/edits", 400, "unsupported_operation"),
+        ("POST", "/v1/audio/speech", 400, "unsupported_operation"),
+        ("POST", "/v1/audio/transcriptions", 400, "unsupported_operation"),
+        ("GET", "/v1/assistants", 400, "unsupported_operation"),
+        ("POST", "/v1/threads/thread_1/runs", 400, "unsupported_operation"),
+        ("GET", "/v1/files", 400, "unsupported_operation"),
+        ("DELETE", "/v1/files/file_1", 400, "unsupported_operation"),
+        ("POST", "/v1/batches", 400, "unsupported_operation"),
+        ("POST", "/v1/fine_tuning/jobs", 400, "unsupported_operation"),
+        ("POST", "/v1/moderations", 400, "unsupported_operation"),
+        ("GET", "/v1/responses/resp_1", 400, "unsupported_operation"),
         ("GET", "/v1", 404, "not_found"),
         ("POST", "/v1/chat/completions/", 404, "not_found"),
         ("GET", "/", 404, "not_found"),
@@ -81,7 +90,16 @@ async fn wrong_paths_and_methods_are_told_in_openais_shape() {
     ] {
         let (got, error) = error(send(server.addr, method, path, "", b"").await).await;
         assert_eq!((got, error["code"].as_str()), (status, Some(code)), "{method} {path}: {error}");
+        let words = error["message"].as_str().unwrap();
+        assert!(
+            code != "unsupported_operation" || words.contains("not supported") && words.contains(path),
+            "{words}"
+        );
     }
+    // A file that is sent to one of them is no hang and no reset.
+    let upload = vec![b'x'; 1 << 20];
+    let (status, told) = error(post(server.addr, "/v1/files", &upload).await).await;
+    assert_eq!((status, told["code"].as_str()), (400, Some("unsupported_operation")));
     still_answers(server.addr).await;
     server.stop().await;
 }

@@ -23,33 +23,32 @@ struct Wanted {
     logprobs: bool,
 }
 
-fn wanted() -> impl Strategy<Value = Wanted> {
+/// What is asked for, and which characters of its answer are to end it, by their place and number.
+fn wanted() -> impl Strategy<Value = (Wanted, Option<(prop::sample::Index, usize)>)> {
     let path = prop::sample::select(vec!["/v1/completions", "/v1/chat/completions", "/v1/responses"]);
-    // Characters of the model's answers, so that some answers have them.
-    let stop = prop::option::of("[\u{1f300}-\u{1f3bf}\u{4e00}-\u{4e3f}\u{300}-\u{31f}a-z]{1}");
-    (path, "\\PC{1,12}", any::<u32>(), 1u32..80, 1u32..4, stop, any::<bool>()).prop_map(
-        |(path, prompt, seed, tokens, n, stop, logprobs)| Wanted {
-            path,
-            prompt,
-            seed,
-            tokens,
-            n,
-            stop,
-            logprobs,
+    // Some of the answer's own characters, so that it has them.
+    let stop = prop::option::weighted(0.7, (any::<prop::sample::Index>(), 1usize..5));
+    (path, "\\PC{1,12}", any::<u32>(), 1u32..80, 1u32..4, any::<bool>(), stop).prop_map(
+        |(path, prompt, seed, tokens, n, logprobs, stop)| {
+            let n = if path == "/v1/responses" { 1 } else { n };
+            (Wanted { path, prompt, seed, tokens, n, stop: None, logprobs }, stop)
         },
     )
 }
 
 impl Wanted {
     fn body(&self, stream: bool) -> Value {
-        let mut body = json!({"model": "toy", "seed": self.seed, "temperature": 1.0, "stream": stream});
+        let mut body = json!({"model": "toy", "seed": self.seed, "temperature": 1.0, "stream": stream, "stop": self.stop});
         let messages = json!([{"role": "user", "content": self.prompt}]);
         match self.path {
             "/v1/responses" => {
                 body["input"] = messages;
                 body["max_output_tokens"] = json!(self.tokens);
-                // It has neither.
-                return with_seed_left_out(body);
+                if self.logprobs {
+                    body["top_logprobs"] = json!(2);
+                }
+                // It gives one answer.
+                return body;
             }
             "/v1/completions" => {
                 body["prompt"] = json!(self.prompt);
@@ -62,16 +61,8 @@ impl Wanted {
         }
         body["max_tokens"] = json!(self.tokens);
         body["n"] = json!(self.n);
-        body["stop"] = json!(self.stop);
         body
     }
-}
-
-/// Greedy: `/v1/responses` has no seed.
-fn with_seed_left_out(mut body: Value) -> Value {
-    body.as_object_mut().unwrap().remove("seed");
-    body["temperature"] = json!(0);
-    body
 }
 
 /// The texts of an answer's choices.
@@ -100,8 +91,7 @@ async fn pieces(server: &TestServer, wanted: &Wanted) -> Vec<String> {
     let answer =
         timeout(PATIENCE, http::post(server.addr, wanted.path, &wanted.body(true))).await.unwrap().unwrap();
     assert_eq!(answer.status, 200);
-    let choices = if wanted.path == "/v1/responses" { 1 } else { wanted.n };
-    let (mut events, mut texts) = (answer.events(), vec![String::new(); choices as usize]);
+    let (mut events, mut texts) = (answer.events(), vec![String::new(); wanted.n as usize]);
     while let Some(event) = timeout(PATIENCE, events.next()).await.unwrap().unwrap() {
         let object: Value = serde_json::from_str(&event.data).unwrap_or_default();
         assert!(object["error"].is_null(), "{object}");
@@ -129,20 +119,36 @@ fn the_pieces_of_a_stream_are_the_answer_at_once_whatever_its_tokens_are_cut_int
     let config =
         Config { cases: 120, rng_seed: RngSeed::Fixed(SEED), failure_persistence: None, ..Config::default() };
     let seen = std::cell::RefCell::new(String::new());
+    let stopped = std::cell::RefCell::new(std::collections::BTreeMap::new());
     TestRunner::new(config)
-        .run(&wanted(), |wanted| {
-            let (whole, pieces) =
-                runtime.block_on(async { (whole(&server, &wanted).await, pieces(&server, &wanted).await) });
-            prop_assert_eq!(&whole, &pieces);
-            if let Some(stop) = &wanted.stop
-                && wanted.path != "/v1/responses"
+        .run(&wanted(), |(mut wanted, stop)| {
+            let both = |wanted: &Wanted| {
+                let (whole, pieces) =
+                    runtime.block_on(async { (whole(&server, wanted).await, pieces(&server, wanted).await) });
+                prop_assert_eq!(&whole, &pieces);
+                Ok(whole)
+            };
+            let whole = both(&wanted)?;
+            if let Some((at, count)) = stop
+                && !whole[0].is_empty()
             {
-                prop_assert!(whole.iter().all(|text| !text.contains(stop.as_str())), "{:?}", whole);
+                let at = at.index(whole[0].chars().count());
+                let stop: String = whole[0].chars().skip(at).take(count).collect();
+                wanted.stop = Some(stop.clone());
+                for (cut, free) in both(&wanted)?.iter().zip(&whole) {
+                    let until = free.find(&stop).map_or(&free[..], |at| &free[..at]);
+                    prop_assert_eq!(cut, until);
+                    let stopped = &mut *stopped.borrow_mut();
+                    *stopped.entry(wanted.path).or_insert(0) += u32::from(until.len() < free.len());
+                }
             }
             seen.borrow_mut().extend(whole);
             Ok(())
         })
         .unwrap();
+    let stopped = stopped.into_inner();
+    eprintln!("answers that a stop string cut: {stopped:?}");
+    assert!(stopped.len() == 3 && stopped.values().all(|&count| count >= 10), "stop strings ended answers");
     // What was tested is what was meant: characters of two to four bytes came whole, and others were never completed.
     let seen = seen.into_inner();
     let bytes = |wanted: usize| seen.chars().filter(|c| c.len_utf8() == wanted && *c != '\u{fffd}').count();

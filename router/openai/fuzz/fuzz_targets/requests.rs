@@ -1,5 +1,5 @@
-//! One body for every endpoint that reads one. An error says what is wrong and repeats little of it; what is taken can be
-//! written about.
+//! One body for every endpoint that reads one. An error says what is wrong and repeats little of it; what an answer must look
+//! like can be told.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -19,9 +19,9 @@ fn judge<T>(read: Result<T, ApiError>) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    judge(ChatRequest::parse(data));
+    judge(ChatRequest::parse(data).map(|request| request.constraint.schema()));
     judge(CompletionRequest::parse(data));
-    judge(ResponsesRequest::parse(data));
+    judge(ResponsesRequest::parse(data).map(|request| request.constraint.schema()));
     judge(EmbeddingRequest::parse(data));
     judge(TokenizeRequest::parse(data));
     judge(DetokenizeRequest::parse(data));

@@ -10,10 +10,10 @@ use super::types::{
     boolean, constant, integer, list, number, object, parameters, reference, short_text, text, word,
 };
 use crate::request::limits::{
-    INCLUDES, MAX_ALL_CHOICES, MAX_CHOICES, MAX_DEADLINE_MS, MAX_DIMENSIONS, MAX_FUNCTION_NAME, MAX_ID_CHARS,
-    MAX_ID_DIGITS, MAX_LOGPROBS, MAX_MESSAGES, MAX_NAME_CHARS, MAX_PARTS, MAX_PROMPTS, MAX_STOP_CHARS,
-    MAX_TOKENS, MAX_TOOL_CALLS, MAX_TOOLS, MAX_TOP_K, MAX_VARIABLES, PENALTY, PRIORITIES, REPETITION, SEED,
-    SHARE, TEMPERATURE,
+    ANYWHERE, CALL_EXTRAS, FUNCTION_EXTRAS, INCLUDES, MAX_ALL_CHOICES, MAX_CHOICES, MAX_DEADLINE_MS,
+    MAX_DIMENSIONS, MAX_FUNCTION_NAME, MAX_ID_CHARS, MAX_ID_DIGITS, MAX_LOGPROBS, MAX_MESSAGES,
+    MAX_NAME_CHARS, MAX_PARTS, MAX_PROMPTS, MAX_STOP_CHARS, MAX_TOKENS, MAX_TOOL_CALLS, MAX_TOOLS, MAX_TOP_K,
+    MAX_VARIABLES, OTHERS, PART_EXTRAS, PENALTY, PRIORITIES, REPETITION, SEED, SHARE, TEMPERATURE,
 };
 use crate::request::parameters::{CHAT, COMPLETION, DETOKENIZE, EMBEDDINGS, RESPONSES, TOKENIZE};
 
@@ -60,7 +60,10 @@ pub(super) fn schemas() -> Map<String, Value> {
         ("ChatMessage", message()),
         (
             "Tool",
-            object(&[("type", constant("function")), ("function", function(&[]))], &["type", "function"]),
+            object(
+                &[("type", constant("function")), ("function", function(&[])), ("cache_control", json!({}))],
+                &["type", "function"],
+            ),
         ),
         ("FlatTool", function(&[("type", constant("function"))])),
         ("InputItem", item()),
@@ -172,33 +175,29 @@ fn prompt() -> Value {
 
 fn message() -> Value {
     let role = |role: &str, more: &[(&str, Value)], needed: &[&str]| {
-        let fields: Vec<(&str, Value)> = [("role", constant(role)), ("content", content())]
-            .into_iter()
-            .chain(more.iter().cloned())
-            .collect();
+        let own = [("role", constant(role)), ("content", content())].into_iter().chain(more.iter().cloned());
+        let others = OTHERS.iter().filter(|(name, _)| more.iter().all(|(own, _)| own != name));
+        let others = others.map(|(name, _)| (*name, json!({"type": "null"})));
+        let fields: Vec<(&str, Value)> = own.chain(others).chain(anything(ANYWHERE)).collect();
         let needed: Vec<&str> = ["role"].iter().chain(needed).copied().collect();
         object(&fields, &needed)
     };
     let name = || ("name", short_text(0, MAX_NAME_CHARS));
-    let function = object(&[("name", function_name()), ("arguments", text())], &["name", "arguments"]);
-    let call = object(
-        &[
-            ("id", short_text(0, MAX_ID_CHARS)),
-            ("type", constant("function")),
-            ("function", function),
-            ("index", json!({})),
-        ],
-        &["id", "type", "function"],
-    );
-    let nothing = || json!({"type": "null"});
+    let function = [("name", function_name()), ("arguments", text())].into_iter();
+    let function: Vec<(&str, Value)> = function.chain(anything(FUNCTION_EXTRAS)).collect();
+    let call = [
+        ("id", short_text(0, MAX_ID_CHARS)),
+        ("type", constant("function")),
+        ("function", object(&function, &["name", "arguments"])),
+    ];
+    let call: Vec<(&str, Value)> = call.into_iter().chain(anything(CALL_EXTRAS)).collect();
+    let call = object(&call, &["id", "type", "function"]);
     let assistant = [
         name(),
         ("tool_calls", list(&call, 0, MAX_TOOL_CALLS)),
         ("refusal", text()),
         ("reasoning_content", text()),
-        ("annotations", json!({})),
-        ("audio", nothing()),
-        ("function_call", nothing()),
+        ("reasoning", text()),
     ];
     let mut assistant = role("assistant", &assistant, &[]);
     assistant["anyOf"] = json!([
@@ -214,9 +213,17 @@ fn message() -> Value {
 }
 
 fn content() -> Value {
-    let part = |kind: &str| object(&[("type", constant(kind)), (kind, text())], &["type", kind]);
+    let part = |kind: &str| {
+        let own = [("type", constant(kind)), (kind, text())].into_iter();
+        object(&own.chain(anything(PART_EXTRAS)).collect::<Vec<_>>(), &["type", kind])
+    };
     let parts = json!({"oneOf": [part("text"), part("refusal")]});
     json!({"anyOf": [text(), list(&parts, 0, MAX_PARTS)]})
+}
+
+/// Fields of any value, that mean nothing here.
+fn anything<'a>(names: &'a [&'a str]) -> impl Iterator<Item = (&'a str, Value)> {
+    names.iter().map(|name| (*name, json!({})))
 }
 
 fn item() -> Value {
@@ -229,14 +236,8 @@ fn item() -> Value {
         object(&fields, needed)
     };
     let part = |kind: &str, field: &str| {
-        let fields = [
-            ("type", constant(kind)),
-            (field, text()),
-            any("annotations"),
-            any("logprobs"),
-            any("prompt_cache_breakpoint"),
-        ];
-        object(&fields, &["type", field])
+        let own = [("type", constant(kind)), (field, text())].into_iter();
+        object(&own.chain(anything(PART_EXTRAS)).collect::<Vec<_>>(), &["type", field])
     };
     let parts = ["input_text", "output_text", "text", "reasoning_text", "summary_text"]
         .map(|kind| part(kind, "text"));
@@ -244,7 +245,7 @@ fn item() -> Value {
     let content = json!({"anyOf": [text(), list(&json!({ "oneOf": parts }), 0, MAX_PARTS)]});
     let id = || ("call_id", short_text(0, MAX_ID_CHARS));
     json!({"anyOf": [
-        item("message", &[("role", word(&["user", "assistant", "system", "developer"])), ("content", content.clone()), any("phase")], &["role", "content"]),
+        item("message", &[("role", word(&["user", "assistant", "system", "developer"])), ("content", content.clone()), any("phase"), any("cache_control")], &["role", "content"]),
         item("function_call", &[id(), ("name", function_name()), ("arguments", text()), any("namespace"), any("caller")], &["type", "call_id", "name", "arguments"]),
         item("function_call_output", &[id(), ("output", content.clone()), any("caller")], &["type", "call_id", "output"]),
         item("reasoning", &[("content", content), any("summary"), any("encrypted_content")], &["type"]),
@@ -257,6 +258,7 @@ fn function(more: &[(&str, Value)]) -> Value {
         ("description", text()),
         ("parameters", json!({"type": "object"})),
         ("strict", boolean()),
+        ("cache_control", json!({})),
     ];
     let fields: Vec<(&str, Value)> = more.iter().cloned().chain(own).collect();
     let needed: Vec<&str> = more.iter().map(|(name, _)| *name).chain(["name"]).collect();

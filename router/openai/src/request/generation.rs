@@ -78,19 +78,16 @@ impl Generation {
             draw_seed: seed.is_none() && sampling.temperature != 0.0,
             // Negative seeds are seeds like others.
             sampling: SamplingParams { seed: seed.unwrap_or(0) as u64, ..sampling },
-            stop: Vec::new(),
+            stop: body.read("stop", stops)?.unwrap_or_default(),
             logprobs: None,
             delivery: delivery(body)?,
         })
     }
 
-    /// `n` and `stop`, of chat and text completions.
+    /// `n`, of chat and text completions.
     pub(super) fn read_choices(&mut self, body: &Object<'_, '_>) -> Result<(), ApiError> {
         if let Some(n) = body.read("n", |json| json.integer(1..=MAX_CHOICES))? {
             self.n = n as u32;
-        }
-        if let Some(stops) = body.read("stop", stops)? {
-            self.stop = stops;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 use proto_text::{ChatMessage, ToolCall};
 
 use super::generation::MAX_FIELDS;
-use super::messages::{MAX_ID_CHARS, MAX_MESSAGES, MAX_PARTS};
+use super::messages::{MAX_ID_CHARS, MAX_MESSAGES, MAX_PARTS, OTHER_PARTS, PART_EXTRAS};
 use super::tools::function_name;
 use crate::error::{ApiError, ErrorCode, Quote};
 use crate::read::{Json, Kind, Object};
@@ -60,7 +60,7 @@ impl Turns {
     }
 
     fn message(&mut self, fields: &Object<'_, '_>) -> Result<(), ApiError> {
-        fields.only(&["type", "role", "content", "id", "status", "phase"])?;
+        fields.only(&["type", "role", "content", "id", "status", "phase", "cache_control"])?;
         let role = fields.need("role")?.word(ROLES)?;
         let content = text(fields.need("content")?)?;
         let mut message = ChatMessage::new(role, content);
@@ -128,16 +128,15 @@ fn text(json: Json<'_, '_>) -> Result<String, ApiError> {
         let of = match &*kind.text()? {
             "input_text" | "output_text" | "text" | "reasoning_text" | "summary_text" => "text",
             "refusal" => "refusal",
-            "input_image" | "input_file" | "input_audio" | "computer_screenshot" => {
-                let what =
-                    format_args!("parts of type {} are not supported; only text is", Quote(&kind.text()?));
+            other if OTHER_PARTS.contains(&other) => {
+                let what = format_args!("parts of type {} are not supported; only text is", Quote(other));
                 return Err(json.error(ErrorCode::UnsupportedContent, what));
             }
             other => {
                 return Err(kind.invalid(format_args!("it is {}, but `input_text` is needed", Quote(other))));
             }
         };
-        fields.only(&["type", "annotations", "logprobs", "prompt_cache_breakpoint", of])?;
+        fields.only(&[&["type", of], PART_EXTRAS].concat())?;
         lines.push(fields.need(of)?.text()?.into_owned());
     }
     Ok(lines.join("\n"))

@@ -26,7 +26,7 @@ fn message(json: Json<'_, '_>) -> Result<ChatMessage, ApiError> {
         "user" => plain(&fields, "user"),
         "assistant" => assistant(&fields),
         "tool" => {
-            fields.only(&["role", "content", "tool_call_id", "name"])?;
+            only(&fields, &["role", "content", "tool_call_id", "name"])?;
             let id = fields.need("tool_call_id")?.short_text(MAX_ID_CHARS)?;
             Ok(ChatMessage {
                 role: "tool".into(),
@@ -47,7 +47,7 @@ fn message(json: Json<'_, '_>) -> Result<ChatMessage, ApiError> {
 }
 
 fn plain(fields: &Object<'_, '_>, role: &str) -> Result<ChatMessage, ApiError> {
-    fields.only(&["role", "content", "name"])?;
+    only(fields, &["role", "content", "name"])?;
     let content = text(fields.need("content")?)?;
     Ok(ChatMessage {
         role: role.into(),
@@ -59,15 +59,7 @@ fn plain(fields: &Object<'_, '_>, role: &str) -> Result<ChatMessage, ApiError> {
 
 /// As clients give it, or as they got it from here.
 fn assistant(fields: &Object<'_, '_>) -> Result<ChatMessage, ApiError> {
-    fields.only(ASSISTANT_FIELDS)?;
-    for (gone, cure) in [("function_call", "use `tool_calls`"), ("audio", "leave it out: only text is taken")]
-    {
-        if let Some(json) = fields.get(gone) {
-            return Err(
-                json.error(ErrorCode::UnsupportedParameter, format_args!("it is not supported; {cure}"))
-            );
-        }
-    }
+    only(fields, ASSISTANT_FIELDS)?;
     let tool_calls = match fields.get("tool_calls") {
         Some(json) => json.list(MAX_TOOL_CALLS)?.iter().map(tool_call).collect::<Result<Vec<_>, _>>()?,
         None => Vec::new(),
@@ -78,7 +70,9 @@ fn assistant(fields: &Object<'_, '_>) -> Result<ChatMessage, ApiError> {
     if content.is_none() && tool_calls.is_empty() {
         fields.need("content")?;
     }
-    let reasoning = fields.read("reasoning_content", |json| json.text())?;
+    // Two names for one thing, by server; whoever sends both says it twice.
+    let named = |name| fields.read(name, |json| json.text());
+    let reasoning = named("reasoning_content")?.or(named("reasoning")?);
     Ok(ChatMessage {
         role: "assistant".into(),
         content,
@@ -89,6 +83,25 @@ fn assistant(fields: &Object<'_, '_>) -> Result<ChatMessage, ApiError> {
     })
 }
 
+/// Whether a message has only what its role has, what may stand anywhere, and what other roles have as `null`: clients write
+/// whole objects out.
+fn only(fields: &Object<'_, '_>, own: &[&str]) -> Result<(), ApiError> {
+    for (name, value) in fields.iter() {
+        if own.contains(&name) || ANYWHERE.contains(&name) {
+            continue;
+        }
+        match OTHERS.iter().find(|(other, _)| *other == name) {
+            Some(_) if value.kind() == Kind::Null => {}
+            Some((_, cure)) => {
+                let what = format_args!("it is not supported here; {cure}");
+                return Err(value.error(ErrorCode::UnsupportedParameter, what));
+            }
+            None => return Err(fields.unknown(name, own.iter().copied())),
+        }
+    }
+    Ok(())
+}
+
 fn name(fields: &Object<'_, '_>) -> Result<Option<String>, ApiError> {
     fields.read("name", |json| json.short_text(MAX_NAME_CHARS))
 }
@@ -96,15 +109,14 @@ fn name(fields: &Object<'_, '_>) -> Result<Option<String>, ApiError> {
 /// A call that was made earlier.
 fn tool_call(json: Json<'_, '_>) -> Result<ToolCall, ApiError> {
     let fields = json.object(MAX_FIELDS)?;
-    // Collected from a stream, a call has its index.
-    fields.only(&["id", "type", "function", "index"])?;
+    fields.only(&[&["id", "type", "function"], CALL_EXTRAS].concat())?;
     let kind = fields.need("type")?;
     if kind.text()? != "function" {
         return Err(kind
             .unsupported(format_args!("it is {}, but only `function` is supported", Quote(&kind.text()?))));
     }
     let function = fields.need("function")?.object(MAX_FIELDS)?;
-    function.only(&["name", "arguments"])?;
+    function.only(&[&["name", "arguments"], FUNCTION_EXTRAS].concat())?;
     Ok(ToolCall {
         id: fields.need("id")?.short_text(MAX_ID_CHARS)?,
         name: function_name(function.need("name")?)?,
@@ -136,27 +148,64 @@ fn part<'a>(json: Json<'a, '_>) -> Result<Cow<'a, str>, ApiError> {
     let of = match &*kind.text()? {
         "text" => "text",
         "refusal" => "refusal",
-        "image_url" | "input_audio" | "file" | "video_url" | "audio_url" | "image" | "audio" => {
-            let what = format_args!("parts of type {} are not supported; only text is", Quote(&kind.text()?));
+        other if OTHER_PARTS.contains(&other) => {
+            let what = format_args!("parts of type {} are not supported; only text is", Quote(other));
             return Err(json.error(ErrorCode::UnsupportedContent, what));
         }
         other => return Err(kind.invalid(format_args!("it is {}, but `text` is needed", Quote(other)))),
     };
-    fields.only(&["type", of])?;
+    fields.only(&[&["type", of], PART_EXTRAS].concat())?;
     fields.need(of)?.text()
 }
 
-/// What an assistant's message may hold; what is not read is `null` or empty in every answer from here.
-const ASSISTANT_FIELDS: &[&str] = &[
-    "role",
-    "content",
-    "name",
-    "tool_calls",
-    "refusal",
-    "reasoning_content",
+/// What an assistant's message may hold.
+pub(crate) const ASSISTANT_FIELDS: &[&str] =
+    &["role", "content", "name", "tool_calls", "refusal", "reasoning_content", "reasoning"];
+/// What any message may have beside, whatever its value: marks for other servers' caches, and what clients keep with the
+/// messages that they got. The model is told nothing of it.
+pub(crate) const ANYWHERE: &[&str] = &[
+    "cache_control",
     "annotations",
+    "id",
+    "metadata",
+    "parsed",
+    "provider_specific_fields",
+    "reasoning_details",
+    "thinking_blocks",
+];
+/// What a message may have as `null` only, unless its role has it, and what to do instead.
+pub(crate) const OTHERS: &[(&str, &str)] = &[
+    ("audio", "leave it out: only text is taken"),
+    ("function_call", "use `tool_calls`"),
+    ("reasoning", "only an assistant's message has it"),
+    ("reasoning_content", "only an assistant's message has it"),
+    ("refusal", "only an assistant's message has it"),
+    ("tool_call_id", "only a tool's message has it"),
+    ("tool_calls", "only an assistant's message has it"),
+];
+/// What a part of text may have beside it, whatever its value.
+pub(crate) const PART_EXTRAS: &[&str] =
+    &["annotations", "cache_control", "citations", "logprobs", "prompt_cache_breakpoint"];
+/// What a call may have beside: its index if it was collected from a stream, and marks of other servers.
+pub(crate) const CALL_EXTRAS: &[&str] =
+    &["cache_control", "extra_content", "index", "provider_specific_fields"];
+/// What a call's function may have beside: its arguments once more, as an object.
+pub(crate) const FUNCTION_EXTRAS: &[&str] = &["parsed_arguments"];
+/// Parts that are no text.
+pub(super) const OTHER_PARTS: &[&str] = &[
     "audio",
-    "function_call",
+    "audio_url",
+    "computer_screenshot",
+    "document",
+    "file",
+    "image",
+    "image_file",
+    "image_url",
+    "input_audio",
+    "input_file",
+    "input_image",
+    "video",
+    "video_url",
 ];
 
 /// Turns of a conversation: a context of 131,072 positions holds no more of them than this.

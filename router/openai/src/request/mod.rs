@@ -3,6 +3,8 @@
 //! One file for each endpoint, and one for each thing that several of them have. `parameters` is the table of all names.
 
 mod chat;
+#[cfg(test)]
+mod clients;
 mod completion;
 mod constraint;
 mod generation;
@@ -32,7 +34,10 @@ pub(crate) mod limits {
         MAX_CHOICES, MAX_DEADLINE_MS, MAX_ID_DIGITS, MAX_STOP_CHARS, MAX_TOKENS, MAX_TOP_K, PENALTY,
         PRIORITIES, REPETITION, SEED, SHARE, TEMPERATURE,
     };
-    pub(crate) use super::messages::{MAX_ID_CHARS, MAX_MESSAGES, MAX_NAME_CHARS, MAX_PARTS, MAX_TOOL_CALLS};
+    pub(crate) use super::messages::{
+        ANYWHERE, CALL_EXTRAS, FUNCTION_EXTRAS, MAX_ID_CHARS, MAX_MESSAGES, MAX_NAME_CHARS, MAX_PARTS,
+        MAX_TOOL_CALLS, OTHERS, PART_EXTRAS,
+    };
     pub(crate) use super::responses::INCLUDES;
     pub(crate) use super::tokens::MAX_DIMENSIONS;
     pub(crate) use super::tools::{MAX_FUNCTION_NAME, MAX_TOOLS};

@@ -108,13 +108,14 @@ const GENERATION: &[Parameter] = &[
     used("repetition_penalty"),
     used("logit_bias"),
     used("seed"),
+    used("stop"),
     used("numerics"),
     used("priority"),
     used("deadline_ms"),
 ];
 
 /// Chat and text completions.
-const SAMPLING: &[Parameter] = &[used("n"), used("stop"), used("max_tokens"), used("logprobs")];
+const SAMPLING: &[Parameter] = &[used("n"), used("max_tokens"), used("logprobs")];
 
 const CHAT_OWN: &[Parameter] = &[
     used("messages"),
@@ -130,6 +131,14 @@ const CHAT_OWN: &[Parameter] = &[
     ignored("prediction", "it would only save time"),
     ignored("verbosity", MODELS_CHOICE),
     ignored("reasoning_effort", MODELS_CHOICE),
+    ignored("reasoning", MODELS_CHOICE),
+    ignored("include_reasoning", "thoughts are told apart from the answer, as `reasoning_content`"),
+    ignored("thinking", MODELS_CHOICE),
+    refused("enable_thinking", "put it into `chat_template_kwargs`"),
+    refused("guided_json", "use `response_format` of type `json_schema`"),
+    refused("guided_choice", "use `response_format` with a schema that has an `enum`"),
+    refused("guided_regex", "use `response_format` with a schema that has a `pattern`"),
+    refused("guided_grammar", "use `response_format` with a schema"),
 ];
 
 const CHAT_REFUSED: &[Parameter] = &[
@@ -176,6 +185,7 @@ const UNUSED: &[Parameter] = &[
     ignored("metadata", NOTHING_KEPT),
     ignored("store", NOTHING_KEPT),
     ignored("service_tier", ONE_TIER),
+    ignored("cache_control", CACHED_ANYWAY),
     ignored("prompt_cache_key", CACHED_ANYWAY),
     ignored("prompt_cache_options", CACHED_ANYWAY),
     ignored("prompt_cache_retention", CACHED_ANYWAY),

@@ -114,12 +114,12 @@ fn tool(json: Json<'_, '_>, shape: ToolShape) -> Result<Tool, ApiError> {
             .unsupported(format_args!("it is {}, but only `function` is supported", Quote(&kind.text()?))));
     }
     if shape == ToolShape::Flat {
-        outer.only(&["type", "name", "description", "parameters", "strict"])?;
+        outer.only(&["type", "name", "description", "parameters", "strict", "cache_control"])?;
         return function(&outer);
     }
-    outer.only(&["type", "function"])?;
+    outer.only(&["type", "function", "cache_control"])?;
     let inner = outer.need("function")?.object(MAX_FIELDS)?;
-    inner.only(&["name", "description", "parameters", "strict"])?;
+    inner.only(&["name", "description", "parameters", "strict", "cache_control"])?;
     function(&inner)
 }
 

@@ -65,9 +65,9 @@ async fn answer(
     let grammar = constraint.schema().map(|schema| Grammar::JsonSchema(schema.to_string()));
     let markers = reading.markers().collect();
     let session =
-        Sessions { shared, generation, tenant: &tenant, bill: &bill, id: &id, at, grammar, markers };
+        Sessions { shared, generation, tenant: &tenant, bill: &bill, id: &id.told, at, grammar, markers };
     let answers = session.begin(&[ids], generation.n).await?;
-    let head = head(format!("{prefix}{id}"), now, generation, &served, &answers[0]);
+    let head = head(format!("{prefix}{}", id.drawn), now, generation, &served, &answers[0]);
     let writer = writer(&head, &reading);
     Ok(Reply::new(answers, writer, &served, generation))
 }

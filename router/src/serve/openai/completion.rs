@@ -28,9 +28,9 @@ pub(super) async fn completion(shared: &Shared, arrived: Arrived) -> Result<Repl
     let prompts = encoding.await?;
     let (grammar, markers) = (None, Vec::new());
     let session =
-        Sessions { shared, generation, tenant: &tenant, bill: &bill, id: &id, at, grammar, markers };
+        Sessions { shared, generation, tenant: &tenant, bill: &bill, id: &id.told, at, grammar, markers };
     let answers = session.begin(&prompts, generation.n).await?;
-    let head = head(format!("cmpl-{id}"), now, generation, &served, &answers[0]);
+    let head = head(format!("cmpl-{}", id.drawn), now, generation, &served, &answers[0]);
     let writer = Box::new(CompletionWriter::new(&request, &head));
     Ok(Reply::new(answers, writer, &served, generation))
 }

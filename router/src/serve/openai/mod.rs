@@ -15,11 +15,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use router_openai::{AnswerWriter, Delivery, Generation};
-use router_plan::RouteStage;
 use router_plan::admission::Tenant;
 use tokio::time::Instant;
 
@@ -28,12 +27,13 @@ use super::answer::Answer;
 use super::bill::Bill;
 use super::body::Room;
 use super::catalogue::Served;
-use super::routes::{Shared, request_id};
+use super::heads::{self, RequestId};
+use super::routes::Shared;
 use choices::Choices;
 
 /// A request that was let in: whose it is, and its body.
 struct Arrived {
-    id: String,
+    id: RequestId,
     at: Instant,
     tenant: Tenant,
     bill: Arc<Bill>,
@@ -52,7 +52,8 @@ enum Reply {
 impl Reply {
     /// At least one answer.
     fn new(answers: Vec<Answer>, writer: Box<dyn AnswerWriter>, served: &Served, asked: &Generation) -> Self {
-        let (headers, stream) = (headers(&answers), asked.delivery != Delivery::Whole);
+        let headers = heads::of_answers(answers.iter().map(|answer| &answer.about));
+        let stream = asked.delivery != Delivery::Whole;
         let tokenizer = served.model.tokenizer().cloned();
         let choices = Choices::new(answers, asked.n, writer, tokenizer, asked.logprobs.is_some());
         let choices = Box::new(choices);
@@ -74,12 +75,11 @@ pub(super) fn routes() -> Router<Shared> {
 macro_rules! endpoint {
     ($name:ident, $answer:expr) => {
         async fn $name(State(shared): State<Shared>, request: Request<Body>) -> Response {
-            let (id, arrived) = arrive(&shared, request, Instant::now()).await;
-            let reply = match arrived {
+            let reply = match arrive(&shared, request, Instant::now()).await {
                 Ok(arrived) => $answer(&shared, arrived).await,
                 Err(error) => Err(error),
             };
-            respond(&shared, &id, reply).await
+            respond(&shared, reply).await
         }
     };
 }
@@ -91,79 +91,40 @@ endpoint!(detokenize, tokens::detokenize);
 endpoint!(embeddings, |_, arrived: Arrived| std::future::ready(tokens::embeddings(&arrived)));
 
 /// Takes a request by its key and reads its body.
-async fn arrive(shared: &Shared, request: Request<Body>, at: Instant) -> (String, Result<Arrived, Problem>) {
-    let id = match request_id() {
-        Ok(id) => id,
-        Err(problem) => return (String::new(), Err(problem)),
-    };
-    let arrived = async {
-        // Before the body: a router on its way out reads no more of it than it must.
-        shared.check_open()?;
-        let (head, body) = request.into_parts();
-        let admitted = shared.admit(&head.headers)?;
-        let (body, room) = shared.bodies.read(&head.headers, body).await?;
-        let tenant = admitted.key().map(|key| Tenant::of_key(key.as_str())).unwrap_or_default();
-        let bill = Arc::new(Bill::new(admitted));
-        Ok(Arrived { id: id.clone(), at, tenant, bill, body, room })
-    };
-    let arrived = arrived.await;
-    (id.clone(), arrived)
+async fn arrive(shared: &Shared, request: Request<Body>, at: Instant) -> Result<Arrived, Problem> {
+    // Before the body: a router on its way out reads no more of it than it must.
+    shared.check_open()?;
+    let (head, body) = request.into_parts();
+    let admitted = shared.admit(&head.headers)?;
+    let (body, room) = shared.bodies.read(&head.headers, body).await?;
+    let tenant = admitted.key().map(|key| Tenant::of_key(key.as_str())).unwrap_or_default();
+    let bill = Arc::new(Bill::new(admitted));
+    Ok(Arrived { id: RequestId::of(&head), at, tenant, bill, body, room })
 }
 
-async fn respond(shared: &Shared, id: &str, reply: Result<Reply, Problem>) -> Response {
+async fn respond(shared: &Shared, reply: Result<Reply, Problem>) -> Response {
     let (choices, stream, headers) = match reply {
         Ok(Reply::Answer { choices, stream, headers }) => (choices, stream, headers),
-        Ok(Reply::Object(object)) => return with_id(json(object), id),
-        Err(problem) => return refused(shared, id, problem),
+        Ok(Reply::Object(object)) => return json(object),
+        Err(problem) => return refused(shared, problem),
     };
-    let mut response = if stream {
+    let response = if stream {
         let events = [
             (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];
         (events, Body::new(choices)).into_response()
     } else {
-        match choices.collected().await {
-            Ok(object) => ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], object)
-                .into_response(),
-            Err(problem) => return refused(shared, id, problem),
-        }
+        choices.collected().await.map_or_else(|problem| refused(shared, problem), json)
     };
-    response.headers_mut().extend(headers);
-    with_id(response, id)
+    (headers, response).into_response()
 }
 
-fn refused(shared: &Shared, id: &str, problem: Problem) -> Response {
+fn refused(shared: &Shared, problem: Problem) -> Response {
     shared.desk.router().metrics().request(problem.code().name());
-    with_id(problem.into_response(), id)
+    problem.into_response()
 }
 
 fn json(object: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], object).into_response()
-}
-
-/// Which sessions answer, and by which nodes.
-fn headers(answers: &[Answer]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let sessions: Vec<&str> = answers.iter().map(|answer| &answer.about.session[..]).collect();
-    let routes: Vec<String> = answers
-        .iter()
-        .map(|answer| {
-            let hop = |stage: &RouteStage| format!("{}[{}]", stage.node.short(), stage.span);
-            answer.about.route.stages.iter().map(hop).collect::<Vec<_>>().join(">")
-        })
-        .collect();
-    for (name, value) in [("layerlane-session", sessions.join(",")), ("layerlane-route", routes.join(","))] {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
-    headers
-}
-
-fn with_id(mut response: Response, id: &str) -> Response {
-    if let Ok(value) = HeaderValue::from_str(id) {
-        response.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
-    }
-    response
 }
