@@ -163,7 +163,8 @@ impl Catalogue {
             let (model, n_layers) = (served.model.id(), served.model.manifest().architecture.n_layers);
             // Room is not asked for: whoever finds none waits for it.
             let exclude = BTreeSet::new();
-            let any = RouteRequest { model, n_layers, class: None, max_positions: 0, exclude };
+            let prefer = BTreeSet::new();
+            let any = RouteRequest { model, n_layers, class: None, max_positions: 0, exclude, prefer };
             let lacks = choose_route(&self.known().view, &any).err();
             Standing {
                 model: self.id_of(&served),
