@@ -245,6 +245,7 @@ fn outcome_label(outcome: &Outcome) -> &'static str {
             SessionError::Lost { .. } => "lost",
             SessionError::Stalled { .. } => "stalled",
             SessionError::Leaving { .. } => "leaving",
+            SessionError::Parted { .. } => "parted",
             SessionError::GaveUp { .. } => "gave_up",
             SessionError::TimedOut { .. } => "timed_out",
             SessionError::BrokenOff { .. } => "broken_off",

@@ -172,7 +172,10 @@ impl Programs {
         let mut command = self.command("shard-node", &home);
         command.arg("serve");
         command.args(arguments);
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        if !arguments.iter().any(|argument| argument.as_ref() == "--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command.args(["--admin", "127.0.0.1:0"]);
         command.arg("--state-dir").arg(home.join("state"));
         // One cache for all nodes of a test: the manifest is computed once.
         command.env("XDG_CACHE_HOME", home.with_file_name("cache"));

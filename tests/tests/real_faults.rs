@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 #![expect(clippy::print_stderr, reason = "the seed and the gaps are told")]
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -80,13 +81,16 @@ async fn node(
     relays: &Relays,
 ) -> (NodeProcess, Relay) {
     let mut relay = relays.open().await.unwrap();
-    let advertise = ["--advertise".into(), relay.addr().unwrap().to_string().into()];
-    let node = exact_node(programs, home, span, bootstrap, &advertise).unwrap();
-    relay.lead_to(listen(&node));
-    (node, relay)
+    // Known before the node is: others try the address that it announces as soon as it joins.
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    relay.lead_to(free);
+    let (listen, advertise) = (free.to_string(), relay.addr().unwrap().to_string());
+    let extra = ["--listen", &listen, "--advertise", &advertise].map(OsString::from);
+    // Its start holds up this thread; the relays are others'.
+    (exact_node(programs, home, span, bootstrap, &extra).unwrap(), relay)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_five_packets_of_a_hundred_lost_answers_are_the_same() {
     let swarm = Swarm::start(&HALVES, 5, 0.05).await;
     let mut gaps = Gaps::default();
@@ -101,7 +105,7 @@ async fn with_five_packets_of_a_hundred_lost_answers_are_the_same() {
     assert!(swarm.relays.lost() > 100);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_are_not_heard_or_do_not_hear_are_left() {
     let seed = 7;
     let mut swarm = Swarm::start(&HALVES, seed, 0.0).await;
@@ -127,7 +131,7 @@ async fn nodes_that_are_not_heard_or_do_not_hear_are_left() {
     assert!(gaps.at(0.95) <= GAP, "{gaps}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_and_the_one_before_it_are_killed_at_once() {
     let seed = 11;
     let mut swarm = Swarm::start(&THIRDS, seed, 0.0).await;
@@ -157,7 +161,7 @@ async fn a_node_and_the_one_before_it_are_killed_at_once() {
     assert!(gaps.at(0.95) <= TWO_GAP, "{gaps}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_is_restarted_and_no_answer_breaks() {
     let mut swarm = Swarm::start(&HALVES, 13, 0.0).await;
     let mut gaps = Gaps::default();
@@ -187,6 +191,7 @@ async fn every_node_is_restarted_and_no_answer_breaks() {
     eprintln!("{moves} moves, {gaps}");
     assert!(moves > 0 && !broken, "{}", swarm.router.process.log_text());
     // The router's own end: what it has begun it finishes.
+    until_known(&swarm.router, swarm.nodes.len()).await;
     let mut router = swarm.router.process;
     let listen = swarm.router.listen;
     let answers = all(listen, STREAMS, || router.signal("TERM").unwrap()).await;

@@ -84,16 +84,37 @@ pub(super) struct OverView {
 
 impl OverView {
     fn go_on(&mut self, node: NodeId, lost: &SessionError, came: &[u32]) -> Result<Resumed, String> {
-        self.view.mark_unreachable(node, lost.to_string());
         // In the class that it began in, by the nodes that hold its rows if they can.
         self.wanted.class = Some(self.route.class);
         self.wanted.prefer.extend(self.route.stages.iter().map(|stage| stage.node));
         self.wanted.prefer.remove(&node);
-        let route = choose_route(&self.view, &self.wanted).map_err(|error| error.to_string())?;
+        let route = self.without(node, lost)?;
         self.route = route.clone();
         let terms = self.generations.next(&route, came).ok_or(COMPLETE)?;
         let session = self.driver.start(terms).map_err(|error| error.to_string())?;
         Ok(Resumed { session, route })
+    }
+}
+
+impl OverView {
+    /// Of two nodes that can't reach each other one is cut off, and nobody can tell which: without both if that gives a
+    /// route, else without the one that is not reached, else without the other.
+    fn without(&mut self, node: NodeId, lost: &SessionError) -> Result<Route, String> {
+        let Some(other) = lost.also() else {
+            self.view.mark_unreachable(node, lost.to_string());
+            return choose_route(&self.view, &self.wanted).map_err(|error| error.to_string());
+        };
+        let mut found = Err(String::new());
+        for without in [&[node, other][..], &[node], &[other]] {
+            let mut wanted = self.wanted.clone();
+            wanted.exclude.extend(without);
+            found = choose_route(&self.view, &wanted).map_err(|error| error.to_string());
+            if found.is_ok() {
+                self.wanted = wanted;
+                break;
+            }
+        }
+        found
     }
 }
 

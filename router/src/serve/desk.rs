@@ -263,10 +263,10 @@ impl Resume for Elsewhere {
     fn resume(&mut self, lost: &SessionError, came: &[u32]) -> Resuming {
         let (driver, place) = (self.driver.clone(), self.place.clone());
         let (generations, came) = (Arc::clone(&self.generations), came.to_vec());
-        let node = lost.avoid();
+        let lost = lost.avoid().map(|node| (node, turned_away(lost)));
         Box::pin(async move {
-            let node = node.ok_or("no node is to blame")?;
-            let route = place.lost(node, PATIENCE).await.map_err(|refusal| refusal.to_string())?;
+            let lost = lost.ok_or("no node is to blame")?;
+            let route = place.lost(lost, PATIENCE).await.map_err(|refusal| refusal.to_string())?;
             Self::go_on(&driver, place, &generations, (route, &came))
         })
     }
@@ -320,7 +320,7 @@ fn turned_away(error: &SessionError) -> TurnedAway {
         SessionError::Refused { refusal, .. } if refusal.code == RefusalCode::NoCapacity => {
             TurnedAway::NoCapacity { retry_after: error.retry_after() }
         }
-        _ => TurnedAway::Failed,
+        _ => error.also().map_or(TurnedAway::Failed, |from| TurnedAway::Parted { from }),
     }
 }
 

@@ -198,10 +198,14 @@ impl Place {
     }
 
     /// A node was lost in the middle of the answer: waits for another route, for at most `patience`.
-    pub(super) async fn lost(&self, node: NodeId, patience: Duration) -> Result<Route, AdmissionRefusal> {
+    pub(super) async fn lost(
+        &self,
+        lost: (NodeId, TurnedAway),
+        patience: Duration,
+    ) -> Result<Route, AdmissionRefusal> {
         let ticket = self.entry.ticket;
         let until = self.entry.gate.now() + patience;
-        let verdict = self.again(|admission, now| admission.lost(now, ticket, node, until));
+        let verdict = self.again(|admission, now| admission.lost(now, ticket, lost, until));
         self.entry.decided(verdict, until).await
     }
 

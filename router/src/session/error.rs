@@ -48,6 +48,16 @@ pub enum SessionError {
         /// What was waited for.
         why: String,
     },
+    /// Two stages can't reach each other, though both are heard: which of them is to blame nobody can tell.
+    #[error("{stage} can't be reached by {by}: {why}")]
+    Parted {
+        /// Who is not reached.
+        stage: StageLabel,
+        /// Who says so.
+        by: Box<StageLabel>,
+        /// How it was noticed.
+        why: String,
+    },
     /// A stage is about to leave: its node drains.
     #[error("{stage} is leaving")]
     Leaving {
@@ -100,6 +110,7 @@ impl SessionError {
             | Self::WrongDigest { stage }
             | Self::Lost { stage, .. }
             | Self::Stalled { stage, .. }
+            | Self::Parted { stage, .. }
             | Self::Leaving { stage }
             | Self::GaveUp { stage, .. }
             | Self::Violation { stage, .. } => Some(stage),
@@ -114,6 +125,14 @@ impl SessionError {
             Self::Refused { refusal, .. } if *refusal.retry_after_ms > 0 => {
                 Some(Duration::from_millis(u64::from(*refusal.retry_after_ms)))
             }
+            _ => None,
+        }
+    }
+
+    /// The other one that may be to blame.
+    pub fn also(&self) -> Option<NodeId> {
+        match self {
+            Self::Parted { by, .. } => Some(by.at.node),
             _ => None,
         }
     }

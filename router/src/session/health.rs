@@ -35,6 +35,11 @@ impl StageHealth {
         self.heard = self.heard.max(now);
     }
 
+    /// Whether it reported within the time that a neighbour takes to notice its loss.
+    pub(crate) fn is_heard(&self, now: Duration) -> bool {
+        now.saturating_sub(self.heard) < HEARD
+    }
+
     /// Takes a `Progress`.
     pub(crate) fn progress(&mut self, now: Duration, progress: &Progress) {
         self.heard(now);
@@ -79,6 +84,8 @@ impl StageHealth {
     }
 }
 
+/// Five reports; half the idle timeout of a session's connections.
+const HEARD: Duration = Duration::from_millis(500);
 /// A stage may be silent or stuck for this many of its longest steps.
 const STEPS: u32 = 4;
 

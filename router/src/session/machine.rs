@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::Position;
 use proto::session::{Credit, Ended, Finish, Opened, Sampled, Tokens};
-use proto::status::CloseCode;
+use proto::status::{CloseCode, RefusalCode};
 
 use super::credit::CreditLine;
 use super::health::{StageHealth, Stall};
@@ -143,6 +143,13 @@ impl SessionMachine {
         }
         let label = self.terms.label(stage);
         match answer {
+            Err(OpenFailure::Refused(refusal)) if refusal.code == RefusalCode::HopUnreachable => {
+                self.gone[stage] = true;
+                let next = self.terms.label((stage + 1) % self.terms.stages().len());
+                let error =
+                    SessionError::Parted { stage: next, by: Box::new(label), why: refusal.to_string() };
+                self.fail(now, error, actions);
+            }
             Err(OpenFailure::Refused(refusal)) => {
                 self.gone[stage] = true;
                 self.fail(now, SessionError::Refused { stage: label, refusal }, actions);

@@ -98,6 +98,8 @@ impl Ledger {
         if let Some(account) = self.accounts.get_mut(&node) {
             match why {
                 TurnedAway::NoCapacity { .. } => account.full = true,
+                // One of the two is at fault: the next look at them will tell.
+                TurnedAway::Parted { .. } => {}
                 TurnedAway::Failed => {
                     account.measured.unreachable = Some("it failed a session just now".into());
                 }

@@ -102,6 +102,11 @@ pub enum TurnedAway {
     },
     /// It could not be used.
     Failed,
+    /// It and this other node can't reach each other.
+    Parted {
+        /// The other one.
+        from: NodeId,
+    },
 }
 
 /// Admission of one model.
@@ -228,6 +233,7 @@ impl Admission {
         match why {
             TurnedAway::NoCapacity { retry_after } => hint = hint.max(retry_after.unwrap_or_default()),
             TurnedAway::Failed => drop(avoid.insert(node)),
+            TurnedAway::Parted { from } => avoid = self.parted(&wanted, avoid, (node, from)),
         }
         let tries = tries + 1;
         if tries >= self.limits.tries {

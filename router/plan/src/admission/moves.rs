@@ -1,23 +1,49 @@
 //! Sessions that go on at another place, as a node of their route is lost or about to leave.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::NodeId;
 
 use super::queue::Waiting;
-use super::{Admission, Decision, Placed, Ticket, TurnedAway};
+use super::{Admission, Decision, Placed, Ticket, TurnedAway, Wanted};
 use crate::route::{Route, choose_route};
 
 impl Admission {
     /// A node that a session was placed on is lost in the middle of the answer: it takes another place, before all that
     /// wait, if there is one until `until`.
-    pub fn lost(&mut self, now: Duration, ticket: Ticket, node: NodeId, until: Duration) -> Vec<Decision> {
+    pub fn lost(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        (node, why): (NodeId, TurnedAway),
+        until: Duration,
+    ) -> Vec<Decision> {
         if let Some(placed) = self.placed.get_mut(&ticket) {
             placed.wanted.until = until;
             placed.tries = 0;
             placed.goes_on_without(node);
         }
-        self.turned_away(now, ticket, node, TurnedAway::Failed)
+        self.turned_away(now, ticket, node, why)
+    }
+
+    /// What a request avoids two of whose nodes can't reach each other: both if there is a route without them, as one
+    /// of them is cut off and nobody can tell which; else the one that is not reached, else the other.
+    pub(super) fn parted(
+        &self,
+        wanted: &Wanted,
+        mut avoid: BTreeSet<NodeId>,
+        (node, from): (NodeId, NodeId),
+    ) -> BTreeSet<NodeId> {
+        let none = BTreeSet::new();
+        for without in [&[node, from][..], &[node], &[from]] {
+            let wider: BTreeSet<NodeId> = avoid.iter().chain(without).copied().collect();
+            if choose_route(self.ledger.empty_view(), &self.request(wanted, &wider, &none)).is_ok() {
+                return wider;
+            }
+        }
+        avoid.insert(node);
+        avoid
     }
 
     /// A node of a session's route that is about to leave, by the view.

@@ -83,11 +83,15 @@ fn an_answer_whose_node_is_lost_goes_elsewhere_long_after_its_time_to_wait_and_t
     }
     let (&lost, &at) = tickets.iter().find(|&(_, &at)| at == node(1)).unwrap();
     let (late, until) = (100 * SECOND, 110 * SECOND);
-    assert_eq!(admission.lost(late, lost, at, until), [], "it waits although its own time is over");
+    assert_eq!(
+        admission.lost(late, lost, (at, TurnedAway::Failed), until),
+        [],
+        "it waits although its own time is over"
+    );
     let (&other, _) = tickets.iter().find(|&(_, &at)| at == node(2)).unwrap();
     assert_eq!(placed(&admission.release(late + SECOND, other)), [(lost, node(2))]);
     // The other node too: nobody is left who has not been tried.
-    let decisions = admission.lost(late, lost, node(2), until);
+    let decisions = admission.lost(late, lost, (node(2), TurnedAway::Failed), until);
     assert!(
         matches!(decisions[0].verdict, Verdict::Refused(AdmissionRefusal::NoRoute { .. })),
         "{decisions:?}"

@@ -25,6 +25,12 @@ impl SessionMachine {
         }
         let lost = failed.lost.and_then(|lost| self.terms.stages().iter().position(|at| at.node == lost));
         let error = match lost {
+            // The loss of a node that is gone is noticed after it has been silent for about a second.
+            Some(lost) if lost != stage && self.health[lost].is_heard(now) => SessionError::Parted {
+                stage: self.terms.label(lost),
+                by: Box::new(self.terms.label(stage)),
+                why: words(&failed),
+            },
             Some(lost) if lost != stage => {
                 let reporter = self.terms.stages()[stage].node.short();
                 let why = format!("node {reporter} reports: {}", words(&failed));
@@ -53,9 +59,10 @@ impl SessionMachine {
 
     pub(super) fn fail(&mut self, now: Duration, error: SessionError, actions: &mut Vec<Action>) {
         let code = match &error {
-            SessionError::Lost { .. } | SessionError::Stalled { .. } | SessionError::Leaving { .. } => {
-                CloseCode::HopLost
-            }
+            SessionError::Lost { .. }
+            | SessionError::Stalled { .. }
+            | SessionError::Parted { .. }
+            | SessionError::Leaving { .. } => CloseCode::HopLost,
             SessionError::Violation { .. }
             | SessionError::WrongDigest { .. }
             | SessionError::GaveUp { code: CloseCode::Protocol, .. } => CloseCode::Protocol,

@@ -90,8 +90,22 @@ fn a_stage_that_lives_but_does_not_compute_is_named() {
 #[test]
 fn a_neighbours_word_and_a_lost_link_name_the_lost_node() {
     let lost = terms(3).stages()[1].node;
-    let text = error(&running(3).on_event(ms(10), failed(2, Some(lost))));
+    let (mut machine, late) = (running(3), ms(900));
+    for stage in [0, 2] {
+        machine.on_event(late, progress(stage, 1));
+    }
+    let text = error(&machine.on_event(late, failed(2, Some(lost))));
     assert!(text.starts_with("node 02020202 (layers 10..20, 127.0.0.1:7402) was lost"), "{text}");
+    // One that is heard itself: either of the two may be cut off.
+    machine = running(3);
+    machine.on_event(late, progress(1, 1));
+    let actions = machine.on_event(late, failed(2, Some(lost)));
+    let text = error(&actions);
+    let parted = "node 02020202 (layers 10..20, 127.0.0.1:7402) can't be reached by node 03030303";
+    assert!(text.starts_with(parted), "{text}");
+    let Some(Outcome::Failed(parted)) = outcome(&actions) else { panic!("{actions:?}") };
+    let nodes = terms(3).plan.stages.iter().map(|stage| stage.node).collect::<Vec<_>>();
+    assert_eq!((parted.avoid(), parted.also()), (Some(nodes[1]), Some(nodes[2])));
     let text = error(&running(3).on_event(ms(10), failed(2, None)));
     assert!(text.starts_with("node 03030303 (layers 20..30, 127.0.0.1:7403) gave up"), "{text}");
     let event = Event::LinkLost { stage: 1, why: "the peer fell silent".into() };

@@ -40,11 +40,11 @@ fn after_a_loss_the_nodes_that_hold_its_rows_are_kept_though_others_are_idle() {
     let number = |of: NodeId| (1..=4).find(|&number| node(number) == of).unwrap();
     says(&mut view, number(before[0]), load(20, false));
     admission.set_view(SECOND, view);
-    let after = route(&admission.lost(SECOND, ticket, before[1], 2 * SECOND));
+    let after = route(&admission.lost(SECOND, ticket, (before[1], TurnedAway::Failed), 2 * SECOND));
     assert_eq!(after[0], before[0]);
     assert_ne!(after[1], before[1]);
     // A second loss: of those that held its rows only the one that is left counts.
-    let last = route(&admission.lost(SECOND, ticket, after[0], 2 * SECOND));
+    let last = route(&admission.lost(SECOND, ticket, (after[0], TurnedAway::Failed), 2 * SECOND));
     assert_eq!(last[1], after[1]);
     assert_ne!(last[0], after[0]);
 }
@@ -56,7 +56,7 @@ fn an_answer_goes_on_in_the_class_it_began_in() {
     let (ticket, decisions) = admission.submit(Duration::ZERO, wanted("a", 100));
     let first = route(&decisions)[0];
     let class = if first == node(2) { Int8 } else { Bf16 };
-    match (&admission.lost(SECOND, ticket, first, 2 * SECOND)[0].verdict, class) {
+    match (&admission.lost(SECOND, ticket, (first, TurnedAway::Failed), 2 * SECOND)[0].verdict, class) {
         (Verdict::Placed(route), Bf16) => assert_eq!(route.class, Bf16),
         (Verdict::Refused(_), Int8) => {}
         other => panic!("{other:?}"),
@@ -86,4 +86,27 @@ fn a_session_leaves_a_draining_node_when_there_is_room_and_stays_until_then() {
     assert_eq!(admission.leaving(ticket), None);
     assert_eq!(admission.leaving(Ticket(99)), None, "nobody");
     assert_eq!(admission.leave(SECOND, Ticket(99), before[1]), None);
+}
+
+#[test]
+fn of_two_nodes_that_can_not_reach_each_other_both_are_left_if_that_is_possible_and_else_one() {
+    let mut all = admission(8, pairs());
+    let (ticket, decisions) = all.submit(Duration::ZERO, wanted("a", 100));
+    let before = route(&decisions);
+    let parted = (before[1], TurnedAway::Parted { from: before[0] });
+    let after = route(&all.lost(SECOND, ticket, parted, 2 * SECOND));
+    assert!(after.iter().all(|node| !before.contains(node)), "{before:?}, {after:?}");
+    // Only one holds the first half: the other one of the two has to go.
+    let halves = [(1, 0, 15), (3, 15, 30), (4, 15, 30)];
+    let view =
+        View::of_records(NOW, halves.map(|(number, start, end)| Shard::new(number, start, end).record()));
+    for (node, from) in [(0, 1), (1, 0)] {
+        let mut few = admission(8, view.clone());
+        let (ticket, decisions) = few.submit(Duration::ZERO, wanted("a", 100));
+        let before = route(&decisions);
+        let parted = (before[node], TurnedAway::Parted { from: before[from] });
+        let after = route(&few.lost(SECOND, ticket, parted, 2 * SECOND));
+        assert_eq!(after[0], before[0]);
+        assert_ne!(after[1], before[1]);
+    }
 }
