@@ -11,6 +11,7 @@ mod engine;
 mod first_token;
 mod leash;
 mod load;
+mod recovery;
 mod statistics;
 mod swarm_speed;
 mod synthetic;
@@ -43,6 +44,8 @@ enum Command {
     Load(Box<load::Options>),
     /// A synthetic model over three nodes, and over llama.cpp's RPC servers if they are given
     SwarmSpeed(swarm_speed::Options),
+    /// A node killed behind a long prompt: the gap that a client sees, and the price of being ready
+    Recovery(recovery::Options),
     /// Start a program that dies with its parent
     #[command(hide = true)]
     Leash(leash::Options),
@@ -58,6 +61,7 @@ fn main() -> Result<()> {
         Command::Engine(options) => engine::run(&options),
         Command::Load(options) => load::run(&options),
         Command::SwarmSpeed(options) => swarm_speed::run(&options),
+        Command::Recovery(options) => recovery::run(&options),
         Command::Leash(options) => leash::exec(&options),
     }
 }

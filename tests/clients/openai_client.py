@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import time
 
 import openai
 from checks import check, run_all
@@ -252,6 +253,11 @@ def a_stream_may_be_left():
         for number, _ in enumerate(stream):
             if number == 3:
                 break
+    # It would go on for a minute.
+    until = time.monotonic() + 5
+    while (running := sum(model.running for model in client.models.list())) > 0 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert running == 0, running
     assert chat("Still there?").choices[0].message.content
 
 

@@ -131,8 +131,7 @@ impl Programs {
             .env("XDG_STATE_HOME", home.join("state"))
             .env("XDG_CACHE_HOME", home.join("cache"))
             .env("XDG_CONFIG_HOME", home.join("config"))
-            .stdin(Stdio::null())
-            .process_group(0);
+            .stdin(Stdio::null());
         command
     }
 
@@ -224,6 +223,8 @@ impl Running {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(file)
+            // So that its end takes what it started with it.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
         let mut stdout = child.stdout.take().context("stdout is piped")?;

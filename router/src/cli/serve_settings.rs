@@ -57,9 +57,12 @@ pub(crate) fn config(settings: &Settings, flags: &Serve) -> Result<ServeConfig, 
     let keys = KeyFile::new(super::keys::folder(settings)?);
     let body = flags.max_body_bytes.or(file.max_body_bytes);
     config.http.body_bytes = at_least_one("max-body-bytes", body, config.http.body_bytes)?;
+    // Looked at once: what lets the router listen in public also closes it, should they vanish meanwhile.
+    let kept = keys.exists();
+    config.keys_required = kept && !config.listen.addr().ip().is_loopback();
     for (name, addr) in [("--listen", config.listen.addr()), ("--admin", config.admin.addr())] {
         // The admin endpoint asks for no keys.
-        let guarded = name == "--listen" && keys.exists();
+        let guarded = name == "--listen" && kept;
         if !addr.ip().is_loopback() && !guarded && !is_public(settings, flags) {
             let keys = if name == "--listen" { "make API keys (`router keys create NAME`), " } else { "" };
             return Err(UsageError::Option(format!(
@@ -160,6 +163,23 @@ mod tests {
         assert!(error.contains("--public") && error.contains("0.0.0.0:7400"), "{error}");
         assert!(config(&settings(""), &Serve { public: Some(true), ..public.clone() }).is_ok());
         assert!(config(&settings("[serve]\npublic = true\n"), &public).is_ok());
+    }
+
+    #[test]
+    fn with_keys_the_api_may_be_public_and_stays_closed_but_the_admin_endpoint_may_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let with_keys = Settings { state_dir: Some(folder.path().to_owned()), ..settings("") };
+        let public = Serve { listen: Some(([0, 0, 0, 0], 7400).into()), ..Serve::default() };
+        assert!(config(&with_keys, &public).is_err(), "there are none yet");
+        let secret = router::keys::Secret::of_random([7; 32]);
+        let file = KeyFile::new(folder.path().to_owned());
+        file.change(|set| set.create(&secret, "one", 1, router::keys::KeyLimits::default())).unwrap();
+        let read = config(&with_keys, &public).unwrap();
+        assert!(read.keys_required);
+        assert!(!config(&with_keys, &Serve::default()).unwrap().keys_required, "on this machine only");
+        let admin = Serve { admin: Some(([0, 0, 0, 0], 7403).into()), ..public };
+        let error = config(&with_keys, &admin).unwrap_err().to_string();
+        assert!(error.contains("--admin") && error.contains("--public"), "{error}");
     }
 
     #[test]

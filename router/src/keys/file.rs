@@ -97,9 +97,11 @@ impl KeyFile {
         self.replace(USAGE, &usage)
     }
 
-    /// When the keys were changed last; `None` if there are none.
-    pub fn changed(&self) -> Option<SystemTime> {
-        fs::metadata(self.path()).and_then(|meta| meta.modified()).ok()
+    /// What tells one state of the keys from another: when they were changed last, and the file's number, as each
+    /// change is a new file and two may come within one tick of the file system's clock. `None` if there are none.
+    pub fn changed(&self) -> Option<(SystemTime, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(self.path()).and_then(|meta| Ok((meta.modified()?, meta.ino()))).ok()
     }
 
     /// Held until it is dropped.

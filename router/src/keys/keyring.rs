@@ -30,7 +30,7 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     set: KeySet,
-    changed: Option<SystemTime>,
+    changed: Option<(SystemTime, u64)>,
     looked: Instant,
     meter: Meter,
     /// Not written down yet.
@@ -78,7 +78,7 @@ impl Keyring {
         Self::new(None, false, KeySet::default(), None)
     }
 
-    fn new(file: Option<KeyFile>, required: bool, set: KeySet, changed: Option<SystemTime>) -> Self {
+    fn new(file: Option<KeyFile>, required: bool, set: KeySet, changed: Option<(SystemTime, u64)>) -> Self {
         let now = Instant::now();
         let state = State { set, changed, looked: now, meter: Meter::default(), used: BTreeMap::new() };
         Self { inner: Arc::new(Inner { file, required, epoch: now, state: Mutex::new(state) }) }
@@ -243,10 +243,10 @@ mod tests {
         ring.write_usage().unwrap();
         let used = KeyUsage { requests: 1, prompt_tokens: 10, completion_tokens: 5 };
         assert_eq!(file.usage().unwrap()[&id], used);
-        // Two writes within one tick of the file system's clock would look like one.
-        let later = file.changed().unwrap() + Duration::from_secs(5);
+        let before = file.changed().unwrap().0;
         file.change(|set| set.revoke("a", 2).cloned()).unwrap();
-        std::fs::File::open(file.path()).unwrap().set_modified(later).unwrap();
+        // As if both had come within one tick of the file system's clock.
+        std::fs::File::open(file.path()).unwrap().set_modified(before).unwrap();
         advance(2 * LOOK_EVERY).await;
         // The last key is gone, and nobody is let in for that.
         assert_eq!(ring.admit(Some(&header)).unwrap_err(), KeyRefusal::Unknown);

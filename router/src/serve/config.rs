@@ -35,6 +35,8 @@ pub struct ServeConfig {
     pub origins: Vec<Origin>,
     /// The keys that requests need, as soon as there are any; `None` for a router without.
     pub keys: Option<KeyFile>,
+    /// Requests need one in any case: others than this machine may connect because there were some.
+    pub keys_required: bool,
 }
 
 /// An address, and what to do when its port is taken.
@@ -113,6 +115,7 @@ impl Default for ServeConfig {
             http: HttpLimits::default(),
             origins: Vec::new(),
             keys: None,
+            keys_required: false,
         }
     }
 }

@@ -101,7 +101,8 @@ impl Server {
         let keys = match &config.keys {
             // Where others connect, and may because there were keys, a file that vanishes must not let everybody in.
             Some(file) => {
-                Keyring::open(file.clone(), file.exists() && !config.listen.addr().ip().is_loopback())?
+                let kept = config.keys_required || file.exists() && !config.listen.addr().ip().is_loopback();
+                Keyring::open(file.clone(), kept)?
             }
             None => Keyring::none(),
         };
@@ -155,9 +156,10 @@ impl Server {
     /// Closes at once.
     pub async fn stop_now(self) {
         self.desk.drain();
+        self.listener.shutdown(LAST_BYTES).await;
+        // Only now, as what keys have used is written a last time then, and answers that were cut off count too.
         self.stop_refreshing.cancel();
         self.refreshing.close();
-        self.listener.shutdown(LAST_BYTES).await;
         self.refreshing.wait().await;
         if let Err(error) = self.admin.shutdown().await {
             tracing::debug!(%error, "close the admin endpoint");

@@ -20,6 +20,7 @@ mod serve_clients;
 mod serve_crowd;
 mod serve_heads;
 mod serve_keys;
+mod serve_keys_cli;
 mod serve_keys_openai;
 mod serve_lag;
 mod serve_names;

@@ -22,6 +22,8 @@ const STEP: Duration = Duration::from_millis(100);
 const LAG: f64 = 0.005;
 /// Of a stream: several steps, and what a busy machine adds.
 const STALL: Duration = Duration::from_secs(2);
+/// From the tail's choice to the client's reading: nodes, the system and the clients' own tasks have their part in it.
+const SEEN: Duration = Duration::from_millis(25);
 /// Nodes, clients and other tests share the machine with the router, and can only make it look slower: one round in which
 /// they let it be shows what it adds. A router that adds more never has one.
 const ROUNDS: u32 = 5;
@@ -67,14 +69,14 @@ async fn two_hundred_and_fifty_six_streams_are_read_as_soon_as_their_tokens_are_
         let at = server.handed_over().iter().position(|(bound, _)| *bound == LAG).unwrap();
         let share = within[at] / within[within.len() - 1];
         eprintln!("{:.2} % within {LAG} s in the router", 100.0 * share);
-        held = share >= 0.99 && stall <= STALL;
+        held = share >= 0.99 && stall <= STALL && of(99) <= SEEN;
         if held {
             break;
         }
     }
     assert!(
         held,
-        "in no round 99 % of tokens were on their way within {LAG} s, and no stream stood still for {STALL:?}"
+        "in no round 99 % of tokens were on their way within {LAG} s and read within {SEEN:?}, and no stream stood still for {STALL:?}"
     );
     swarm.wait_until_idle().await;
     server.stop().await;
