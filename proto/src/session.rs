@@ -167,6 +167,8 @@ pub struct ResumeTerms {
     /// Where the next stage goes on, which has opened already: it takes no row before, and needs all from there on.
     /// `rows` for the tail.
     pub downstream: u32,
+    /// The generation that gave the last token known: rows of one before may be of tokens that were discarded since.
+    pub since: u32,
 }
 
 /// Asks a stage to take part in a session.
@@ -214,7 +216,8 @@ control_message!(Open, Open, |open: &Open| {
     if open.tail.is_none() && *answer != AnswerTerms::default() {
         return Err(DecodeError::field("answer", "only the last stage is told"));
     }
-    if resume.rows >= open.max_positions || resume.downstream > resume.rows {
+    let later = resume.since < open.generation.get() || *resume == Added::default();
+    if resume.rows >= open.max_positions || resume.downstream > resume.rows || !later {
         return Err(DecodeError::field("resume", format!("{} rows from {}", resume.rows, resume.downstream)));
     }
     // At least one position is left to be computed.

@@ -106,6 +106,9 @@ pub fn running(folder: &Path) -> Result<RunningNode, IdentityError> {
     let text = io::read_to_string(&lock).map_err(io_at(&lock_path))?;
     // One of a version that wrote no number can't be told anything.
     let process = text.parse().map_err(|_| not_running())?;
+    if !is_ours(process) {
+        return Err(not_running());
+    }
     Ok(RunningNode { process, lock })
 }
 
@@ -114,6 +117,13 @@ impl RunningNode {
     pub fn ended(&self) -> io::Result<()> {
         self.lock.lock_shared()
     }
+}
+
+/// Whether the process of this number is a node: the folder may be shared with a machine or container that counts its
+/// processes otherwise.
+fn is_ours(process: u32) -> bool {
+    process == std::process::id()
+        || fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.starts_with("shard-node"))
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError {

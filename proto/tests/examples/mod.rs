@@ -95,7 +95,7 @@ pub(crate) fn extended() -> Vec<(&'static str, FrameKind, Bytes)> {
         AnswerTerms { top_logprobs: 2, grammar: Some(Grammar::JsonSchema(r#"{"type":"object"}"#.into())) };
     let further = |answer, resume| Added(Further { answer, resume: Added(resume) });
     let shaped = Service { further: further(answer, ResumeTerms::default()), ..Service::default() };
-    let resume = ResumeTerms { rows: 200, downstream: 180 };
+    let resume = ResumeTerms { rows: 200, downstream: 180, since: 2 };
     let resumed = Service { further: further(AnswerTerms::default(), resume), ..Service::default() };
     let named = |name, (kind, body)| (name, kind, body);
     vec![

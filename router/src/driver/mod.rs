@@ -86,18 +86,34 @@ impl Driver {
         terms: impl Into<Arc<SessionTerms>>,
         held: impl Send + 'static,
     ) -> Result<Session, StartError> {
+        let slot = Arc::clone(&self.inner.slots).try_acquire_owned().map_err(|_| StartError::Busy)?;
+        self.begin(terms.into(), (slot, held))
+    }
+
+    /// As [`Driver::start_holding`], for the next generation of a session that was started before: it takes no further
+    /// place among those that are driven at once, as the one before is over or about to be.
+    ///
+    /// # Errors
+    /// [`StartError::ShuttingDown`].
+    pub(crate) fn start_next(
+        &self,
+        terms: Arc<SessionTerms>,
+        held: impl Send + 'static,
+    ) -> Result<Session, StartError> {
+        self.begin(terms, held)
+    }
+
+    fn begin(&self, terms: Arc<SessionTerms>, held: impl Send + 'static) -> Result<Session, StartError> {
         if self.inner.cancel.is_cancelled() {
             return Err(StartError::ShuttingDown);
         }
-        let slot = Arc::clone(&self.inner.slots).try_acquire_owned().map_err(|_| StartError::Busy)?;
-        let terms = terms.into();
         let (session, client) = client::pair(&terms);
         let shell = shell::Shell::new(terms, self.inner.links.clone(), client, self.inner.metrics.clone());
         let cancel = self.inner.cancel.clone();
         self.inner.metrics.session_started();
         self.inner.tasks.spawn(async move {
             shell.run(cancel).await;
-            drop((slot, held));
+            drop(held);
         });
         Ok(session)
     }

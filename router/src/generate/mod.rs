@@ -274,6 +274,7 @@ pub(crate) fn terms(
         answer: request.answer.clone(),
         session: new_session_id()?,
         generation: Generation::new(0),
+        since: Generation::new(0),
         plan: route.to_plan(),
         max_positions: prompt.len() as u32 + max_tokens,
         prompt: prompt.into(),

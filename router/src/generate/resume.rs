@@ -91,7 +91,7 @@ impl OverView {
         let route = self.without(node, lost)?;
         self.route = route.clone();
         let terms = self.generations.next(&route, came).ok_or(COMPLETE)?;
-        let session = self.driver.start(terms).map_err(|error| error.to_string())?;
+        let session = self.driver.start_next(terms, ()).map_err(|error| error.to_string())?;
         Ok(Resumed { session, route })
     }
 }

@@ -159,7 +159,9 @@ impl AnswerStream {
     /// The move to another route, if a node of the present one is about to leave.
     fn hand_over(&mut self) -> Option<Piece> {
         let answering = self.breakage.is_none() && self.broken_off.is_none() && !self.came.is_empty();
-        if !answering || self.text.stopped() || self.session.outcome().is_some() {
+        // Its last token may be here before the word that it was the last.
+        let whole = self.came.last().is_some_and(|last| self.eos.contains(last));
+        if !answering || whole || self.text.stopped() || self.session.outcome().is_some() {
             return None;
         }
         let (leaving, resumed) = self.resume.as_mut()?.hand_over(&self.came)?;

@@ -24,6 +24,8 @@ pub struct SessionTerms {
     pub prompt: Arc<[u32]>,
     /// How many of them were generated.
     pub generated: u32,
+    /// The generation that gave the last of them.
+    pub since: Generation,
     /// Tokens to generate at most, at least 1.
     pub max_tokens: u32,
     /// Positions that every stage reserves.
@@ -109,6 +111,9 @@ impl SessionTerms {
         let mut next = Self { plan, generation, max_tokens: left, ..self.clone() };
         next.prompt = self.prompt.iter().chain(came).copied().collect();
         next.generated += came.len() as u32;
+        if !came.is_empty() {
+            next.since = self.generation;
+        }
         Some(next)
     }
 
@@ -137,7 +142,11 @@ impl SessionTerms {
             max_tokens: self.max_tokens.saturating_add(self.generated),
         });
         let rows = self.resumable();
-        let resume = ResumeTerms { rows, downstream: downstream.min(rows) };
+        let resume = if rows == 0 {
+            ResumeTerms::default()
+        } else {
+            ResumeTerms { rows, downstream: downstream.min(rows), since: self.since.get() }
+        };
         let answer = if tail.is_some() { self.answer.clone() } else { AnswerTerms::default() };
         Open {
             session: self.session,

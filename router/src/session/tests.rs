@@ -33,6 +33,7 @@ fn terms(stages: u32) -> SessionTerms {
         plan: Plan { model: ModelId::from_bytes([3; 32]), class: NumericsClass::Exact, n_layers: 30, stages },
         prompt: vec![5; PROMPT as usize].into(),
         generated: 0,
+        since: Generation::new(0),
         max_tokens: 8,
         max_positions: 11,
         vocab: 100,
@@ -310,6 +311,9 @@ fn the_next_generation_goes_on_behind_what_came_and_counts_from_the_beginning() 
     assert_eq!(second.prompt[..], [&first.prompt[..], &[7, 8, 9]].concat());
     let third = second.resumed(first.plan.clone(), &[1]).unwrap();
     assert_eq!((third.generated, third.max_tokens), (4, first.max_tokens - 4));
+    assert_eq!((second.since, third.since), (first.generation, second.generation));
+    let fourth = third.resumed(first.plan.clone(), &[]).unwrap();
+    assert_eq!(fourth.since, second.generation, "the third gave nothing: rows of the second are still those of its tokens");
     let tail = third.open(2, 0).tail.unwrap();
     assert_eq!((tail.generated, tail.max_tokens), (4, first.max_tokens));
     assert_eq!(tail.history, third.prompt[..]);

@@ -65,6 +65,9 @@ pub(super) fn keep(
         return None;
     }
     let terms = session.terms();
+    if terms.mixed {
+        return None;
+    }
     let whole = (session.applied().get() / BLOCK_TOKENS) as usize;
     let blocks = terms.blocks[..terms.blocks.len().min(whole)].to_vec();
     let length = Position::new(blocks.len() as u32 * BLOCK_TOKENS);

@@ -288,11 +288,12 @@ impl SessionTable {
             return self.apply(now, key, event);
         }
         let newer = self.sessions.contains_key(&key);
-        if matches!(event, Event::Close(_)) && !newer {
+        let Event::Close(code) = event else { return Vec::new() };
+        if !newer {
             // It may have overtaken the open.
             self.tombstones.bury(now, key, generation, UNKNOWN_LEASE);
         }
-        Vec::new()
+        if is_loss(code) { Vec::new() } else { self.not_resumed(key, generation) }
     }
 
     /// A frame of rows from `feeder`, that came on `link`.
@@ -479,8 +480,7 @@ impl SessionTable {
         self.tombstones.bury(now, key, terms.generation, terms.lease);
         let kept =
             if self.draining { None } else { reuse::keep(&mut self.prefixes, now, &entry.session, code) };
-        let broken = matches!(code, CloseCode::HopLost | CloseCode::Superseded);
-        let parks = broken && !self.draining && resume::is_worth_parking(&entry.session);
+        let parks = is_loss(code) && !self.draining && resume::is_worth_parking(&entry.session);
         match kept {
             Some((length, freed)) => {
                 let mut effects: Vec<_> = freed.into_iter().map(Effect::Free).collect();
@@ -504,18 +504,19 @@ impl SessionTable {
             self.replaying.retain(|&other| other != key);
             self.boundaries.pin(key, false);
         }
-        let kv = match keep {
+        let mut effects = match keep {
             Keep::Parked => self.park(now, &session),
             Keep::Beginning(length) => {
                 self.let_go(key);
-                Effect::Retain(session.slot(), length)
+                vec![Effect::Retain(session.slot(), length)]
             }
             Keep::Nothing => {
                 self.let_go(key);
-                Effect::Free(session.slot())
+                vec![Effect::Free(session.slot())]
             }
         };
-        vec![kv, Effect::Ended(key, code)]
+        effects.push(Effect::Ended(key, code));
+        effects
     }
 
     /// Nothing is held for the session any more.
@@ -523,6 +524,11 @@ impl SessionTable {
         self.ledger.release(key);
         self.boundaries.remove(key);
     }
+}
+
+/// Whether a session that ends so may go on in another generation.
+const fn is_loss(code: CloseCode) -> bool {
+    matches!(code, CloseCode::HopLost | CloseCode::Superseded)
 }
 
 /// What remains of a session's KV.

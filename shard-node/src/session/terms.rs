@@ -63,6 +63,8 @@ pub struct Terms {
     pub resume: ResumeTerms,
     /// Rows that are sent on once more, before any other, as the next stage lacks them.
     pub replay: Range<u32>,
+    /// Its first rows came from other stages than the plan names: nobody else may have them.
+    pub mixed: bool,
 }
 
 /// What the tail samples with.
@@ -112,6 +114,7 @@ impl Terms {
             reusable: 0,
             resume: *open.service.further.resume,
             replay: 0..0,
+            mixed: false,
         })
     }
 

@@ -297,7 +297,8 @@ impl Admission {
 
     /// Whether the request could be placed on an empty swarm; only then it is worth waiting.
     fn enqueue(&mut self, now: Duration, waiting: Waiting, place: Place) -> Result<(), AdmissionRefusal> {
-        if self.closed {
+        // What had a place is finished.
+        if self.closed && place == Place::Last {
             return Err(AdmissionRefusal::Closed);
         }
         if self.ledger.knows_nodes() {

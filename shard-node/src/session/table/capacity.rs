@@ -32,7 +32,11 @@ impl SessionTable {
             // Two routers drew one number out of 2^64, or one guesses the other's.
             return Err(Refusal::new(RefusalCode::BadPlan, "the session id is taken: draw another one"));
         }
-        while self.ledger.capacity() - self.ledger.reserved() < u64::from(open.max_positions) {
+        let wanted = u64::from(open.max_positions);
+        let free = self.ledger.capacity() - self.ledger.reserved();
+        // What would not fit in any case drives nothing out.
+        let fits = free + self.parked.positions() >= wanted;
+        while fits && self.ledger.capacity() - self.ledger.reserved() < wanted {
             let Some((key, rows)) = self.parked.take_oldest() else { break };
             self.ledger.release(key);
             effects.push(self.give_up(key, rows));

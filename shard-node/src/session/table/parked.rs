@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use shard_node_stage::KvSlot;
+use proto::Generation;
+use shard_node_stage::{KvSlot, PrefixScope};
 
 use crate::session::SessionKey;
 
@@ -19,12 +20,16 @@ pub(super) struct Rows {
     pub(super) held: u32,
     /// Positions reserved.
     pub(super) reserved: u32,
+    /// Of which generation they are.
+    pub(super) generation: Generation,
+    /// Which stages they came from; `None` if from several routes.
+    pub(super) scope: Option<PrefixScope>,
 }
 
 /// All that is kept.
 #[derive(Debug, Default)]
 pub(super) struct Parked {
-    // Bounded by the KV: each holds a reservation of at least one position.
+    // Bounded by the sessions that may be open, and by the KV that they hold.
     rows: HashMap<SessionKey, (Rows, Instant)>,
 }
 
@@ -35,6 +40,16 @@ impl Parked {
 
     pub(super) fn take(&mut self, key: SessionKey) -> Option<Rows> {
         self.rows.remove(&key).map(|(rows, _)| rows)
+    }
+
+    /// Those of a session, if they are of this generation or of one before.
+    pub(super) fn take_up_to(&mut self, key: SessionKey, generation: Generation) -> Option<Rows> {
+        let (rows, _) = self.rows.get(&key)?;
+        if rows.generation <= generation { self.take(key) } else { None }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
     }
 
     /// The one that would go next.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use proto::Position;
+use proto::{Generation, Position};
 
 use super::parked::Rows;
 use super::{Admitted, Effect, SessionTable};
@@ -45,13 +45,16 @@ impl SessionTable {
     ) -> Admitted {
         let key = terms.key;
         if let Some(rows) = kept {
+            // An honest router never asks for another number of positions, and the slot is as large as it was.
+            let fits = rows.reserved == terms.max_positions;
             let (held, replay) = self.goes_on_at(&terms, rows.held);
-            if held > 0 && rows.reserved >= terms.max_positions {
+            if held > 0 && fits && rows.generation.get() >= terms.resume.since {
                 effects.push(Effect::Trim(rows.slot, Position::new(held)));
                 self.boundaries.trim(key, Position::new(held));
                 self.ledger.set_used(key, held);
                 self.resumed += 1;
                 (terms.reusable, terms.replay) = (held, replay);
+                terms.mixed = rows.scope != Some(terms.scope);
                 return Admitted { terms, rows: None, freed_after: None, kept: Some(rows.slot) };
             }
             effects.push(self.give_up(key, rows));
@@ -78,13 +81,32 @@ impl SessionTable {
     }
 
     /// Keeps the rows of a session that broke. They stay promised to it.
-    pub(super) fn park(&mut self, now: Instant, session: &Session) -> Effect {
+    pub(super) fn park(&mut self, now: Instant, session: &Session) -> Vec<Effect> {
         let (terms, slot, held) = (session.terms(), session.slot(), session.held());
-        let rows = Rows { slot, held, reserved: terms.max_positions };
+        let rows = Rows {
+            slot,
+            held,
+            reserved: terms.max_positions,
+            generation: terms.generation,
+            scope: (!terms.mixed).then_some(terms.scope),
+        };
         self.parked.insert(now, terms.key, rows, terms.lease);
         self.boundaries.trim(terms.key, Position::new(held));
         // Whatever was being computed is given up by it.
-        Effect::Trim(slot, Position::new(held))
+        let mut effects = vec![Effect::Trim(slot, Position::new(held))];
+        while self.parked.len() > self.limits.sessions {
+            let Some((key, rows)) = self.parked.take_oldest() else { break };
+            self.ledger.release(key);
+            effects.push(self.give_up(key, rows));
+        }
+        effects
+    }
+
+    /// The router wants nothing more of a session: what is kept of it is of no use, or not to be trusted.
+    pub(super) fn not_resumed(&mut self, key: SessionKey, generation: Generation) -> Vec<Effect> {
+        let Some(rows) = self.parked.take_up_to(key, generation) else { return Vec::new() };
+        self.ledger.release(key);
+        vec![self.give_up(key, rows)]
     }
 
     /// Kept rows are of no use any more; their reservation was taken back.

@@ -105,6 +105,87 @@ fn what_is_kept_of_a_broken_session_goes_to_whoever_needs_the_room() {
     ring.assert_empty();
 }
 
+/// A session of two stages, broken after five tokens, and what was known of it then.
+fn broken_after_five(ring: &mut Ring) -> (Vec<u32>, Vec<u32>) {
+    let prompt = prompt(100);
+    ring.open(1, 0, &prompt, 20).unwrap();
+    ring.prompt(1, 0, &prompt);
+    ring.credit(1, 0, 104);
+    ring.run();
+    broken(ring, 1, 0, 9);
+    let tokens = came(ring, 1, 1);
+    (prompt, tokens)
+}
+
+#[test]
+fn a_slot_is_not_kept_for_fewer_positions_than_it_was_made_for() {
+    let mut ring = Ring::new(1, 32);
+    let (prompt, tokens) = broken_after_five(&mut ring);
+    ring.resume(1, 1, (&prompt, &tokens), 10).unwrap();
+    assert_eq!(ring.stages[0].0.recovered().resumed, 0);
+    ring.control(0, 1, 1, Event::Close(CloseCode::Cancelled));
+    ring.assert_empty();
+}
+
+#[test]
+fn what_a_router_calls_a_breach_or_cancels_is_not_kept_though_the_stage_ended_it_first() {
+    for code in [CloseCode::Protocol, CloseCode::Cancelled] {
+        let mut ring = Ring::new(2, 32);
+        broken_after_five(&mut ring);
+        for stage in 0..2 {
+            assert!(ring.stages[stage].0.recovered().parked_positions > 0);
+            ring.control(stage, 1, 0, Event::Close(code));
+            assert_eq!(ring.stages[stage].0.recovered().parked_positions, 0);
+            assert_eq!(ring.stages[stage].1.kv_bytes(), 0);
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_generation_before_the_last_that_gave_a_token_are_not_used() {
+    let mut ring = Ring::new(2, 32);
+    let (prompt, tokens) = broken_after_five(&mut ring);
+    // Another node had stage 0 in generation 1, and gave tokens; what this one holds may be of others.
+    let mut open = open(2, 0, 1, 2, &prompt, 20);
+    let rows = (prompt.len() + tokens.len()) as u32 - 1;
+    for (since, resumed) in [(1, 0), (0, 1)] {
+        open.generation = Generation::new(3 - since);
+        open.service.0.further.0.resume = Added(ResumeTerms { rows, downstream: rows, since });
+        let mut fresh = Ring::new(2, 32);
+        broken_after_five(&mut fresh);
+        let (effects, admitted) = fresh.stages[0].0.admit(fresh.now, router(), &open);
+        fresh.carry_out(0, effects);
+        assert!(admitted.is_ok());
+        assert_eq!(fresh.stages[0].0.recovered().resumed, resumed, "since {since}");
+    }
+}
+
+#[test]
+fn rows_that_went_on_behind_another_stage_are_nobody_elses() {
+    let mut ring = Ring { reuse: true, ..Ring::new(2, 32) };
+    let (prompt, tokens) = broken_after_five(&mut ring);
+    // The same route once more: its rows are as good as any.
+    ring.resume(1, 1, (&prompt, &tokens), 20).unwrap();
+    ring.credit(1, 1, u32::MAX);
+    ring.run();
+    close(&mut ring, 1, 1);
+    assert!(ring.stages.iter().all(|(table, _)| table.prefixes().positions() == 64));
+    // Stage 0 is another node now: what stage 1 holds came from the one before.
+    let mut ring = Ring { reuse: true, ..Ring::new(2, 32) };
+    let (prompt, tokens) = broken_after_five(&mut ring);
+    let rows = (prompt.len() + tokens.len()) as u32 - 1;
+    let mut open = open(2, 1, 1, 1, &prompt, 20);
+    open.plan.stages[0].node = node(77);
+    if let Some(tail) = &mut open.tail {
+        (tail.history, tail.generated) = ([&prompt[..], &tokens].concat(), tokens.len() as u32);
+    }
+    open.service.0.prefix = reusable_blocks(&TenantId::default(), &prompt);
+    open.service.0.further.0.resume = Added(ResumeTerms { rows, downstream: rows, since: 0 });
+    let (effects, admitted) = ring.stages[1].0.admit(ring.now, router(), &open);
+    ring.carry_out(1, effects);
+    assert!(admitted.unwrap().terms.mixed);
+}
+
 #[test]
 fn an_answer_that_has_not_begun_leaves_nothing() {
     let mut ring = Ring::new(2, 4);

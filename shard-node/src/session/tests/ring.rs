@@ -155,6 +155,8 @@ impl Ring {
         (prompt, came): (&[u32], &[u32]),
         max_tokens: u32,
     ) -> Result<(), Refusal> {
+        // The last generation that gave a token.
+        let since = (0..generation).rev().find(|&earlier| !self.tokens_of(session, earlier).is_empty());
         let forced = [prompt, came].concat();
         let rows = forced.len() as u32 - 1;
         let mut downstream = rows;
@@ -166,7 +168,7 @@ impl Ring {
             if self.reuse {
                 open.service.0.prefix = reusable_blocks(&TenantId::default(), &forced);
             }
-            open.service.0.further.0.resume = Added(ResumeTerms { rows, downstream });
+            open.service.0.further.0.resume = Added(ResumeTerms { rows, downstream, since: since.unwrap_or(0) });
             downstream = self.place(stage, &open)?;
         }
         self.starts.insert(session, downstream);

@@ -50,6 +50,18 @@ fn after_a_loss_the_nodes_that_hold_its_rows_are_kept_though_others_are_idle() {
 }
 
 #[test]
+fn a_router_that_takes_nothing_new_finishes_what_lost_a_node() {
+    let mut admission = admission(8, pairs());
+    let (ticket, decisions) = admission.submit(Duration::ZERO, wanted("a", 100));
+    let before = route(&decisions);
+    assert_eq!(admission.close(), []);
+    let after = route(&admission.lost(SECOND, ticket, (before[1], TurnedAway::Failed), 2 * SECOND));
+    assert_eq!(after[0], before[0]);
+    let (_, decisions) = admission.submit(SECOND, wanted("a", 100));
+    assert!(matches!(decisions[0].verdict, Verdict::Refused(AdmissionRefusal::Closed)), "{decisions:?}");
+}
+
+#[test]
 fn an_answer_goes_on_in_the_class_it_began_in() {
     let shard = |number, class| Shard { class, ..Shard::new(number, 0, 30) }.record();
     let mut admission = admission(8, View::of_records(NOW, [shard(1, Bf16), shard(2, Int8), shard(3, Bf16)]));
