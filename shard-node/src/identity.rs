@@ -123,7 +123,8 @@ impl RunningNode {
 /// processes otherwise.
 fn is_ours(process: u32) -> bool {
     process == std::process::id()
-        || fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.starts_with("shard-node"))
+        || fs::read_to_string(format!("/proc/{process}/comm"))
+            .is_ok_and(|name| name.starts_with("shard-node"))
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError {

@@ -253,8 +253,7 @@ impl Elsewhere {
         (route, came): (Route, &[u32]),
     ) -> Result<Resumed, String> {
         let next = generations.lock().unwrap_or_else(PoisonError::into_inner).next(&route, came);
-        let session =
-            driver.start_next(next.ok_or(COMPLETE)?, place).map_err(|error| error.to_string())?;
+        let session = driver.start_next(next.ok_or(COMPLETE)?, place).map_err(|error| error.to_string())?;
         Ok(Resumed { session, route })
     }
 }

@@ -313,7 +313,10 @@ fn the_next_generation_goes_on_behind_what_came_and_counts_from_the_beginning() 
     assert_eq!((third.generated, third.max_tokens), (4, first.max_tokens - 4));
     assert_eq!((second.since, third.since), (first.generation, second.generation));
     let fourth = third.resumed(first.plan.clone(), &[]).unwrap();
-    assert_eq!(fourth.since, second.generation, "the third gave nothing: rows of the second are still those of its tokens");
+    assert_eq!(
+        fourth.since, second.generation,
+        "the third gave nothing: rows of the second are still those of its tokens"
+    );
     let tail = third.open(2, 0).tail.unwrap();
     assert_eq!((tail.generated, tail.max_tokens), (4, first.max_tokens));
     assert_eq!(tail.history, third.prompt[..]);

@@ -264,6 +264,7 @@ pub(crate) fn terms(session: u64, plan: Plan) -> SessionTerms {
         plan,
         prompt: [5, 6, 7].into(),
         generated: 0,
+        since: Generation::new(0),
         max_tokens: 8,
         max_positions: 11,
         vocab: 100,

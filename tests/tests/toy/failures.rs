@@ -131,6 +131,7 @@ async fn terms(router: &TestRouter, session: u64, max_tokens: u32) -> SessionTer
         plan: choose_route(&view, &wanted).unwrap().to_plan(),
         prompt: PROMPT.into(),
         generated: 0,
+        since: Generation::new(0),
         max_tokens,
         max_positions: wanted.max_positions,
         vocab: model.manifest().architecture.vocab,

@@ -168,7 +168,8 @@ impl Ring {
             if self.reuse {
                 open.service.0.prefix = reusable_blocks(&TenantId::default(), &forced);
             }
-            open.service.0.further.0.resume = Added(ResumeTerms { rows, downstream, since: since.unwrap_or(0) });
+            open.service.0.further.0.resume =
+                Added(ResumeTerms { rows, downstream, since: since.unwrap_or(0) });
             downstream = self.place(stage, &open)?;
         }
         self.starts.insert(session, downstream);
