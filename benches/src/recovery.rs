@@ -1,5 +1,5 @@
 //! What a client sees of a node killed behind a long prompt, and what it costs to be ready for that: nodes that hold
-//! the rows they have sent on against nodes that hold none, alternating.
+//! the rows they have sent on, nodes that hold none, and nodes that stand by, alternating.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -33,6 +33,17 @@ pub(crate) struct Options {
 const SPANS: [&str; 6] = ["0..10", "10..20", "20..30", "0..10", "10..20", "20..30"];
 const VICTIM: &str = "10..20";
 
+/// What is made ready for a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    /// Nodes hold the rows that they have sent on.
+    Held,
+    /// They hold none.
+    None,
+    /// They hold them, and other nodes stand by.
+    Standby,
+}
+
 /// One answer.
 #[derive(Debug)]
 struct Seen {
@@ -44,14 +55,13 @@ struct Seen {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let programs = leash::programs()?;
-    let mut seen = [Vec::new(), Vec::new()];
-    for round in 0..2 * options.rounds {
+    let mut seen = [Vec::new(), Vec::new(), Vec::new()];
+    for round in 0..3 * options.rounds {
         // Which comes first alternates too.
-        let holds = (round + round / 2) % 2 == 0;
-        let one = runtime.block_on(killed(&programs, options, holds))?;
-        let what = if holds { "held" } else { "none held" };
-        tell(&format!("rows sent on {what}: {one:?}"));
-        seen[usize::from(!holds)].push(one);
+        let ready = [Ready::Held, Ready::None, Ready::Standby][(round + round / 3) % 3];
+        let one = runtime.block_on(killed(&programs, options, ready))?;
+        tell(&format!("{ready:?}: {one:?}"));
+        seen[ready as usize].push(one);
     }
     let of = |seen: &[Seen], value: fn(&Seen) -> f64| seen.iter().map(value).collect::<Vec<_>>();
     let told = |seen: &[Seen]| {
@@ -62,7 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "replayed_rows_p50": median(&of(seen, |one| one.replayed)),
         })
     };
-    let [held, none] = &seen;
+    let [held, none, standby] = &seen;
     let speed = |seen: &[Seen]| median(&of(seen, |one| one.tokens_per_second));
     print_result(&json!({
         "bench": "recovery",
@@ -70,20 +80,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "prompt_tokens": options.prompt,
         "held": told(held),
         "none_held": told(none),
+        "standby": told(standby),
+        "speed_standby_to_held": speed(standby) / speed(held),
         "speed_held_to_none": speed(held) / speed(none),
     }));
     Ok(())
 }
 
 /// An answer during which a node of the middle is killed.
-async fn killed(programs: &Programs, options: &Options, holds: bool) -> Result<Seen> {
+async fn killed(programs: &Programs, options: &Options, ready: Ready) -> Result<Seen> {
     let home = tempfile::tempdir()?;
     let model = programs.model()?;
     let mut nodes: Vec<(&str, NodeProcess)> = Vec::new();
     for span in SPANS {
         let mut arguments: Vec<OsString> =
             vec!["--model".into(), model.clone().into(), "--layers".into(), span.into()];
-        if !holds {
+        if ready == Ready::None {
             arguments.extend(["--boundary-bytes", "0"].map(OsString::from));
         }
         if let Some((_, first)) = nodes.first() {
@@ -91,7 +103,8 @@ async fn killed(programs: &Programs, options: &Options, holds: bool) -> Result<S
         }
         nodes.push((span, programs.node(home.path(), &arguments)?));
     }
-    let router = Serving::start(programs, home.path(), &nodes[0].1.ready().target(), &[])?;
+    let arguments: &[&str] = if ready == Ready::Standby { &["--standby"] } else { &[] };
+    let router = Serving::start(programs, home.path(), &nodes[0].1.ready().target(), arguments)?;
     until_known(&router, nodes.len()).await;
     // What repeats goes on repeating, and does not end.
     let prompt: Vec<u32> = (0..options.prompt).map(|at| 100 + at % 50 * 7).collect();
@@ -112,7 +125,10 @@ async fn killed(programs: &Programs, options: &Options, holds: bool) -> Result<S
         let came = object["token_ids"].as_array().map_or(0, Vec::len);
         times.extend(std::iter::repeat_n(now(), came));
         if dead.is_none() && times.len() >= options.tokens {
-            let sessions = |node: &NodeProcess| node.metric("shard_node_sessions").unwrap_or_default() as u32;
+            let count = |node: &NodeProcess, name| node.metric(name).unwrap_or_default() as i64;
+            let sessions = |node: &NodeProcess| {
+                count(node, "shard_node_sessions") - count(node, "shard_node_standby_sessions")
+            };
             let of_span = (0..nodes.len()).filter(|&node| nodes[node].0 == VICTIM);
             let busiest =
                 of_span.max_by_key(|&node| sessions(&nodes[node].1)).context("a node of the span")?;

@@ -69,6 +69,8 @@ kinds! {
     Credit = 0x0005, limit SMALL;
     /// Control: [`crate::session::Close`].
     Close = 0x0006, limit SMALL;
+    /// Control: [`crate::session::Follow`].
+    Follow = 0x0007, limit SMALL;
     // Sessions, node to router or node to node.
     /// Tail return and its copy to the router: [`crate::session::Sampled`].
     Sampled = 0x0010, limit SMALL;

@@ -3,6 +3,8 @@
 //! Open goes downstream-first, so that every stage knows that its downstream is ready; each answer echoes the plan's
 //! digest. Afterwards every frame is one-way.
 
+mod control;
+
 use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
@@ -15,6 +17,8 @@ use crate::tensor::NumericsClass;
 use crate::{
     Added, BlockHash, ContentHash, DecodeError, Generation, LayerSpan, ModelId, NodeId, Position, SessionId,
 };
+
+pub use control::{Close, Credit, Follow, Tokens};
 
 /// Longest route.
 pub const MAX_STAGES: usize = 128;
@@ -169,6 +173,9 @@ pub struct ResumeTerms {
     pub downstream: u32,
     /// The generation that gave the last token known: rows of one before may be of tokens that were discarded since.
     pub since: u32,
+    /// The receiver is not the stage itself but stands by for it: it computes the same rows, sends them to nobody and
+    /// samples nothing.
+    pub standby: Added<bool>,
 }
 
 /// Asks a stage to take part in a session.
@@ -197,7 +204,8 @@ control_message!(Open, Open, |open: &Open| {
     if usize::from(open.stage) > last {
         return Err(DecodeError::field("stage", format!("{} of {} stages", open.stage, last + 1)));
     }
-    if (usize::from(open.stage) == last) != open.tail.is_some() {
+    let Further { answer, resume } = &open.service.further.0;
+    if (usize::from(open.stage) == last && !*resume.standby) != open.tail.is_some() {
         return Err(DecodeError::field("tail", "exactly the last stage is told the tail's terms"));
     }
     if open.max_positions == 0 || open.max_positions > MAX_POSITIONS {
@@ -211,12 +219,12 @@ control_message!(Open, Open, |open: &Open| {
     {
         return Err(DecodeError::field("tail", "a list is too long"));
     }
-    let Further { answer, resume } = &open.service.further.0;
     answer.check()?;
     if open.tail.is_none() && *answer != AnswerTerms::default() {
         return Err(DecodeError::field("answer", "only the last stage is told"));
     }
-    let later = resume.since < open.generation.get() || *resume == Added::default();
+    let anew = (resume.rows, resume.downstream, resume.since) == (0, 0, 0);
+    let later = resume.since < open.generation.get() || anew;
     if resume.rows >= open.max_positions || resume.downstream > resume.rows || !later {
         return Err(DecodeError::field("resume", format!("{} rows from {}", resume.rows, resume.downstream)));
     }
@@ -251,50 +259,6 @@ pub struct Refused {
     pub refusal: Refusal,
 }
 control_message!(Refused, Refused, |refused: &Refused| check_detail(&refused.refusal.detail));
-
-/// Tokens to prefill, router to stage 0; the last one is sampled from.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Tokens {
-    /// The session.
-    pub session: SessionId,
-    /// Its generation.
-    pub generation: Generation,
-    /// Position of the first token.
-    pub start: Position,
-    /// The ids.
-    pub tokens: Vec<u32>,
-}
-control_message!(Tokens, Tokens, |tokens: &Tokens| {
-    let count = tokens.tokens.len();
-    if count == 0 || count > MAX_POSITIONS as usize {
-        return Err(DecodeError::field("tokens", format!("{count} tokens")));
-    }
-    Ok(())
-});
-
-/// How far stage 0 may run ahead; to every stage it also renews the lease.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Credit {
-    /// The session.
-    pub session: SessionId,
-    /// Its generation.
-    pub generation: Generation,
-    /// No row at or beyond this position may be started.
-    pub run_until: Position,
-}
-control_message!(Credit, Credit);
-
-/// Ends a session on a stage.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Close {
-    /// The session.
-    pub session: SessionId,
-    /// Its generation.
-    pub generation: Generation,
-    /// Why.
-    pub code: CloseCode,
-}
-control_message!(Close, Close);
 
 /// Whether a sampled token ends the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]

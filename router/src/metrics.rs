@@ -27,6 +27,8 @@ pub struct RouterMetrics {
     nodes: IntGauge,
     /// Moves when an answer whose pipeline broke goes on over another route, or can't, by which.
     resumed: IntCounterVec,
+    /// Moves with each resumed answer in whose new route a node stands that stood by before.
+    takeovers: IntCounter,
     /// From the moment that the loss of a stage was noticed to the answer's next token.
     resume: Histogram,
     /// From the arrival of a token's frame to its event being handed to a client's connection, of streams. What a client
@@ -92,6 +94,10 @@ impl RouterMetrics {
                 "router_answers_resumed_total",
                 "Answers whose pipeline broke, by what came of it.",
                 &["outcome"],
+            )?,
+            takeovers: registry.counter(
+                "router_takeovers_total",
+                "Resumed answers that a node goes on with that stood by.",
             )?,
             resume: registry.histogram(
                 "router_resume_seconds",
@@ -171,6 +177,10 @@ impl RouterMetrics {
     /// An answer left a node in time.
     pub(crate) fn left(&self) {
         self.resumed.with_label_values(&["handed_over"]).inc();
+    }
+
+    pub(crate) fn taken_over(&self) {
+        self.takeovers.inc();
     }
 
     pub(crate) fn broken_off(&self) {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use proto::activation::Activations;
 use proto::session::{Open, Sampled};
 use proto::status::{NodeStatus, Refusal};
-use proto::{Generation, NodeId};
+use proto::{Generation, NodeId, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::links::{Link, ReportLink};
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     },
     /// The session's neighbour is connected; answers whether the session is still open.
     Attach { key: SessionKey, generation: Generation, link: Arc<Link>, reply: oneshot::Sender<bool> },
+    /// Somebody stands by for the session's next stage, and is reached by this link.
+    Follow { key: SessionKey, generation: Generation, link: Arc<Link>, from: Position },
     /// The session's neighbour can't be reached.
     Withdraw { key: SessionKey, generation: Generation },
     /// A control frame of a router.

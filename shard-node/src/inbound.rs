@@ -49,6 +49,8 @@ pub(crate) struct Serving {
     pub(crate) shape: StageShape,
     /// For report streams, which outlive the streams that they answer.
     pub(crate) writers: TaskTracker,
+    /// Dials to nodes that stand by, see [`STANDBY_DIALS`].
+    pub(crate) standby_dials: Arc<Semaphore>,
 }
 
 /// A peer broke the protocol; its connection was closed.
@@ -176,6 +178,9 @@ impl Inbound {
 fn short(node: NodeId) -> String {
     node.short()
 }
+
+/// Dials at once to nodes that stand by. A dead one holds its place for a second; links are shared by sessions.
+pub(crate) const STANDBY_DIALS: usize = 32;
 
 /// Prefill frames of one connection given to the compute thread and not consumed yet: one being computed, one ready, two
 /// on their way. Their memory is bounded by bytes, not by this: large bodies, arriving and held together, have the

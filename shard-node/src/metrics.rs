@@ -71,6 +71,10 @@ pub struct NodeMetrics {
     kv_parked: IntGauge,
     /// `shard_node_boundary_bytes`: bytes of rows held that were sent on. Updated like `kv_used`.
     boundary_bytes: IntGauge,
+    /// `shard_node_standby_sessions`: sessions that stand by for another node's. Updated like `kv_used`.
+    standbys: IntGauge,
+    /// `shard_node_copied_rows_total`: rows sent to nodes that stand by for the next stage.
+    copied_rows: IntCounter,
     /// `shard_node_boundary_evictions_total`: sessions whose rows sent on were given up for want of room.
     boundary_evictions: IntCounter,
     /// `shard_node_kv_bytes`: bytes of KV in use in the stage. Updated like `kv_used`.
@@ -145,6 +149,9 @@ impl NodeMetrics {
             kv_parked: registry
                 .gauge("shard_node_kv_parked_positions", "KV positions kept for broken sessions")?,
             boundary_bytes: registry.gauge("shard_node_boundary_bytes", "Bytes of rows held, sent on")?,
+            standbys: registry.gauge("shard_node_standby_sessions", "Sessions that stand by for others")?,
+            copied_rows: registry
+                .counter("shard_node_copied_rows_total", "Rows sent to nodes that stand by")?,
             boundary_evictions: registry.counter(
                 "shard_node_boundary_evictions_total",
                 "Sessions whose rows sent on were given up",
@@ -199,9 +206,11 @@ impl NodeMetrics {
     pub(crate) fn recovered(&self, recovered: &Recovered) {
         self.kv_parked.set(recovered.parked_positions as i64);
         self.boundary_bytes.set(recovered.boundary_bytes as i64);
+        self.standbys.set(recovered.standbys as i64);
         for (counter, total) in [
             (&self.resumed, recovered.resumed),
             (&self.replayed_rows, recovered.replayed_rows),
+            (&self.copied_rows, recovered.copied_rows),
             (&self.boundary_evictions, recovered.boundary_evictions),
         ] {
             counter.inc_by(total.saturating_sub(counter.get()));

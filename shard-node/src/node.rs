@@ -21,14 +21,14 @@ use proto::record::{MAX_LEASE_S, NodeRecord, RecordError, ShardOffer};
 use proto_telemetry::{BuildLabels, ReadyState, register_build};
 use proto_transport::Peers;
 use shard_node_stage::{LoadError, StageLoader, StageShape};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::blobs::Blobs;
 use crate::compute::{Command, ComputeThread, LoadFailure};
 use crate::discovery::{DhtService, Discovery};
 use crate::grammar::Grammars;
-use crate::inbound::{Inbound, Serving};
+use crate::inbound::{Inbound, STANDBY_DIALS, Serving};
 use crate::links::{LinkIds, Links};
 use crate::session::Admission;
 use crate::session::table::TableLimits;
@@ -148,6 +148,7 @@ impl Node {
                 admission: Admission { own, model: model_id, shape },
                 shape,
                 writers: writers.clone(),
+                standby_dials: Arc::new(Semaphore::new(STANDBY_DIALS)),
             }),
             metrics: shell.metrics.clone(),
             tasks: shell.connections.clone(),

@@ -338,13 +338,18 @@ impl NodeProcess {
 
     /// The value of a metric without labels, from its admin endpoint.
     pub fn metric(&self, name: &str) -> Result<f64> {
-        let page = http_get(&self.ready.admin, "/metrics")?;
-        let line = page
-            .lines()
-            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))
-            .with_context(|| format!("no metric {name} in {page}"))?;
-        line.rsplit(' ').next().context("a metric line has a value")?.parse().context("read a metric")
+        metric(&self.ready.admin, name)
     }
+}
+
+/// The value of a metric without labels at an admin endpoint.
+pub fn metric(admin: &str, name: &str) -> Result<f64> {
+    let page = http_get(admin, "/metrics")?;
+    let line = page
+        .lines()
+        .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))
+        .with_context(|| format!("no metric {name} in {page}"))?;
+    line.rsplit(' ').next().context("a metric line has a value")?.parse().context("read a metric")
 }
 
 /// One HTTP/1.0 GET; the body.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::processes::{Programs, Running};
+use crate::processes::{Programs, Running, metric};
 
 /// A serving router and where its clients connect.
 #[derive(Debug)]
@@ -37,6 +37,11 @@ impl Serving {
         };
         let models = ready["models"].as_array().map_or(0, Vec::len);
         Ok(Self { listen: addr("listen")?, admin: addr("admin")?, models, process })
+    }
+
+    /// The value of a metric without labels.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        metric(&self.admin.to_string(), name)
     }
 }
 

@@ -15,24 +15,25 @@ use tokio::task::JoinSet;
 
 use crate::http;
 use crate::processes::{NodeProcess, Programs};
-use crate::prompts::PROMPTS;
 use crate::serving::Serving;
 
 /// Clients at once.
 pub const STREAMS: usize = 8;
 /// Tokens of an answer.
-pub const TOKENS: usize = 40;
+pub const TOKENS: usize = 64;
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What the client of a stream asks.
 fn asked(stream: usize, max_tokens: usize) -> Value {
+    // What repeats goes on repeating, and does not end.
+    let prompt: Vec<usize> = (0..40).map(|at| 300 + 1000 * stream + at % 10 * 7).collect();
     let mut request = json!({
-        "prompt": PROMPTS[stream],
+        "token_ids": prompt,
         "max_tokens": max_tokens,
         "stream": true,
     });
     if stream % 2 == 1 {
-        request["temperature"] = json!(1.0);
+        request["temperature"] = json!(0.3);
         request["seed"] = json!(stream);
     }
     request
@@ -49,7 +50,7 @@ pub struct Answer {
     pub moves: u64,
 }
 
-async fn answer(address: SocketAddr, request: Value, tell: mpsc::Sender<()>) -> Answer {
+async fn answer(address: SocketAddr, request: Value, tell: mpsc::Sender<usize>) -> Answer {
     let answer = http::post(address, "/v1/generate", &request).await.unwrap();
     if answer.status != 200 {
         let status = answer.status;
@@ -74,7 +75,7 @@ async fn answer(address: SocketAddr, request: Value, tell: mpsc::Sender<()>) -> 
                 next = Some(position + came.len() as u64);
                 ids.extend(came.iter().map(|id| id.as_u64().unwrap()));
                 // Nobody may listen any more.
-                let _ = tell.try_send(());
+                let _ = tell.try_send(came.len());
             }
             "done" => {
                 return Answer { ids, gap, moves: object["moves"].as_u64().unwrap() };
@@ -97,9 +98,10 @@ pub async fn all(address: SocketAddr, after: usize, mut blow: impl FnMut()) -> V
     }
     drop(tell);
     let mut tokens = 0;
-    while told.recv().await.is_some() {
-        tokens += 1;
-        if tokens == after {
+    let mut fallen = false;
+    while let Some(came) = told.recv().await {
+        tokens += came;
+        if tokens >= after && !std::mem::replace(&mut fallen, true) {
             blow();
         }
     }
@@ -154,6 +156,8 @@ pub async fn until_known(router: &Serving, nodes: usize) {
 pub struct Gaps {
     // In order.
     moved: Vec<Duration>,
+    // Of those that did not move.
+    stayed: Vec<Duration>,
     whole: usize,
 }
 
@@ -164,13 +168,17 @@ impl Gaps {
     /// If one of them differs.
     pub fn take(&mut self, what: &str, answers: &[Answer], undisturbed: &[Answer]) {
         for (stream, (answer, truth)) in answers.iter().zip(undisturbed).enumerate() {
+            assert_eq!(truth.ids.len(), TOKENS, "{what}, stream {stream}: it should not end by itself");
             assert_eq!(answer.ids, truth.ids, "{what}, stream {stream}, {} moves", answer.moves);
             if answer.moves > 0 {
                 self.moved.push(answer.gap);
+            } else {
+                self.stayed.push(answer.gap);
             }
         }
         self.whole += answers.len();
         self.moved.sort_unstable();
+        self.stayed.sort_unstable();
     }
 
     /// Answers that moved.
@@ -187,12 +195,14 @@ impl Gaps {
 
 impl fmt::Display for Gaps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { moved, whole } = self;
+        let Self { moved, whole, stayed } = self;
+        let usual = stayed.get(stayed.len() / 2).copied().unwrap_or_default();
         let [median, p95, longest] = [0.5, 0.95, 1.0].map(|part| self.at(part));
         let moved = moved.len();
         write!(
             f,
-            "{whole} answers identical, {moved} moved; gap p50 {median:?}, p95 {p95:?}, longest {longest:?}"
+            "{whole} answers identical, {moved} moved; gap p50 {median:?}, p95 {p95:?}, longest {longest:?}; \
+             of those that did not move p50 {usual:?}"
         )
     }
 }

@@ -9,7 +9,7 @@ use proto::discovery::{
 use proto::prefix::{TenantId, block_hashes};
 use proto::record::{DhtKey, NodeRecord, ShardOffer, SignedRecord};
 use proto::session::{
-    Close, Credit, Ended, Failed, Finish, Further, Open, Opened, Plan, PlanStage, Priority, Progress,
+    Close, Credit, Ended, Failed, Finish, Follow, Further, Open, Opened, Plan, PlanStage, Priority, Progress,
     Refused, ResumeTerms, Sampled, SamplingParams, Service, TailTerms, Tokens,
 };
 use proto::status::{BlobStart, CloseCode, Fetch, NodeStatus, NotFound, Refusal, RefusalCode, StatusRequest};
@@ -95,13 +95,19 @@ pub(crate) fn extended() -> Vec<(&'static str, FrameKind, Bytes)> {
         AnswerTerms { top_logprobs: 2, grammar: Some(Grammar::JsonSchema(r#"{"type":"object"}"#.into())) };
     let further = |answer, resume| Added(Further { answer, resume: Added(resume) });
     let shaped = Service { further: further(answer, ResumeTerms::default()), ..Service::default() };
-    let resume = ResumeTerms { rows: 200, downstream: 180, since: 2 };
+    let resume = ResumeTerms { rows: 200, downstream: 180, since: 2, standby: Added(false) };
+    let standby = ResumeTerms { standby: Added(true), ..resume };
     let resumed = Service { further: further(AnswerTerms::default(), resume), ..Service::default() };
+    let stands_by = Service { further: further(AnswerTerms::default(), standby), ..Service::default() };
     let named = |name, (kind, body)| (name, kind, body);
     vec![
         named("Open.service", of(FrameKind::Open, |open: &mut Open| open.service = Added(service))),
         named("Open.answer", of(FrameKind::Open, |open: &mut Open| open.service = Added(shaped))),
         named("Open.resume", of(FrameKind::Open, |open: &mut Open| open.service = Added(resumed))),
+        named(
+            "Open.standby",
+            of(FrameKind::Open, |open: &mut Open| (open.service, open.tail) = (Added(stands_by), None)),
+        ),
         named(
             "Sampled.top",
             of(FrameKind::Sampled, |sampled: &mut Sampled| {
@@ -156,6 +162,9 @@ pub(crate) fn body(kind: FrameKind) -> Bytes {
         }
         FrameKind::Credit => Credit { session, generation, run_until: POSITION }.encode(),
         FrameKind::Close => Close { session, generation, code: CloseCode::Finished }.encode(),
+        FrameKind::Follow => {
+            Follow { session, generation, standby: plan().stages[1], from: POSITION }.encode()
+        }
         FrameKind::Sampled => Sampled {
             session,
             generation,
@@ -233,6 +242,7 @@ pub(crate) fn round_trip(kind: FrameKind, body: &Bytes) -> Result<Bytes, DecodeE
         FrameKind::Tokens => again::<Tokens>(body),
         FrameKind::Credit => again::<Credit>(body),
         FrameKind::Close => again::<Close>(body),
+        FrameKind::Follow => again::<Follow>(body),
         FrameKind::Sampled => again::<Sampled>(body),
         FrameKind::Progress => again::<Progress>(body),
         FrameKind::Failed => again::<Failed>(body),

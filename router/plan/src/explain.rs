@@ -141,6 +141,8 @@ pub struct NodeVerdict {
     pub class: Option<NumericsClass>,
     /// What became of it.
     pub verdict: Verdict,
+    /// It stands by for this stage of the route if the request wants that.
+    pub stands_by: Option<usize>,
 }
 
 /// A route decision with its reasons.
@@ -170,9 +172,13 @@ pub fn explain(view: &View, request: &RouteRequest) -> Explanation {
     let spans = usable(view, request, class).filter_map(|node| Some(node.offer()?.span));
     let gaps = Coverage::of(request.n_layers, spans).gaps();
     let graph = Graph::new(request.n_layers, usable(view, request, class), &request.prefer);
+    let standbys = route.as_ref().map_or(&[][..], |route| &route.standbys);
+    let stands_by =
+        |node| standbys.iter().find(|standby| standby.at.node == node).map(|standby| standby.stage);
     let nodes = view
         .nodes()
         .map(|node| NodeVerdict {
+            stands_by: stands_by(node.node()),
             node: node.node(),
             span: node.offer().map(|offer| offer.span),
             class: node.offer().map(|offer| offer.class),

@@ -11,6 +11,7 @@ mod graph;
 mod measurement;
 mod model_ref;
 mod route;
+mod standby;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -20,4 +21,5 @@ pub use explain::{Explanation, NodeVerdict, Verdict, explain};
 pub use measurement::{Load, Measurement};
 pub use model_ref::{ModelCandidate, ModelRef, ModelRefError, ResolveError, ResolvedModel, models, resolve};
 pub use route::{Route, RouteError, RouteRequest, RouteStage, choose_route};
+pub use standby::Standby;
 pub use view::{NodeView, View};

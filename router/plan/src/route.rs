@@ -10,6 +10,7 @@ use proto::{LayerSpan, ModelId, NodeId};
 use crate::cost::anew_us;
 use crate::coverage::{Coverage, Gaps};
 use crate::graph::Graph;
+use crate::standby::{Standby, choose_standbys};
 use crate::view::{NodeView, View};
 
 /// What a route is wanted for.
@@ -28,6 +29,8 @@ pub struct RouteRequest {
     /// Nodes that hold rows of the session already: others are taken only where these give no route, or a much slower
     /// one.
     pub prefer: BTreeSet<NodeId>,
+    /// Other nodes are wanted that stand by for the stages.
+    pub standby: bool,
 }
 
 /// One stage of a chosen route.
@@ -54,6 +57,8 @@ pub struct Route {
     pub stages: Vec<RouteStage>,
     /// Expected time of one token through all stages, microseconds.
     pub expected_us: u64,
+    /// Who stands by for which of them, if that was asked for and there are nodes for it.
+    pub standbys: Vec<Standby>,
 }
 
 impl Route {
@@ -127,7 +132,11 @@ pub fn choose_route(view: &View, request: &RouteRequest) -> Result<Route, RouteE
             best = Some(route);
         }
     }
-    best.ok_or_else(|| no_route(view, request, &classes))
+    let mut best = best.ok_or_else(|| no_route(view, request, &classes))?;
+    if request.standby {
+        best.standbys = choose_standbys(view, request, &best);
+    }
+    Ok(best)
 }
 
 fn cheapest(view: &View, request: &RouteRequest, class: NumericsClass) -> Option<Route> {
@@ -139,7 +148,14 @@ fn cheapest(view: &View, request: &RouteRequest, class: NumericsClass) -> Option
         .into_iter()
         .map(|node| Some(RouteStage { node: node.node(), addr: address(node)?, span: node.offer()?.span }))
         .collect::<Option<_>>()?;
-    Some(Route { model: request.model, class, n_layers: request.n_layers, stages, expected_us })
+    Some(Route {
+        model: request.model,
+        class,
+        n_layers: request.n_layers,
+        stages,
+        expected_us,
+        standbys: Vec::new(),
+    })
 }
 
 /// Why no class has a route: told of the class that comes closest.

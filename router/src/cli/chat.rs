@@ -43,6 +43,7 @@ pub(super) async fn run(router: &Router, settings: &Settings, arguments: &Chat) 
         sampling: sampling(&arguments.sampling)?,
         stop: arguments.sampling.stop.clone(),
         credit: arguments.sampling.credit.unwrap_or(settings.credit),
+        standby: arguments.sampling.standby.unwrap_or(settings.standby),
         timeout: timeout(&arguments.sampling, settings)?,
     };
     output::remark(&format!("{}@{}; /help says what can be typed", model.name(), model.id().short()));

@@ -29,6 +29,7 @@ pub(super) async fn run(
         max_positions: arguments.max_positions,
         exclude: BTreeSet::new(),
         prefer: BTreeSet::new(),
+        standby: true,
     };
     let explanation = explain(&view, &request);
     let code = if explanation.route.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -50,7 +51,10 @@ pub(super) async fn run(
                 node.node.short(),
                 node.span.map_or_else(dash, |span| span.to_string()),
                 node.class.map_or_else(dash, |class| class.to_string()),
-                node.verdict.to_string(),
+                match node.stands_by {
+                    Some(stage) => format!("{}; with --standby it stands by for stage {stage}", node.verdict),
+                    None => node.verdict.to_string(),
+                },
             ]
         })
         .collect();
@@ -82,6 +86,7 @@ fn to_json(explanation: &Explanation) -> Value {
                 "numerics": node.class,
                 "verdict": node.verdict.name(),
                 "reason": node.verdict.to_string(),
+                "stands_by_for_stage": node.stands_by,
             })
         })
         .collect();

@@ -75,6 +75,7 @@ fn request(settings: &Settings, arguments: &Generate) -> anyhow::Result<Generate
         sampling: sampling(&arguments.sampling)?,
         stop: arguments.sampling.stop.clone(),
         credit: arguments.sampling.credit.unwrap_or(settings.credit),
+        standby: arguments.sampling.standby.unwrap_or(settings.standby),
         timeout: timeout(&arguments.sampling, settings)?,
     })
 }

@@ -121,6 +121,11 @@ pub(crate) struct Serve {
     /// Sessions that this router places on a node at once
     #[arg(long, value_name = "N", env = "LAYERLANE_ROUTER_SESSIONS_PER_NODE")]
     pub(crate) sessions_per_node: Option<u32>,
+    /// Have other nodes stand by for those that answer: when one is lost, its place is taken without a pause to speak of.
+    /// Takes twice the nodes and their memory
+    #[arg(long, env = "LAYERLANE_STANDBY", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) standby: Option<bool>,
     /// How long open answers may go on after SIGTERM
     #[arg(long, value_name = "SECONDS", env = "LAYERLANE_ROUTER_DRAIN")]
     pub(crate) drain: Option<f64>,
@@ -282,6 +287,11 @@ pub(crate) struct Sampling {
     /// Positions that the nodes may run ahead of the reader
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) credit: Option<u32>,
+    /// Have other nodes stand by for those that answer: when one is lost, its place is taken without a pause to speak of.
+    /// Takes twice the nodes and their memory
+    #[arg(long, env = "LAYERLANE_STANDBY", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) standby: Option<bool>,
     /// Give up after so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<f64>,

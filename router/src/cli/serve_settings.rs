@@ -47,6 +47,7 @@ pub(crate) fn config(settings: &Settings, flags: &Serve) -> Result<ServeConfig, 
         Some(0) => Err(UsageError::Option(format!("{name} is at least 1"))),
         value => Ok(value.unwrap_or(default)),
     };
+    config.admission.standby = flags.standby.unwrap_or(settings.standby);
     // Without a queue whatever finds no place at once is refused.
     config.admission.queue = flags.queue.or(file.queue).unwrap_or(config.admission.queue);
     let per_node = flags.sessions_per_node.or(file.sessions_per_node).map(|count| count as usize);

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::session::{Ended, Failed, Progress, Sampled};
-use proto::status::CloseCode;
+use proto::status::{CloseCode, NodeStatus, StatusRequest};
 use proto::{FrameKind, Generation, Message, SessionId};
 use proto_transport::{Closed, Connection, FrameReceiver, RawFrame, RecvError, SendError, StreamPriority};
 use tokio::sync::mpsc;
@@ -28,6 +29,8 @@ pub(super) struct Link {
     sessions: Mutex<Sessions>,
     /// Why we ended the connection, if we did.
     broken: OnceLock<String>,
+    /// When it last answered whether it lives, or did not, and which.
+    probed: tokio::sync::Mutex<Option<(Instant, bool)>>,
 }
 
 #[derive(Debug, Default)]
@@ -61,12 +64,35 @@ pub(super) struct ControlQueue(mpsc::Receiver<(FrameKind, Bytes)>);
 impl Link {
     pub(super) fn new(connection: Connection) -> (Arc<Self>, ControlQueue) {
         let (control, queue) = mpsc::channel(CONTROL_QUEUE);
-        let link = Self { connection, control, sessions: Mutex::default(), broken: OnceLock::new() };
+        let link = Self {
+            connection,
+            control,
+            sessions: Mutex::default(),
+            broken: OnceLock::new(),
+            probed: tokio::sync::Mutex::default(),
+        };
         (Arc::new(link), ControlQueue(queue))
     }
 
     pub(super) const fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Whether the node answers, within `patience` and twice the round trip. Sessions that ask at the same time share
+    /// the answer.
+    pub(super) async fn lives(&self, patience: Duration) -> bool {
+        let asked = Instant::now();
+        let mut probed = self.probed.lock().await;
+        if let Some((at, alive)) = *probed
+            && at >= asked
+        {
+            return alive;
+        }
+        let patience = patience + self.connection.rtt() * 2;
+        let alive = self.connection.request_message(&StatusRequest, patience).await;
+        let alive = alive.map(|NodeStatus { .. }| ()).is_ok();
+        *probed = Some((Instant::now(), alive));
+        alive
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -92,6 +118,7 @@ impl Link {
             Control::Tokens(tokens) => (FrameKind::Tokens, tokens.encode()),
             Control::Credit(credit) => (FrameKind::Credit, credit.encode()),
             Control::Close(close) => (FrameKind::Close, close.encode()),
+            Control::Follow(follow) => (FrameKind::Follow, follow.encode()),
         };
         if let Err(mpsc::error::TrySendError::Full(_)) = self.control.try_send((kind, body)) {
             self.give_up(CloseCode::Overload, "it does not read its control stream");

@@ -19,6 +19,9 @@ use super::losses::Losses;
 use crate::metrics::RouterMetrics;
 use crate::session::{Action, Event, OpenFailure, Outcome, SessionError, SessionMachine, SessionTerms};
 
+/// What came of asking a stage to open: which one, by which link if there is one, and its answer.
+type Asked = (usize, Option<Arc<Link>>, Result<Opened, OpenFailure>);
+
 /// A session's task before it runs.
 #[derive(Debug)]
 pub(super) struct Shell {
@@ -50,7 +53,8 @@ impl Shell {
         };
         match links {
             Ok(links) => {
-                let mut running = Running::new(start, self.terms, links, self.client, self.metrics);
+                let mut running =
+                    Running::new(start, self.terms, links, (self.links, self.client), self.metrics);
                 running.run(&cancel).await;
                 running.finish();
             }
@@ -94,16 +98,22 @@ async fn cancelled_by(client: &Client) {
 struct Running {
     start: Instant,
     machine: SessionMachine,
-    links: Vec<Arc<Link>>,
+    /// Of the stages, and behind them of those that stand by: dialled when they are asked.
+    links: Vec<Option<Arc<Link>>>,
+    dialler: Links,
     client: Client,
     metrics: RouterMetrics,
+    /// Where links put reports; kept for those of nodes that stand by.
+    reports_in: mpsc::Sender<Arrived>,
     /// Bounded: what stages may report while the task does not run, see [`report_queue`].
     reports: mpsc::Receiver<Arrived>,
     /// When the report that is being looked at was there.
     arrived: Instant,
     losses: Arc<Losses>,
-    /// At most one open is under way.
-    opens: JoinSet<(usize, Result<Opened, OpenFailure>)>,
+    /// At most one open of a stage is under way, and one of each node that stands by.
+    opens: JoinSet<Asked>,
+    /// At most one of each stage.
+    probes: JoinSet<(usize, bool)>,
     outcome: Option<Outcome>,
     accounts: Vec<Option<Ended>>,
     prompt_sent: Option<Duration>,
@@ -114,7 +124,7 @@ impl Running {
         start: Instant,
         terms: Arc<SessionTerms>,
         links: Vec<Arc<Link>>,
-        client: Client,
+        (dialler, client): (Links, Client),
         metrics: RouterMetrics,
     ) -> Self {
         let (reports_in, reports) = mpsc::channel(report_queue(&terms));
@@ -123,16 +133,21 @@ impl Running {
             let inbox = Inbox { stage, reports: reports_in.clone(), losses: Arc::clone(&losses) };
             link.join((terms.session, terms.generation), inbox);
         }
+        let mut links: Vec<_> = links.into_iter().map(Some).collect();
+        links.resize(links.len() + terms.standbys.len(), None);
         Self {
             start,
             machine: SessionMachine::new(terms),
             links,
+            dialler,
             client,
             metrics,
+            reports_in,
             reports,
             arrived: start,
             losses,
             opens: JoinSet::new(),
+            probes: JoinSet::new(),
             outcome: None,
             accounts: Vec::new(),
             prompt_sent: None,
@@ -148,9 +163,13 @@ impl Running {
                 biased;
                 Some(arrived) = self.reports.recv() => self.feed_report(arrived),
                 () = self.losses.changed() => self.feed_losses(),
-                Some(Ok((stage, answer))) = self.opens.join_next() => {
+                Some(Ok((stage, link, answer))) = self.opens.join_next() => {
+                    if let Some(link) = link {
+                        self.join(stage, link);
+                    }
                     self.feed(Event::OpenAnswered { stage, answer });
                 }
+                Some(Ok((stage, alive))) = self.probes.join_next() => self.feed(Event::Probed { stage, alive }),
                 () = self.client.changed() => self.feed_wishes(),
                 () = cancel.cancelled(), if !stopping => {
                     stopping = true;
@@ -168,7 +187,7 @@ impl Running {
     fn finish(self) {
         let terms = self.machine.terms();
         let session = (terms.session, terms.generation);
-        for link in &self.links {
+        for link in self.links.iter().flatten() {
             link.leave(session);
         }
         let outcome = self.outcome.unwrap_or(Outcome::Failed(SessionError::ShuttingDown));
@@ -219,26 +238,49 @@ impl Running {
         }
     }
 
+    /// Hears a node that stands by.
+    fn join(&mut self, stage: usize, link: Arc<Link>) {
+        let terms = self.machine.terms();
+        let inbox = Inbox { stage, reports: self.reports_in.clone(), losses: Arc::clone(&self.losses) };
+        link.join((terms.session, terms.generation), inbox);
+        self.links[stage] = Some(link);
+    }
+
     fn act(&mut self, action: Action) {
         match action {
             Action::Open { stage, open } => {
-                let connection = self.links[stage].connection().clone();
-                let timeout = self.machine.terms().limits.open;
+                let known = self.links[stage].clone();
+                let (dialler, timeout) = (self.dialler.clone(), self.machine.terms().limits.open);
                 let metrics = self.metrics.clone();
                 self.opens.spawn(async move {
-                    let answer = ask(&connection, &open, timeout).await;
+                    let link = match known {
+                        Some(link) => link,
+                        None => match dial(&dialler, &open, timeout).await {
+                            Ok(link) => link,
+                            Err(failure) => return (stage, None, Err(failure)),
+                        },
+                    };
+                    let answer = ask(link.connection(), &open, timeout).await;
                     if let Err(OpenFailure::Refused(refusal)) = &answer {
                         metrics.refused(refusal.code);
                     }
-                    (stage, answer)
+                    (stage, Some(link), answer)
                 });
             }
             Action::Send { stage, frame } => {
-                if let crate::session::Control::Tokens(tokens) = &frame {
+                if let (0, crate::session::Control::Tokens(tokens)) = (stage, &frame) {
                     self.client.prompted(tokens.start.get());
                     self.prompt_sent = Some(self.start.elapsed());
                 }
-                self.links[stage].send(&frame);
+                if let Some(link) = &self.links[stage] {
+                    link.send(&frame);
+                }
+            }
+            Action::Probe { stage } => {
+                let patience = self.machine.terms().limits.standby_answer;
+                if let Some(link) = self.links[stage].clone() {
+                    self.probes.spawn(async move { (stage, link.lives(patience).await) });
+                }
             }
             Action::Emit { token, at } => {
                 self.metrics.token();
@@ -251,6 +293,17 @@ impl Running {
             Action::Done { accounts } => self.accounts = accounts,
         }
     }
+}
+
+/// Dials the node that an open is for.
+async fn dial(links: &Links, open: &Open, timeout: Duration) -> Result<Arc<Link>, OpenFailure> {
+    let unreachable = |why: String| OpenFailure::Unreachable(why);
+    let at =
+        open.plan.stages.get(usize::from(open.stage)).ok_or_else(|| unreachable("no such stage".into()))?;
+    let dialled = tokio::time::timeout(timeout, links.get(at.node, &[at.addr])).await;
+    let dialled =
+        dialled.map_err(|_| unreachable(format!("no connection within {} ms", timeout.as_millis())))?;
+    dialled.map_err(|error| unreachable(error.to_string()))
 }
 
 /// Asks a stage to take part.
@@ -273,7 +326,7 @@ async fn ask(connection: &Connection, open: &Open, timeout: Duration) -> Result<
 
 /// A second of progress from every stage, a whole credit of tokens, and the stages' last words.
 fn report_queue(terms: &SessionTerms) -> usize {
-    let stages = terms.stages().len();
+    let stages = terms.stages().len() + terms.standbys.len();
     stages * (10 + 2) + terms.credit.min(super::client::MAX_CREDIT) as usize + 8
 }
 

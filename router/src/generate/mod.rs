@@ -59,6 +59,8 @@ pub struct GenerateRequest {
     pub credit: u32,
     /// For the whole answer, from the opening on.
     pub timeout: Option<Duration>,
+    /// Other nodes stand by for the stages, where there are any.
+    pub standby: bool,
 }
 
 /// How far stage 0 may run ahead unless a request says otherwise: three seconds of reading.
@@ -178,6 +180,7 @@ impl Router {
             max_positions: prompt.len() as u32 + max_tokens,
             exclude: BTreeSet::new(),
             prefer: BTreeSet::new(),
+            standby: request.standby,
         };
         let mut enough = |view: &View| choose_route(view, &wanted).is_ok();
         tokio::select! {
@@ -286,6 +289,7 @@ pub(crate) fn terms(
         credit: request.credit.max(1),
         limits: SessionLimits { total: request.timeout, ..SessionLimits::default() },
         share,
+        standbys: resume::standbys(route),
     })
 }
 

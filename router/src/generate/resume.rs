@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use proto::NodeId;
-use router_plan::{Route, RouteRequest, View, choose_route};
+use proto::session::PlanStage;
+use router_plan::{Route, RouteRequest, RouteStage, Standby, View, choose_route};
 
 use tokio::time::Instant;
 
 use crate::driver::{Driver, Session};
-use crate::session::{SessionError, SessionTerms};
+use crate::session::{SessionError, SessionTerms, StandbyStage};
 
 /// Finds other routes for one answer.
 pub trait Resume: fmt::Debug + Send {
@@ -36,6 +37,8 @@ pub struct Resumed {
     pub session: Session,
     /// Over this route.
     pub route: Route,
+    /// A node that stood by takes part in it.
+    pub taken_over: bool,
 }
 
 /// The generations of one answer.
@@ -60,9 +63,17 @@ impl Generations {
         Some(SessionError::Leaving { stage: self.terms.label(stage) })
     }
 
+    /// Whether a node that stands by takes part in a route.
+    pub(crate) fn takes_over(&self, route: &Route) -> bool {
+        self.terms
+            .standbys
+            .iter()
+            .any(|standby| route.stages.iter().any(|stage| stage.node == standby.at.node))
+    }
+
     /// The terms of the next one over `route`, behind all tokens that `came`.
     pub(crate) fn next(&mut self, route: &Route, came: &[u32]) -> Option<Arc<SessionTerms>> {
-        let mut next = self.terms.resumed(route.to_plan(), came.get(self.forced..)?)?;
+        let mut next = self.terms.resumed(route.to_plan(), standbys(route), came.get(self.forced..)?)?;
         let now = Instant::now();
         // The time limit is the whole answer's.
         next.limits.total = next.limits.total.map(|total| total.saturating_sub(now - self.since));
@@ -88,11 +99,16 @@ impl OverView {
         self.wanted.class = Some(self.route.class);
         self.wanted.prefer.extend(self.route.stages.iter().map(|stage| stage.node));
         self.wanted.prefer.remove(&node);
+        // Whoever stands by for it holds its rows.
+        let place = self.route.stages.iter().position(|stage| stage.node == node);
+        let standbys = self.route.standbys.iter().filter(|standby| Some(standby.stage) == place);
+        self.wanted.prefer.extend(standbys.map(|standby| standby.at.node));
         let route = self.without(node, lost)?;
         self.route = route.clone();
+        let taken_over = self.generations.takes_over(&route);
         let terms = self.generations.next(&route, came).ok_or(COMPLETE)?;
         let session = self.driver.start_next(terms, ()).map_err(|error| error.to_string())?;
-        Ok(Resumed { session, route })
+        Ok(Resumed { session, route, taken_over })
     }
 }
 
@@ -126,6 +142,15 @@ impl Resume for OverView {
         };
         Box::pin(std::future::ready(resumed))
     }
+}
+
+/// As a session is told of them.
+pub(crate) fn standbys(route: &Route) -> Vec<StandbyStage> {
+    let told = |&Standby { stage, at }: &Standby| {
+        let RouteStage { node, addr, span } = at;
+        StandbyStage { stage, at: PlanStage { node, addr, span } }
+    };
+    route.standbys.iter().map(told).collect()
 }
 
 /// A pipeline can't break after the last token.

@@ -171,7 +171,10 @@ impl AnswerStream {
         Some(self.moved(leaving, resumed))
     }
 
-    fn moved(&mut self, why: SessionError, Resumed { session, route }: Resumed) -> Piece {
+    fn moved(&mut self, why: SessionError, Resumed { session, route, taken_over }: Resumed) -> Piece {
+        if taken_over {
+            self.metrics.taken_over();
+        }
         self.reused = Some(self.reused());
         self.session = session;
         self.since_begun = self.begun.elapsed();

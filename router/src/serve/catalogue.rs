@@ -164,7 +164,15 @@ impl Catalogue {
             // Room is not asked for: whoever finds none waits for it.
             let exclude = BTreeSet::new();
             let prefer = BTreeSet::new();
-            let any = RouteRequest { model, n_layers, class: None, max_positions: 0, exclude, prefer };
+            let any = RouteRequest {
+                model,
+                n_layers,
+                class: None,
+                max_positions: 0,
+                exclude,
+                prefer,
+                standby: false,
+            };
             let lacks = choose_route(&self.known().view, &any).err();
             Standing {
                 model: self.id_of(&served),

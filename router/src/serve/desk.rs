@@ -139,6 +139,7 @@ impl Desk {
             stop: asked.stop,
             credit: self.config.credit,
             timeout: None,
+            standby: self.config.admission.standby,
         };
         loop {
             if let Some(deadline) = deadline {
@@ -252,9 +253,12 @@ impl Elsewhere {
         generations: &Mutex<Generations>,
         (route, came): (Route, &[u32]),
     ) -> Result<Resumed, String> {
-        let next = generations.lock().unwrap_or_else(PoisonError::into_inner).next(&route, came);
+        let (taken_over, next) = {
+            let mut generations = generations.lock().unwrap_or_else(PoisonError::into_inner);
+            (generations.takes_over(&route), generations.next(&route, came))
+        };
         let session = driver.start_next(next.ok_or(COMPLETE)?, place).map_err(|error| error.to_string())?;
-        Ok(Resumed { session, route })
+        Ok(Resumed { session, route, taken_over })
     }
 }
 

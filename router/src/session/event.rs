@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::session::{Close, Credit, Ended, Failed, Open, Opened, Progress, Sampled, Tokens};
+use proto::session::{Close, Credit, Ended, Failed, Follow, Open, Opened, Progress, Sampled, Tokens};
 use proto::status::Refusal;
 
 use super::SessionError;
@@ -21,7 +21,8 @@ pub enum Report {
     Ended(Box<Ended>),
 }
 
-/// What happened. Stages are numbered as in the plan.
+/// What happened. Stages are numbered as in the plan, and behind them come those that stand by, in the order of
+/// [`SessionTerms::standbys`](super::SessionTerms::standbys).
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
     /// The session may begin.
@@ -46,6 +47,13 @@ pub enum Event {
         stage: usize,
         /// Why.
         why: String,
+    },
+    /// A stage was asked whether it lives.
+    Probed {
+        /// Which stage.
+        stage: usize,
+        /// It answered in time.
+        alive: bool,
     },
     /// The client has read this many tokens in all.
     Consumed {
@@ -80,9 +88,11 @@ pub enum Control {
     Credit(Credit),
     /// The end.
     Close(Close),
+    /// Somebody stands by for the next stage.
+    Follow(Follow),
 }
 
-/// What is to be done, in order.
+/// What is to be done, in order. Stages are numbered as in [`Event`].
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action {
     /// Ask a stage to take part and bring back its answer.
@@ -98,6 +108,11 @@ pub enum Action {
         stage: usize,
         /// The frame.
         frame: Control,
+    },
+    /// Ask a stage whether it lives, and say what came of it in [`Event::Probed`].
+    Probe {
+        /// Which stage.
+        stage: usize,
     },
     /// The next token of the answer.
     Emit {

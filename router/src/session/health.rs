@@ -19,11 +19,22 @@ pub(crate) struct StageHealth {
     busy_since: Option<Duration>,
     /// Its longest step so far.
     longest_step: Duration,
+    /// When it last answered the question whether it lives.
+    alive: Duration,
+    /// Since when that question is open.
+    asked: Option<Duration>,
 }
 
 impl StageHealth {
     pub(crate) const fn new(now: Duration) -> Self {
-        Self { heard: now, applied: Position::new(0), busy_since: None, longest_step: Duration::ZERO }
+        Self {
+            heard: now,
+            applied: Position::new(0),
+            busy_since: None,
+            longest_step: Duration::ZERO,
+            alive: now,
+            asked: None,
+        }
     }
 
     pub(crate) const fn applied(&self) -> Position {
@@ -35,6 +46,25 @@ impl StageHealth {
         self.heard = self.heard.max(now);
     }
 
+    /// When it is to be asked whether it lives, unless it is being asked: reports wait for steps, that answer does not.
+    pub(crate) fn asked_at(&self, limits: &SessionLimits) -> Option<Duration> {
+        self.asked.is_none().then(|| self.heard.max(self.alive) + limits.standby_silence)
+    }
+
+    /// It is asked.
+    pub(crate) fn ask(&mut self, now: Duration) {
+        self.asked = Some(now);
+    }
+
+    /// It answered, or did not in time; `false` if it must be gone.
+    pub(crate) fn answered(&mut self, now: Duration, alive: bool) -> bool {
+        let asked = self.asked.take();
+        if alive {
+            self.alive = now;
+        }
+        alive || asked.is_none_or(|asked| self.heard >= asked)
+    }
+
     /// Whether it reported within the time that a neighbour takes to notice its loss.
     pub(crate) fn is_heard(&self, now: Duration) -> bool {
         now.saturating_sub(self.heard) < HEARD
@@ -43,7 +73,8 @@ impl StageHealth {
     /// Takes a `Progress`.
     pub(crate) fn progress(&mut self, now: Duration, progress: &Progress) {
         self.heard(now);
-        self.longest_step = self.longest_step.max(Duration::from_micros(u64::from(progress.step_us)));
+        let step = Duration::from_micros(u64::from(progress.step_us));
+        self.longest_step = self.longest_step.max(step);
         self.advance(now, progress.applied);
     }
 
@@ -67,6 +98,7 @@ impl StageHealth {
     /// The router itself slept for this long: no reproach to the stage.
     pub(crate) fn forgive(&mut self, slept: Duration) {
         self.heard += slept;
+        self.alive += slept;
         self.busy_since = self.busy_since.map(|since| since + slept);
     }
 

@@ -11,6 +11,7 @@ use proto::status::{CloseCode, RefusalCode};
 
 use super::credit::CreditLine;
 use super::health::{StageHealth, Stall};
+use super::standby::Standbys;
 use super::{Action, Control, Event, FinishReason, OpenFailure, Outcome, Report, SessionError, SessionTerms};
 
 /// A session's rules. Times count from its creation.
@@ -29,6 +30,7 @@ pub struct SessionMachine {
     /// Stages that no account can be had of.
     gone: Vec<bool>,
     renewed: Duration,
+    standbys: Standbys,
 }
 
 #[derive(Debug, PartialEq)]
@@ -58,6 +60,7 @@ impl SessionMachine {
             received: 0,
             begin: u32::MAX,
             renewed: Duration::ZERO,
+            standbys: Standbys::new(&terms),
             state: State::Waiting,
             terms,
         }
@@ -80,7 +83,9 @@ impl SessionMachine {
             State::Waiting | State::Done => None,
             State::Opening { asked, .. } => Some(min(asked + self.terms.limits.open, total)),
             State::Running => {
-                let stalls = self.health.iter().map(|health| self.stall_deadline(health).0).min();
+                let watched = (0..self.health.len()).filter_map(|stage| self.asked_at(stage));
+                let stalls =
+                    self.health.iter().map(|health| self.stall_deadline(health).0).chain(watched).min();
                 let lease = self.renewed + self.terms.limits.lease / RENEWALS_PER_LEASE;
                 Some(min(min(lease, stalls), total))
             }
@@ -100,13 +105,18 @@ impl SessionMachine {
         let mut actions = Vec::new();
         match event {
             Event::Start if self.state == State::Waiting => self.ask(now, self.last(), &mut actions),
+            Event::OpenAnswered { stage, answer } if stage > self.last() => {
+                let running = self.state == State::Running;
+                self.standbys.answered(&self.terms, running, stage, &answer, &mut actions);
+            }
+            Event::Reported { stage, report } if stage > self.last() => {
+                self.standbys.reported(stage, &report);
+            }
+            Event::LinkLost { stage, .. } if stage > self.last() => self.standbys.lost(stage),
             Event::OpenAnswered { stage, answer } => self.answered(now, stage, answer, &mut actions),
-            Event::Reported { stage, report } if stage <= self.last() => {
-                self.reported(now, stage, report, &mut actions);
-            }
-            Event::LinkLost { stage, why } if stage <= self.last() => {
-                self.link_lost(now, stage, why, &mut actions);
-            }
+            Event::Reported { stage, report } => self.reported(now, stage, report, &mut actions),
+            Event::LinkLost { stage, why } => self.link_lost(now, stage, why, &mut actions),
+            Event::Probed { stage, alive } => self.probed(now, stage, alive, &mut actions),
             Event::Consumed { tokens } if self.state == State::Running => {
                 if let Some(run_until) = self.credit.consumed(tokens.min(self.received)) {
                     actions.push(self.send_credit(0, run_until));
@@ -120,7 +130,7 @@ impl SessionMachine {
                 self.conclude(now, Outcome::Superseded, CloseCode::Superseded, &mut actions);
             }
             Event::Tick => self.tick(now, &mut actions),
-            Event::Start | Event::Reported { .. } | Event::LinkLost { .. } | Event::Consumed { .. } => {}
+            Event::Start | Event::Consumed { .. } => {}
         }
         actions
     }
@@ -252,6 +262,7 @@ impl SessionMachine {
         }
         self.update_debts(now);
         let (id, finish) = (token.token, token.finish);
+        self.standbys.token(&self.terms, id, actions);
         actions.push(Action::Emit { token, at: now });
         let reason = if self.terms.eos.contains(&id) {
             Some(FinishReason::Stop)
@@ -312,6 +323,12 @@ impl SessionMachine {
                 self.fail(now, SessionError::Unreachable { stage: self.terms.label(next), why }, actions);
             }
             State::Running => {
+                for stage in 0..self.health.len() {
+                    if self.asked_at(stage).is_some_and(|due| now >= due) {
+                        self.health[stage].ask(now);
+                        actions.push(Action::Probe { stage });
+                    }
+                }
                 if let Some((stage, why)) = self.stalled(now) {
                     let stage = self.terms.label(stage);
                     return self.fail(now, SessionError::Stalled { stage, why }, actions);
@@ -319,7 +336,10 @@ impl SessionMachine {
                 if now >= self.renewed + self.terms.limits.lease / RENEWALS_PER_LEASE {
                     self.renewed = now;
                     let granted = self.credit.granted();
-                    actions.extend((0..=self.last()).map(|stage| self.send_credit(stage, granted)));
+                    let standing_by = self.standbys.open();
+                    actions.extend(
+                        (0..=self.last()).chain(standing_by).map(|stage| self.send_credit(stage, granted)),
+                    );
                 }
             }
             State::Closing { until } if now >= until => self.done(actions),
@@ -344,6 +364,24 @@ impl SessionMachine {
 
     fn stall_deadline(&self, health: &StageHealth) -> (Duration, Stall) {
         health.deadline(&self.terms.limits, self.received == 0)
+    }
+
+    /// When a stage is to be asked whether it lives: only where another node could take its place at once.
+    fn asked_at(&self, stage: usize) -> Option<Duration> {
+        let due = self.health[stage].asked_at(&self.terms.limits)?;
+        self.standbys.keeps_up(stage, self.next_position()).then_some(due)
+    }
+
+    fn probed(&mut self, now: Duration, stage: usize, alive: bool, actions: &mut Vec<Action>) {
+        let Some(health) = self.health.get_mut(stage) else { return };
+        if health.answered(now, alive) || self.state != State::Running {
+            return;
+        }
+        // Nobody to take its place any more: the usual patience.
+        if self.standbys.keeps_up(stage, self.next_position()) {
+            let why = "no answer to whether it lives".into();
+            self.fail(now, SessionError::Stalled { stage: self.terms.label(stage), why }, actions);
+        }
     }
 
     fn send_credit(&self, stage: usize, run_until: Position) -> Action {

@@ -15,6 +15,7 @@ mod error;
 mod event;
 mod health;
 mod machine;
+mod standby;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -22,4 +23,4 @@ mod tests;
 pub use error::SessionError;
 pub use event::{Action, Control, Event, FinishReason, OpenFailure, Outcome, Report};
 pub use machine::SessionMachine;
-pub use terms::{SessionLimits, SessionShare, SessionTerms, StageLabel};
+pub use terms::{SessionLimits, SessionShare, SessionTerms, StageLabel, StandbyStage};

@@ -44,6 +44,17 @@ pub struct SessionTerms {
     pub share: SessionShare,
     /// What the answer must look like, and what is told of its choices.
     pub answer: AnswerTerms,
+    /// Who stands by for which stages, at most one for each.
+    pub standbys: Vec<StandbyStage>,
+}
+
+/// A node that stands by for a stage: it computes the same rows, and takes over with them when the stage is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StandbyStage {
+    /// For which one, counted from 0.
+    pub stage: usize,
+    /// The node, with the stage's layers.
+    pub at: PlanStage,
 }
 
 /// Whose a session is, and how stages serve it beside others.
@@ -72,6 +83,12 @@ pub struct SessionLimits {
     pub open: Duration,
     /// No report of a stage for this long (or four of its steps, if that is longer): stalled.
     pub silence: Duration,
+    /// Where another node stands by and has kept up, a stage that did not report for this long is asked whether it
+    /// lives: one report and a half.
+    pub standby_silence: Duration,
+    /// One that does not answer that for this long and twice the way there and back is lost. Nodes answer it beside
+    /// their steps, so a busy one does so at once.
+    pub standby_answer: Duration,
     /// The same while the prompt is computed: stages report between two steps, and how long a chunk of the prompt takes
     /// is not known before the first one. A dead node is noticed earlier, by its connection.
     pub prefill_silence: Duration,
@@ -92,6 +109,8 @@ impl Default for SessionLimits {
             lease: Duration::from_secs(10),
             open: Duration::from_secs(3),
             silence: Duration::from_secs(1),
+            standby_silence: Duration::from_millis(150),
+            standby_answer: Duration::from_millis(100),
             prefill_silence: Duration::from_secs(30),
             stuck: Duration::from_secs(2),
             prefill_stuck: Duration::from_mins(2),
@@ -105,10 +124,10 @@ impl SessionTerms {
     /// The next generation: the same session over another route, going on behind the tokens that have come, which are
     /// forced. `None` if no further one may come.
     #[must_use]
-    pub fn resumed(&self, plan: Plan, came: &[u32]) -> Option<Self> {
+    pub fn resumed(&self, plan: Plan, standbys: Vec<StandbyStage>, came: &[u32]) -> Option<Self> {
         let left = self.max_tokens.checked_sub(came.len() as u32).filter(|&left| left > 0)?;
         let generation = Generation::new(self.generation.get().checked_add(1)?);
-        let mut next = Self { plan, generation, max_tokens: left, ..self.clone() };
+        let mut next = Self { plan, standbys, generation, max_tokens: left, ..self.clone() };
         next.prompt = self.prompt.iter().chain(came).copied().collect();
         next.generated += came.len() as u32;
         if !came.is_empty() {
@@ -145,7 +164,8 @@ impl SessionTerms {
         let resume = if rows == 0 {
             ResumeTerms::default()
         } else {
-            ResumeTerms { rows, downstream: downstream.min(rows), since: self.since.get() }
+            let (downstream, since) = (downstream.min(rows), self.since.get());
+            ResumeTerms { rows, downstream, since, standby: Added(false) }
         };
         let answer = if tail.is_some() { self.answer.clone() } else { AnswerTerms::default() };
         Open {
@@ -164,6 +184,17 @@ impl SessionTerms {
                 further: Added(Further { answer, resume: Added(resume) }),
             }),
         }
+    }
+
+    /// What a node is asked that stands by: to be the stage, but to send nothing on.
+    pub(crate) fn open_standby(&self, StandbyStage { stage, at }: StandbyStage) -> Open {
+        let mut open = self.open(stage, u32::MAX);
+        open.plan.stages[stage] = at;
+        open.tail = None;
+        let further = &mut open.service.0.further.0;
+        further.answer = AnswerTerms::default();
+        further.resume.0.standby = Added(true);
+        open
     }
 
     /// Whether a stage may go on from this position: after a whole block of those that were offered, or in a later

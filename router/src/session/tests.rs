@@ -2,6 +2,7 @@
 
 mod ends;
 mod random;
+mod standby;
 
 use proto::session::{Finish, Plan, PlanStage, SamplingParams};
 use proto::status::{CloseCode, Refusal, RefusalCode};
@@ -42,6 +43,7 @@ fn terms(stages: u32) -> SessionTerms {
         credit: 4,
         limits: SessionLimits::default(),
         share: SessionShare::default(),
+        standbys: Vec::new(),
     }
 }
 
@@ -305,14 +307,14 @@ fn leases_are_renewed_on_every_stage_at_a_third() {
 #[test]
 fn the_next_generation_goes_on_behind_what_came_and_counts_from_the_beginning() {
     let first = terms(3);
-    let second = first.resumed(first.plan.clone(), &[7, 8, 9]).unwrap();
+    let second = first.resumed(first.plan.clone(), Vec::new(), &[7, 8, 9]).unwrap();
     assert_eq!(second.generation, Generation::new(first.generation.get() + 1));
     assert_eq!((second.session, second.max_positions), (first.session, first.max_positions));
     assert_eq!(second.prompt[..], [&first.prompt[..], &[7, 8, 9]].concat());
-    let third = second.resumed(first.plan.clone(), &[1]).unwrap();
+    let third = second.resumed(first.plan.clone(), Vec::new(), &[1]).unwrap();
     assert_eq!((third.generated, third.max_tokens), (4, first.max_tokens - 4));
     assert_eq!((second.since, third.since), (first.generation, second.generation));
-    let fourth = third.resumed(first.plan.clone(), &[]).unwrap();
+    let fourth = third.resumed(first.plan.clone(), Vec::new(), &[]).unwrap();
     assert_eq!(
         fourth.since, second.generation,
         "the third gave nothing: rows of the second are still those of its tokens"
@@ -320,13 +322,13 @@ fn the_next_generation_goes_on_behind_what_came_and_counts_from_the_beginning() 
     let tail = third.open(2, 0).tail.unwrap();
     assert_eq!((tail.generated, tail.max_tokens), (4, first.max_tokens));
     assert_eq!(tail.history, third.prompt[..]);
-    assert!(third.resumed(first.plan.clone(), &[0; 4]).is_none(), "nothing is left to generate");
-    assert!(third.resumed(first.plan, &[0; 9]).is_none());
+    assert!(third.resumed(first.plan.clone(), Vec::new(), &[0; 4]).is_none(), "nothing is left to generate");
+    assert!(third.resumed(first.plan, Vec::new(), &[0; 9]).is_none());
 }
 
 #[test]
 fn a_later_generation_tells_each_stage_where_the_one_behind_it_goes_on() {
-    let second = terms(3).resumed(terms(3).plan, &[7, 8, 9]).unwrap();
+    let second = terms(3).resumed(terms(3).plan, Vec::new(), &[7, 8, 9]).unwrap();
     // Stage 1 is new and holds nothing, so that stage 0, which has sent it all, goes on where its own rows end.
     let mut machine = SessionMachine::new(second.clone());
     let mut actions = machine.on_event(ms(0), Event::Start);

@@ -273,6 +273,7 @@ pub(crate) fn terms(session: u64, plan: Plan) -> SessionTerms {
         credit: 4,
         limits: SessionLimits::default(),
         share: SessionShare::default(),
+        standbys: Vec::new(),
     }
 }
 

@@ -26,9 +26,10 @@ pub(super) struct Worker {
     shape: StageShape,
     table: SessionTable,
     commands: mpsc::Receiver<Command>,
-    // Both bounded by the sessions open.
+    // All bounded by the sessions open.
     links: HashMap<LinkId, Arc<Link>>,
     link_users: HashMap<SessionKey, LinkId>,
+    standby_links: HashMap<SessionKey, LinkId>,
     // Bounded by the connections open.
     routers: HashMap<NodeId, ReportLink>,
     load: Arc<Load>,
@@ -70,6 +71,7 @@ impl Worker {
             commands,
             links: HashMap::new(),
             link_users: HashMap::new(),
+            standby_links: HashMap::new(),
             routers: HashMap::new(),
             load,
             open_sessions,
@@ -136,6 +138,16 @@ impl Worker {
                 }
                 // The asker waits; if it is gone, the router's lease decides.
                 let _ = reply.send(open);
+                return;
+            }
+            Command::Follow { key, generation, link, from } => {
+                if link.is_alive() && self.table.follow(key, generation, link.id(), from) {
+                    let before = self.standby_links.insert(key, link.id());
+                    self.links.insert(link.id(), link);
+                    if let Some(before) = before {
+                        self.let_go(before);
+                    }
+                }
                 return;
             }
             Command::Withdraw { key, generation } => {
@@ -370,11 +382,12 @@ impl Worker {
         }
     }
 
-    /// Sends rows of an earlier generation to a stage that lacks them; `false` if there are none, or no room.
+    /// Sends rows once more to a stage that lacks them, or to one that stands by; `false` if there are none, or no room.
     fn replay(&mut self) -> bool {
         let links = &self.links;
         let has_room = |link| links.get(&link).is_some_and(|link| link.has_room());
-        let Some(Replayed { link, row, rows }) = self.table.next_replay(has_room) else { return false };
+        let next = self.table.next_replay(has_room).or_else(|| self.table.next_copy(has_room));
+        let Some(Replayed { link, row, rows }) = next else { return false };
         let Some(link) = self.links.get(&link) else { return false };
         let frame = Activations {
             dtype: self.shape.class.wire_dtype(),
@@ -443,13 +456,19 @@ impl Worker {
 
     fn ended(&mut self, key: SessionKey, code: CloseCode) {
         self.metrics.ended(code);
-        if let Some(link) = self.link_users.remove(&key)
-            && !self.link_users.values().any(|&other| other == link)
-        {
-            self.links.remove(&link);
+        let links = [self.link_users.remove(&key), self.standby_links.remove(&key)];
+        for link in links.into_iter().flatten() {
+            self.let_go(link);
         }
         if !matches!(code, CloseCode::Finished | CloseCode::Cancelled | CloseCode::Superseded) {
             tracing::info!(session = %key.session, router = %key.router.short(), %code, "session ended");
+        }
+    }
+
+    /// Lets go of a link that no session uses any more.
+    fn let_go(&mut self, link: LinkId) {
+        if !self.link_users.values().chain(self.standby_links.values()).any(|&other| other == link) {
+            self.links.remove(&link);
         }
     }
 

@@ -115,4 +115,4 @@ impl Serving {
 }
 
 /// `docs/PROTOCOL.md` 3.1.
-const DIAL: Duration = Duration::from_secs(1);
+pub(super) const DIAL: Duration = Duration::from_secs(1);

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use proto::activation::Activations;
 use proto::handshake::ConnectionClass;
-use proto::session::{Close, Credit, Sampled, Tokens};
-use proto::{FrameKind, Generation, SessionId};
+use proto::session::{Close, Credit, Follow, Sampled, Tokens};
+use proto::{FrameKind, Generation, NodeId, SessionId};
 use proto_transport::{FrameReceiver, RawFrame};
 
+use super::requests::DIAL;
 use super::{Inbound, Peer, Serving, StreamError};
 use crate::clock::unix_nanos;
 use crate::compute::Command;
+use crate::links::LinkKind;
 use crate::session::{Arrival, Event, Hold, SessionKey};
 use crate::transit::TransitClock;
 
@@ -24,7 +26,7 @@ impl Inbound {
         let class = peer.connection.class();
         match first.kind {
             FrameKind::Activations if class.carries_sessions() => serving.hop(peer, stream, first).await,
-            FrameKind::Tokens | FrameKind::Credit | FrameKind::Close
+            FrameKind::Tokens | FrameKind::Credit | FrameKind::Close | FrameKind::Follow
                 if class == ConnectionClass::Interactive =>
             {
                 serving.control(peer, stream, first).await
@@ -46,12 +48,38 @@ impl Serving {
     ) -> Result<(), StreamError> {
         let mut next = Some(first);
         while let Some(frame) = next {
+            if frame.kind == FrameKind::Follow {
+                self.follow(peer.connection.peer(), frame.decode()?);
+                next = stream.recv().await?;
+                continue;
+            }
             let (session, generation, event) = control_event(&frame)?;
             let key = SessionKey { router: peer.connection.peer(), session };
             self.compute.send(Command::Control { key, generation, event }).await;
             next = stream.recv().await?;
         }
         Ok(())
+    }
+
+    /// Dials whoever stands by, beside the stream: other sessions' frames must not wait for it. One that can't be
+    /// reached does not stand by; its router sees that it does not get on.
+    fn follow(&self, router: NodeId, Follow { session, generation, standby, from }: Follow) {
+        let Ok(dialling) = self.standby_dials.clone().try_acquire_owned() else { return };
+        let (links, compute) = (self.links.clone(), self.compute.clone());
+        self.writers.spawn(async move {
+            let dialled = tokio::time::timeout(DIAL, links.link(&standby, LinkKind::Hop)).await;
+            drop(dialling);
+            match dialled {
+                Ok(Ok(link)) => {
+                    let key = SessionKey { router, session };
+                    compute.send(Command::Follow { key, generation, link, from }).await;
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(node = %standby.node.short(), %error, "standby not reached");
+                }
+                Err(_) => tracing::debug!(node = %standby.node.short(), "standby not reached in time"),
+            }
+        });
     }
 
     async fn hop(&self, peer: &Peer, mut stream: FrameReceiver, first: RawFrame) -> Result<(), StreamError> {

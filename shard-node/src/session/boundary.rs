@@ -71,6 +71,11 @@ impl Boundaries {
         range.is_empty() || self.rows.get(&key).is_some_and(held)
     }
 
+    /// The rows held of a session.
+    pub(super) fn held(&self, key: SessionKey) -> Option<Range<u32>> {
+        self.rows.get(&key).map(|rows| rows.start.get()..rows.end().get())
+    }
+
     /// Some rows from `start` on, at most `most` and at least one, and how many; `None` if they are not held.
     pub(super) fn read(&self, key: SessionKey, start: Position, most: u32) -> Option<(Bytes, u32)> {
         let rows = self.rows.get(&key)?;

@@ -340,14 +340,15 @@ impl Session {
             let violation = Violation::Token { token, vocab: self.terms.vocab };
             return self.violation(&violation);
         }
-        if std::mem::replace(&mut head.prompted, true) {
+        // One that stands by is told the tokens in portions; what waits is bounded by the positions reserved.
+        if std::mem::replace(&mut head.prompted, true) && !self.terms.standby {
             return self.violation(&Violation::Crowded);
         }
         let count = tokens.len() as u32;
         let chunk = Chunk {
             rows: ChunkRows::Tokens(tokens),
             count,
-            sample: true,
+            sample: !self.terms.standby,
             prefill: true,
             arrival: None,
             hold: None,

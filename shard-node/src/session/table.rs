@@ -3,6 +3,7 @@
 //! Pure like [`Session`]: the shell opens and frees KV slots, runs steps and sends what [`Effect`]s say.
 
 mod capacity;
+mod copies;
 mod parked;
 mod resume;
 mod steps;
@@ -25,6 +26,7 @@ use super::inbox::{Arrival, Chunk, ChunkRows, Hold};
 use super::reuse::{self, PREFIX_LEASE};
 use super::tombstones::Tombstones;
 use super::{Action, Admission, Event, Report, Session, SessionKey, Shape, Terms};
+use copies::Standby;
 use parked::Parked;
 
 pub use resume::Recovered;
@@ -82,8 +84,9 @@ pub struct SessionTable {
     prefixes: PrefixStore,
     parked: Parked,
     boundaries: Boundaries,
-    // Bounded by the sessions open.
+    // Both bounded by the sessions open.
     replaying: Vec<SessionKey>,
+    copying: Vec<SessionKey>,
     scheduler: Scheduler<SessionKey, (NodeId, TenantId)>,
     pacer: ChunkPacer,
     batches: Batches<SessionKey>,
@@ -97,6 +100,7 @@ pub struct SessionTable {
     late_rows: u64,
     skipped_rows: u64,
     replayed_rows: u64,
+    copied_rows: u64,
     resumed: u64,
 }
 
@@ -119,6 +123,8 @@ struct Entry {
     link: Option<LinkId>,
     /// Rows that go to the next stage before any others.
     replay: Option<Range<u32>>,
+    /// Who stands by for the next stage.
+    standby: Option<Standby>,
     /// Connections of the feeder that rows or tokens came on: at most one of each class.
     fed_by: [Option<LinkId>; 2],
 }
@@ -137,6 +143,7 @@ impl SessionTable {
             parked: Parked::default(),
             boundaries: Boundaries::new(admission.shape.row_bytes(), limits.boundary_bytes),
             replaying: Vec::new(),
+            copying: Vec::new(),
             scheduler: Scheduler::new(limits.budget),
             pacer: ChunkPacer::new(limits.budget.rows),
             batches: Batches::default(),
@@ -147,6 +154,7 @@ impl SessionTable {
             late_rows: 0,
             skipped_rows: 0,
             replayed_rows: 0,
+            copied_rows: 0,
             resumed: 0,
         }
     }
@@ -248,7 +256,7 @@ impl SessionTable {
         }
         let session = Session::new(now, terms, slot, shape);
         self.earliest_deadline = self.earliest_deadline.into_iter().chain(session.deadline()).min();
-        self.sessions.insert(key, Entry { session, link: None, replay, fed_by: [None; 2] });
+        self.sessions.insert(key, Entry { session, link: None, replay, standby: None, fed_by: [None; 2] });
     }
 
     /// No KV could be had for an admitted session: takes its reservation back.
@@ -350,6 +358,7 @@ impl SessionTable {
 
     /// A connection that we dialled is gone, and with it the sessions that send by it.
     pub fn link_lost(&mut self, now: Instant, peer: NodeId, link: LinkId) -> Vec<Effect> {
+        self.standby_lost(link);
         self.apply_where(now, |entry| entry.link == Some(link), |_| Event::HopLost(peer))
     }
 
@@ -504,6 +513,7 @@ impl SessionTable {
             self.replaying.retain(|&other| other != key);
             self.boundaries.pin(key, false);
         }
+        self.copying.retain(|&other| other != key);
         let mut effects = match keep {
             Keep::Parked => self.park(now, &session),
             Keep::Beginning(length) => {

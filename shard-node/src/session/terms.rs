@@ -65,6 +65,8 @@ pub struct Terms {
     pub replay: Range<u32>,
     /// Its first rows came from other stages than the plan names: nobody else may have them.
     pub mixed: bool,
+    /// It computes what another node computes, should that one be lost, and sends nothing on.
+    pub standby: bool,
 }
 
 /// What the tail samples with.
@@ -84,6 +86,7 @@ impl Terms {
         let stage = usize::from(open.stage);
         let stages = &open.plan.stages;
         let last = stages.len() - 1;
+        let standby = *open.service.further.resume.standby;
         let tail = match &open.tail {
             Some(terms) => {
                 let sampler = Sampler::new(&terms.sampling, vocab as usize)?;
@@ -99,9 +102,9 @@ impl Terms {
             max_positions: open.max_positions,
             lease: Duration::from_millis(u64::from(open.lease_ms)).clamp(SHORTEST_LEASE, LONGEST_LEASE),
             upstream: (stage > 0).then(|| stages[stage - 1].node),
-            downstream: stages.get(stage + 1).copied(),
-            return_to: (stage == last && last > 0).then(|| stages[0]),
-            returned_by: (stage == 0 && last > 0).then(|| stages[last].node),
+            downstream: stages.get(stage + 1).copied().filter(|_| !standby),
+            return_to: (stage == last && last > 0 && !standby).then(|| stages[0]),
+            returned_by: (stage == 0 && last > 0 && !standby).then(|| stages[last].node),
             stages: stages.len() as u32,
             vocab,
             tail,
@@ -115,6 +118,7 @@ impl Terms {
             resume: *open.service.further.resume,
             replay: 0..0,
             mixed: false,
+            standby,
         })
     }
 

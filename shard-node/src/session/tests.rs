@@ -21,6 +21,7 @@ mod pipelining;
 mod resume;
 mod reuse;
 mod ring;
+mod standby;
 
 use ring::*;
 

@@ -3,7 +3,8 @@
 //! A step holds the decode rows that are ready, as many as the budget has room for, or one prefill chunk; both if the
 //! chunk is so short that the rows lose nothing by it. A long chunk is computed in pieces with steps of decode rows
 //! between them, so these two take turns: rows that are ready go before a chunk, once, and before its next piece. A
-//! prefill then delays a row by one piece, and a prompt of any length can't stop the answers under way.
+//! prefill then delays a row by one piece, and a prompt of any length can't stop the answers under way. Short chunks of
+//! several sessions share a step: most of what one of them takes is the reading of the weights.
 //! Where not all fits, sessions take part by their [`Flow`]: start-time fair queueing (Goyal, Vin, Cheng 1996) over
 //! rows, twice. Tenants have equal shares, so one with a hundred sessions gets no more than one with a single one. What
 //! a tenant gets is divided among its flows by weight: whoever calls all its sessions urgent takes nothing from others.
@@ -46,6 +47,8 @@ pub struct StepPlan<K> {
     pub decode: Vec<K>,
     /// So many rows of a prefill.
     pub prefill: Option<(K, u32)>,
+    /// Short chunks of other sessions that go with it.
+    pub also: Vec<(K, u32)>,
 }
 
 /// Most rows of a step, beside the budget.
@@ -55,7 +58,7 @@ pub struct StepCaps {
     pub decode: u32,
     /// Rows of the prefill chunk; 0 while another one is under way.
     pub prefill: u32,
-    /// Rows of a chunk that may go together with decode rows.
+    /// Rows of chunks that may go together with decode rows, or with each other.
     pub beside: u32,
 }
 
@@ -171,23 +174,48 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
     pub fn next(&mut self, caps: StepCaps, mut longest: impl FnMut(K, u32) -> u32) -> Option<StepPlan<K>> {
         if caps.prefill == 0 {
             let decode = self.take_decode(self.budget.rows.min(caps.decode));
-            return (!decode.is_empty()).then_some(StepPlan { decode, prefill: None });
+            return (!decode.is_empty()).then_some(StepPlan { decode, prefill: None, also: Vec::new() });
         }
         if std::mem::take(&mut self.passed)
-            && let Some(chunk) = self.take_prefill(self.room(caps, 0), &mut longest)
+            && let Some(chunk) = self.take_prefill(self.room(caps, 0), false, &mut longest)
         {
-            return Some(StepPlan { decode: Vec::new(), prefill: Some(chunk) });
+            let also = self.take_short(caps, chunk, 0, &mut longest);
+            return Some(StepPlan { decode: Vec::new(), prefill: Some(chunk), also });
         }
         let decode = self.take_decode(self.budget.rows.min(caps.decode));
         let mut passed = false;
-        let prefill = self.take_prefill(self.room(caps, decode.len()), |key, offered| {
+        let prefill = self.take_prefill(self.room(caps, decode.len()), false, |key, offered| {
             let rows = longest(key, offered);
             let alone = !decode.is_empty() && rows > caps.beside;
             passed |= alone;
             if alone { 0 } else { rows }
         });
         self.passed = passed;
-        (!decode.is_empty() || prefill.is_some()).then_some(StepPlan { decode, prefill })
+        let also = prefill.map(|chunk| self.take_short(caps, chunk, decode.len() as u32, &mut longest));
+        let also = also.unwrap_or_default();
+        (!decode.is_empty() || prefill.is_some()).then_some(StepPlan { decode, prefill, also })
+    }
+
+    /// Prefills that `chunk` has room for beside it, whole.
+    fn take_short(
+        &mut self,
+        caps: StepCaps,
+        chunk: (K, u32),
+        decode: u32,
+        longest: &mut impl FnMut(K, u32) -> u32,
+    ) -> Vec<(K, u32)> {
+        let most = caps.beside.min(caps.prefill).min(self.budget.rows.saturating_sub(decode));
+        let (mut taken, mut rows) = (vec![chunk], chunk.1);
+        while rows < most {
+            let short = self.take_prefill(most - rows, true, |key, offered| {
+                // A session takes part in a step once.
+                if taken.iter().any(|&(other, _)| other == key) { 0 } else { longest(key, offered) }
+            });
+            let Some(short) = short else { break };
+            rows += short.1;
+            taken.push(short);
+        }
+        taken.split_off(1)
     }
 
     /// Rows of a chunk in a step with so many decode rows.
@@ -226,7 +254,13 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
         taken
     }
 
-    fn take_prefill(&mut self, room: u32, mut longest: impl FnMut(K, u32) -> u32) -> Option<(K, u32)> {
+    /// The next chunk of up to `room` rows; only where all rows that wait have room if it is to be `whole`.
+    fn take_prefill(
+        &mut self,
+        room: u32,
+        whole: bool,
+        mut longest: impl FnMut(K, u32) -> u32,
+    ) -> Option<(K, u32)> {
         let waiting = |queue: &&mut Queue<K>| !queue.prefill.is_empty();
         let mut shares: Vec<_> = self.shares.iter_mut().filter(|share| !share.is_idle()).collect();
         shares.sort_by_key(|share| share.start);
@@ -235,6 +269,9 @@ impl<K: Copy + Eq, T: Copy + Eq> Scheduler<K, T> {
             queues.sort_by_key(|queue| queue.start);
             for queue in queues {
                 let chosen = queue.prefill.iter().enumerate().find_map(|(place, waiting)| {
+                    if whole && waiting.rows > room {
+                        return None;
+                    }
                     let offered = waiting.rows.min(room);
                     let rows = longest(waiting.key, offered).min(offered);
                     (rows > 0).then_some((place, rows))

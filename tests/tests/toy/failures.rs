@@ -123,6 +123,7 @@ async fn terms(router: &TestRouter, session: u64, max_tokens: u32) -> SessionTer
         max_positions: PROMPT.len() as u32 + max_tokens,
         exclude: std::collections::BTreeSet::new(),
         prefer: std::collections::BTreeSet::new(),
+        standby: false,
     };
     SessionTerms {
         answer: proto::answer::AnswerTerms::default(),
@@ -140,6 +141,7 @@ async fn terms(router: &TestRouter, session: u64, max_tokens: u32) -> SessionTer
         credit: 8,
         limits: SessionLimits { lease: Duration::from_secs(1), ..SessionLimits::default() },
         share: SessionShare::default(),
+        standbys: Vec::new(),
     }
 }
 

@@ -32,4 +32,5 @@ mod serve_tools;
 mod serve_unicode;
 mod serve_usage;
 mod serve_webui;
+mod standby;
 mod swarm;

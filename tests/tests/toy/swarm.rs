@@ -267,6 +267,7 @@ pub(crate) fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
         stop: Vec::new(),
         credit: 64,
         timeout: None,
+        standby: false,
     }
 }
 

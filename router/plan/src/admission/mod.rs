@@ -45,13 +45,15 @@ pub struct AdmissionLimits {
     pub sessions_per_node: u32,
     /// Times that a request may be turned away by nodes before it is refused.
     pub tries: u32,
+    /// Sessions have nodes that stand by for their stages, where there are some with room.
+    pub standby: bool,
 }
 
 impl Default for AdmissionLimits {
     fn default() -> Self {
         // A queue as long as what a node serves at once is worked off in about one answer's time; a longer one only
         // makes people wait for a refusal.
-        Self { queue: 256, sessions_per_node: 256, tries: 4 }
+        Self { queue: 256, sessions_per_node: 256, tries: 4, standby: false }
     }
 }
 
@@ -126,8 +128,7 @@ pub struct Admission {
 #[derive(Debug)]
 struct Placed {
     wanted: Wanted,
-    nodes: Vec<NodeId>,
-    class: NumericsClass,
+    on: On,
     avoid: BTreeSet<NodeId>,
     prefer: BTreeSet<NodeId>,
     tries: u32,
@@ -136,6 +137,30 @@ struct Placed {
     since: Duration,
     /// The longest time that a node gave it.
     hint: Duration,
+}
+
+/// What a session takes a place on.
+#[derive(Clone, Debug)]
+struct On {
+    class: NumericsClass,
+    /// The route's, in order.
+    nodes: Vec<NodeId>,
+    /// Who stands by for which stage.
+    standbys: Vec<(usize, NodeId)>,
+}
+
+impl On {
+    fn new(route: &Route) -> Self {
+        Self {
+            class: route.class,
+            nodes: route.stages.iter().map(|stage| stage.node).collect(),
+            standbys: route.standbys.iter().map(|standby| (standby.stage, standby.at.node)).collect(),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().copied().chain(self.standbys.iter().map(|&(_, node)| node))
+    }
 }
 
 impl Admission {
@@ -344,8 +369,7 @@ impl Admission {
                     if let Ok(route) = choose_route(self.ledger.view(), &request) {
                         self.queue.overtake(&blocked, &route);
                         let Some(waiting) = self.queue.remove(ticket) else { continue };
-                        let nodes = route.stages.iter().map(|stage| stage.node).collect();
-                        self.place(now, waiting, route.class, nodes);
+                        self.place(now, waiting, On::new(&route));
                         decisions.push(Decision { ticket, verdict: Verdict::Placed(route) });
                         continue 'again;
                     }
@@ -364,18 +388,18 @@ impl Admission {
         }
     }
 
-    fn place(&mut self, now: Duration, waiting: Waiting, class: NumericsClass, nodes: Vec<NodeId>) {
+    fn place(&mut self, now: Duration, waiting: Waiting, on: On) {
         let Waiting { ticket, wanted, avoid, prefer, tries, since: asked, hint, .. } = waiting;
-        for &node in &nodes {
+        for node in on.all() {
             self.ledger.take(node, wanted.positions);
         }
         self.queue.began(&wanted.tenant);
-        let placed = Placed { wanted, nodes, class, avoid, prefer, tries, asked, since: now, hint };
+        let placed = Placed { wanted, on, avoid, prefer, tries, asked, since: now, hint };
         self.placed.insert(ticket, placed);
     }
 
     fn free(&mut self, placed: &Placed) {
-        for &node in &placed.nodes {
+        for node in placed.on.all() {
             self.ledger.give_back(node, placed.wanted.positions);
         }
         self.queue.ended(&placed.wanted.tenant);
@@ -389,6 +413,7 @@ impl Admission {
             max_positions: wanted.positions,
             exclude: avoid.clone(),
             prefer: prefer.clone(),
+            standby: self.limits.standby,
         }
     }
 

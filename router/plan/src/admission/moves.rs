@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::NodeId;
 
 use super::queue::Waiting;
-use super::{Admission, Decision, Placed, Ticket, TurnedAway, Wanted};
+use super::{Admission, Decision, On, Placed, Ticket, TurnedAway, Wanted};
 use crate::route::{Route, choose_route};
 
 impl Admission {
@@ -52,7 +52,7 @@ impl Admission {
             let known = self.ledger.view().node(*node);
             known.is_some_and(|known| known.measured.load.is_some_and(|load| load.draining))
         };
-        self.placed.get(&ticket)?.nodes.iter().copied().find(draining)
+        self.placed.get(&ticket)?.on.nodes.iter().copied().find(draining)
     }
 
     /// Another place for a session, without a node that is about to leave, if there is one now; otherwise it keeps the
@@ -68,10 +68,9 @@ impl Admission {
         let waiting = Waiting { ticket, wanted, avoid, prefer, tries, since: asked, passed: 0, hint };
         match &found {
             Some(route) => {
-                let nodes = route.stages.iter().map(|stage| stage.node).collect();
-                self.place(now, waiting, route.class, nodes);
+                self.place(now, waiting, On::new(route));
             }
-            None => self.place(now, waiting, placed.class, placed.nodes),
+            None => self.place(now, waiting, placed.on),
         }
         found
     }
@@ -80,8 +79,13 @@ impl Admission {
 impl Placed {
     /// Its answer goes on in the class it began in, by the nodes that hold its rows if they can.
     fn goes_on_without(&mut self, node: NodeId) {
-        self.wanted.class = Some(self.class);
-        self.prefer.extend(self.nodes.iter().copied());
+        self.wanted.class = Some(self.on.class);
+        self.prefer.extend(self.on.nodes.iter().copied());
         self.prefer.remove(&node);
+        let lost = self.on.nodes.iter().position(|&other| other == node);
+        // Whoever stands by for it holds its rows; others that stand by hold fewer than the stages themselves.
+        self.prefer.extend(
+            self.on.standbys.iter().filter(|&&(stage, _)| Some(stage) == lost).map(|&(_, node)| node),
+        );
     }
 }

@@ -354,7 +354,7 @@ proptest! {
             prop_assert!(admission.waiting() <= 5 + turned_away);
             let mut taken = std::collections::BTreeMap::<NodeId, u64>::new();
             for placed in admission.placed.values() {
-                *taken.entry(placed.nodes[0]).or_default() += u64::from(placed.wanted.positions);
+                *taken.entry(placed.on.nodes[0]).or_default() += u64::from(placed.wanted.positions);
             }
             prop_assert!(taken.values().all(|&taken| taken <= 4096), "{:?}", taken);
         }

@@ -19,6 +19,7 @@ fn request() -> RouteRequest {
         max_positions: 100,
         exclude: BTreeSet::new(),
         prefer: BTreeSet::new(),
+        standby: false,
     }
 }
 

@@ -106,6 +106,10 @@ impl SessionMachine {
                     .push(Action::Send { stage, frame: Control::Close(Close { session, generation, code }) });
             }
         }
+        for stage in self.standbys.open() {
+            let (session, generation) = (self.terms.session, self.terms.generation);
+            actions.push(Action::Send { stage, frame: Control::Close(Close { session, generation, code }) });
+        }
         // A stage that could not be heard will hardly send its account.
         if let Outcome::Failed(error) = &outcome
             && let Some(stage) = error.stage()

@@ -25,12 +25,17 @@ pub struct Recovered {
     pub boundary_bytes: u64,
     /// Sessions whose rows sent on were given up for want of room.
     pub boundary_evictions: u64,
+    /// Sessions that stand by for another node's.
+    pub standbys: u64,
+    /// Rows sent to nodes that stand by.
+    pub copied_rows: u64,
 }
 
 /// Whether the next generation of a session that broke would gain by its rows: there is none for one that was not
 /// answering yet, as that begins anew.
 pub(super) fn is_worth_parking(session: &Session) -> bool {
-    let answering = session.is_decoding() || session.terms().generation.get() > 0;
+    let terms = session.terms();
+    let answering = session.is_decoding() || terms.generation.get() > 0 || terms.standby;
     answering && session.held() > 0
 }
 
@@ -128,6 +133,8 @@ impl SessionTable {
             parked_positions: self.parked.positions(),
             boundary_bytes: self.boundaries.bytes(),
             boundary_evictions: self.boundaries.evictions(),
+            standbys: self.sessions.values().filter(|entry| entry.session.terms().standby).count() as u64,
+            copied_rows: self.copied_rows,
         }
     }
 }

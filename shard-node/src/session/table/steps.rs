@@ -83,7 +83,7 @@ impl SessionTable {
         // Side by side by link, so that the rows for one neighbour are one slice of the output.
         decode.sort_by_key(|key| sessions.get(key).and_then(|entry| entry.link));
         let mut builder = StepBuilder::default();
-        let chosen = decode.into_iter().map(|key| (key, 1)).chain(plan.prefill);
+        let chosen = decode.into_iter().map(|key| (key, 1)).chain(plan.prefill).chain(plan.also);
         for (key, rows) in chosen {
             let Some(entry) = self.sessions.get_mut(&key) else { continue };
             if let Some(taken) = entry.session.take(now, rows) {
@@ -168,7 +168,7 @@ impl SessionTable {
     }
 
     /// Rows of a frame of activations.
-    fn most_chunk_rows(&self) -> u32 {
+    pub(super) fn most_chunk_rows(&self) -> u32 {
         (self.limits.chunk_bytes / self.admission.shape.row_bytes().max(1)).max(1) as u32
     }
 }

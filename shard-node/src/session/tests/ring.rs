@@ -169,7 +169,7 @@ impl Ring {
                 open.service.0.prefix = reusable_blocks(&TenantId::default(), &forced);
             }
             open.service.0.further.0.resume =
-                Added(ResumeTerms { rows, downstream, since: since.unwrap_or(0) });
+                Added(ResumeTerms { rows, downstream, since: since.unwrap_or(0), standby: Added(false) });
             downstream = self.place(stage, &open)?;
         }
         self.starts.insert(session, downstream);

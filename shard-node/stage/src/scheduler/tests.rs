@@ -51,19 +51,46 @@ fn a_long_chunk_goes_alone_after_the_rows_that_are_ready_and_a_short_one_with_th
     scheduler.push_prefill(98, ONE, 7);
     scheduler.push_decode(1, ONE);
     let plan = scheduler.next(caps, whole).unwrap();
-    assert_eq!(plan, StepPlan { decode: vec![1], prefill: Some((98, 7)) }, "the short one overtakes");
+    assert_eq!(
+        plan,
+        StepPlan { decode: vec![1], prefill: Some((98, 7)), also: vec![] },
+        "the short one overtakes"
+    );
     scheduler.push_decode(2, ONE);
     let plan = scheduler.next(caps, whole).unwrap();
     assert_eq!(
         plan,
-        StepPlan { decode: vec![], prefill: Some((99, 64)) },
+        StepPlan { decode: vec![], prefill: Some((99, 64)), also: vec![] },
         "it has let others go first, once"
     );
     // Under way, it leaves the pauses to the rows, and nothing else begins.
     let pause = StepCaps { prefill: 0, ..caps };
-    assert_eq!(scheduler.next(pause, whole).unwrap(), StepPlan { decode: vec![2], prefill: None });
+    assert_eq!(
+        scheduler.next(pause, whole).unwrap(),
+        StepPlan { decode: vec![2], prefill: None, also: vec![] }
+    );
     assert_eq!(scheduler.next(pause, whole), None);
     assert_eq!(scheduler.next(caps, whole).unwrap().prefill, Some((99, 64)));
+}
+
+#[test]
+fn short_chunks_of_several_sessions_share_a_step_and_what_is_longer_is_not_cut_for_it() {
+    let caps = StepCaps { beside: 8, ..StepCaps::NONE };
+    let mut scheduler = Scheduler::new(RowBudget::new(64));
+    for (key, rows) in [(1, 3), (2, 3), (3, 3), (4, 2), (5, 40)] {
+        scheduler.push_prefill(key, ONE, rows);
+    }
+    let plan = scheduler.next(caps, whole).unwrap();
+    assert_eq!((plan.prefill, plan.also), (Some((1, 3)), vec![(2, 3), (4, 2)]));
+    let plan = scheduler.next(caps, whole).unwrap();
+    assert_eq!((plan.prefill, plan.also), (Some((3, 3)), vec![]));
+    let plan = scheduler.next(caps, whole).unwrap();
+    assert_eq!((plan.prefill, plan.also), (Some((5, 40)), vec![]));
+    // Under way beside others' rows they do not go together either.
+    scheduler.push_prefill(1, ONE, 3);
+    scheduler.push_prefill(2, ONE, 3);
+    let plan = scheduler.next(StepCaps { beside: 0, ..caps }, whole).unwrap();
+    assert_eq!((plan.prefill, plan.also), (Some((1, 3)), vec![]));
 }
 
 #[test]
@@ -109,7 +136,7 @@ fn a_cancelled_session_has_no_row_in_the_next_step() {
     scheduler.push_decode(2, ONE);
     scheduler.cancel(1);
     let next = scheduler.next(StepCaps::NONE, whole);
-    assert_eq!(next, Some(StepPlan { decode: vec![2], prefill: None }));
+    assert_eq!(next, Some(StepPlan { decode: vec![2], prefill: None, also: vec![] }));
     assert_eq!(scheduler.next(StepCaps::NONE, whole), None);
     assert!(scheduler.is_idle());
 }
@@ -281,7 +308,15 @@ proptest! {
                     without = if plan.prefill.is_none() && !prefill.is_empty() { without + 1 } else { 0 };
                     prop_assert!(without <= 1);
                     let mut total = plan.decode.len() as u32;
-                    if let Some((key, rows)) = plan.prefill {
+                    let first = plan.prefill.map_or(0, |(_, rows)| rows);
+                    let short: u32 = plan.also.iter().map(|&(_, rows)| rows).sum();
+                    prop_assert!(short == 0 || first + short <= beside.min(cap), "{:?}", plan);
+                    let mut keys: Vec<u32> = plan.prefill.iter().chain(&plan.also).map(|&(key, _)| key).collect();
+                    let members = keys.len();
+                    keys.sort_unstable();
+                    keys.dedup();
+                    prop_assert_eq!(keys.len(), members, "a session takes part once");
+                    for (key, rows) in plan.prefill.into_iter().chain(plan.also) {
                         prop_assert!(rows >= 1 && rows <= longest && rows <= cap.max(budget.prefill_floor));
                         prop_assert!(plan.decode.is_empty() || rows <= beside);
                         let left = prefill.get_mut(&key).unwrap();
