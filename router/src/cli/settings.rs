@@ -33,6 +33,7 @@ pub(crate) struct SettingsFile {
 
 /// The settings in force.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch that a user sets by itself")]
 pub(crate) struct Settings {
     pub(crate) bootstrap: Vec<Bootstrap>,
     pub(crate) trust_first: bool,

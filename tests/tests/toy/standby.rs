@@ -29,7 +29,7 @@ fn slow() -> Settings {
 
 /// As a stage that computes: the thread is busy.
 fn spin(time: Duration) {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while begun.elapsed() < time {
         std::hint::spin_loop();
     }
