@@ -264,6 +264,20 @@ impl WireDtype {
         }
     }
 
+    /// Whether all elements are numbers: neither NaN nor infinite.
+    pub fn all_finite(self, elements: &[u8]) -> bool {
+        // Without an early end, so that it is computed many at a time: rows are good.
+        let infinite = match self {
+            Self::F32 => elements.as_chunks().0.iter().fold(false, |any, &element| {
+                any | (u32::from_le_bytes(element) & F32_EXPONENT == F32_EXPONENT)
+            }),
+            Self::Bf16 => elements.as_chunks().0.iter().fold(false, |any, &element| {
+                any | (u16::from_le_bytes(element) & BF16_EXPONENT == BF16_EXPONENT)
+            }),
+        };
+        !infinite
+    }
+
     /// The type with this number.
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -274,9 +288,34 @@ impl WireDtype {
     }
 }
 
+/// All ones in NaN and the infinities alone (IEEE 754).
+const F32_EXPONENT: u32 = 0x7f80_0000;
+const BF16_EXPONENT: u16 = 0x7f80;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_is_found_wherever_it_stands() {
+        let good: [f32; 5] = [0.0, -0.0, f32::MAX, f32::MIN_POSITIVE / 2.0, -1.5];
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in 0..=good.len() {
+                let mut values = good.to_vec();
+                let f32_bytes =
+                    |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+                // A bf16 is an f32's upper half.
+                let bf16_bytes = |values: &[f32]| {
+                    values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect::<Vec<_>>()
+                };
+                assert!(WireDtype::F32.all_finite(&f32_bytes(&values)));
+                assert!(WireDtype::Bf16.all_finite(&bf16_bytes(&values)));
+                values.insert(at, bad);
+                assert!(!WireDtype::F32.all_finite(&f32_bytes(&values)), "{bad} at {at}");
+                assert!(!WireDtype::Bf16.all_finite(&bf16_bytes(&values)), "{bad} at {at}");
+            }
+        }
+    }
 
     #[test]
     fn classes_keep_their_names_and_numbers_on_the_wire() {

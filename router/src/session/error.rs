@@ -48,10 +48,11 @@ pub enum SessionError {
         /// What was waited for.
         why: String,
     },
-    /// Two stages can't reach each other, though both are heard: which of them is to blame nobody can tell.
-    #[error("{stage} can't be reached by {by}: {why}")]
+    /// A stage says of another one that it is lost, or sends what it should not, though both are heard: which of them is
+    /// to blame nobody can tell.
+    #[error("{stage} is at fault, or {by}, who says so: {why}")]
     Parted {
-        /// Who is not reached.
+        /// Who is accused.
         stage: StageLabel,
         /// Who says so.
         by: Box<StageLabel>,

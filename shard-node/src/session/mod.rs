@@ -97,6 +97,8 @@ pub enum Event<'a> {
     Close(CloseCode),
     /// This neighbour is gone.
     HopLost(NodeId),
+    /// This neighbour sent rows that hold what is no number.
+    NotNumbers(NodeId),
     /// The connection to the router is gone.
     RouterLost,
     /// Time passes: leases end, progress is due.
@@ -298,6 +300,10 @@ impl Session {
             Event::HopLost(node) => {
                 let detail = format!("the connection to node {} is gone", node.short());
                 self.fail(CloseCode::HopLost, Some(node), detail)
+            }
+            Event::NotNumbers(node) => {
+                let detail = format!("node {} sent rows that hold what is no number", node.short());
+                self.fail(CloseCode::Protocol, Some(node), detail)
             }
             Event::RouterLost => {
                 self.lease.router_lost(now);

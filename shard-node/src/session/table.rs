@@ -316,6 +316,7 @@ impl SessionTable {
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
         let row_bytes = self.admission.shape.row_bytes();
+        let numbers = frame.dtype.all_finite(&frame.rows);
         let mut at = 0;
         for group in &frame.groups {
             let end = at + group.rows as usize * row_bytes;
@@ -325,6 +326,11 @@ impl SessionTable {
                 self.late_rows += u64::from(group.rows);
                 continue;
             };
+            // Computed with, they would spoil the KV, and come out as if this stage had made them.
+            if !numbers && !frame.dtype.all_finite(&bytes) {
+                effects.extend(self.apply(now, key, Event::NotNumbers(feeder)));
+                continue;
+            }
             let chunk = Chunk {
                 rows: ChunkRows::Activations(bytes),
                 count: group.rows,

@@ -10,6 +10,7 @@ mod answers;
 mod bad_input;
 mod company;
 mod failures;
+mod garbage;
 mod leaving;
 mod pieces;
 mod pipelining;

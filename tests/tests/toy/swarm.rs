@@ -18,7 +18,7 @@ use router::metrics::RouterMetrics;
 use router::model::Prompt;
 use shard_node::discovery::Discovery;
 use shard_node::node::{Node, NodeConfig, ServedModel};
-use shard_node_stage::{StepHook, ToyModel, ToyStage};
+use shard_node_stage::{StageLoader, StepHook, ToyModel, ToyStage};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -112,6 +112,19 @@ impl ToySwarm {
 
     /// Adds a node.
     pub(crate) async fn add(&mut self, span: LayerSpan, served: ServedModel, hook: Option<StepHook>) {
+        let mut stage = ToyStage::new(self.model, span);
+        if let Some(hook) = hook {
+            stage = stage.with_hook(hook);
+        }
+        let loader = match &self.stamps {
+            Some(stamps) if span.end() == LAYERS => stamps.loader(stage),
+            _ => stage.into_loader(),
+        };
+        self.add_stage(served, loader).await;
+    }
+
+    /// Adds a node with a stage of its own kind.
+    pub(crate) async fn add_stage(&mut self, served: ServedModel, loader: StageLoader) {
         let number = self.nodes.len() as u8 + 1;
         let faults = self.faults(number);
         let mut config = NodeConfig::new(key(number), ([127, 0, 0, 1], 0).into(), served);
@@ -122,14 +135,6 @@ impl ToySwarm {
             Discovery::Dht { bootstrap, state_dir: None }
         } else {
             Discovery::Directory(Arc::new(self.directory.member()))
-        };
-        let mut stage = ToyStage::new(self.model, span);
-        if let Some(hook) = hook {
-            stage = stage.with_hook(hook);
-        }
-        let loader = match &self.stamps {
-            Some(stamps) if span.end() == LAYERS => stamps.loader(stage),
-            _ => stage.into_loader(),
         };
         self.nodes.push(Node::bind(config, discovery, loader).await.unwrap());
         self.faults.push(faults);

@@ -101,7 +101,7 @@ fn a_neighbours_word_and_a_lost_link_name_the_lost_node() {
     machine.on_event(late, progress(1, 1));
     let actions = machine.on_event(late, failed(2, Some(lost)));
     let text = error(&actions);
-    let parted = "node 02020202 (layers 10..20, 127.0.0.1:7402) can't be reached by node 03030303";
+    let parted = "node 02020202 (layers 10..20, 127.0.0.1:7402) is at fault, or node 03030303";
     assert!(text.starts_with(parted), "{text}");
     let Some(Outcome::Failed(parted)) = outcome(&actions) else { panic!("{actions:?}") };
     let nodes = terms(3).plan.stages.iter().map(|stage| stage.node).collect::<Vec<_>>();
