@@ -1,0 +1,12 @@
+//! Pure rules of attestation: what the hops of a pipeline sign about a session, and what anybody can check afterwards.
+//!
+//! No I/O, no async, no clock and no randomness: times, seeds and secrets are arguments.
+
+pub mod digest;
+pub mod eip712;
+pub mod keys;
+mod layout;
+
+pub use digest::{Amount, Digest};
+pub use keys::{Address, OperatorKey, ReceiptKey, RecoverableSignature, SignatureError};
+pub use layout::LayoutError;
