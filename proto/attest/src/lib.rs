@@ -2,11 +2,16 @@
 //!
 //! No I/O, no async, no clock and no randomness: times, seeds and secrets are arguments.
 
+pub mod cuts;
 pub mod digest;
 pub mod eip712;
 pub mod keys;
 mod layout;
+pub mod leaf;
+pub mod open;
+pub mod tree;
 
 pub use digest::{Amount, Digest};
 pub use keys::{Address, OperatorKey, ReceiptKey, RecoverableSignature, SignatureError};
 pub use layout::LayoutError;
+pub use leaf::{Leaf, LeafHasher};
