@@ -9,6 +9,9 @@ pub mod keys;
 mod layout;
 pub mod leaf;
 pub mod open;
+pub mod receipt;
+pub mod recorder;
+pub mod sample;
 pub mod tree;
 
 pub use digest::{Amount, Digest};
