@@ -17,7 +17,6 @@ pub(crate) use sampler::sampled_rows;
 
 use crate::cuts::{Covered, Phase};
 use crate::eip712::{self, Typed, Words};
-use crate::keys::SIGNATURE_BYTES;
 use crate::open::{SessionOpen, VerifiedOpen};
 use crate::{
     Address, Amount, Digest, LayoutError, Leaf, ReceiptKey, RecoverableSignature, SignatureError, tree,

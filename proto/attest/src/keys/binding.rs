@@ -139,6 +139,11 @@ impl SignedBinding {
     /// A year and a month: who forgets to renew for longer has lost interest.
     pub const MAX_LIFE_S: u64 = 396 * 24 * 3600;
 
+    /// What it says; not checked.
+    pub const fn facts(&self) -> &KeyBinding {
+        &self.binding
+    }
+
     /// The bytes that travel.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.binding.body();
