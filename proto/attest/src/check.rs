@@ -107,6 +107,19 @@ impl Report {
         self.findings.iter().filter(|finding| matches!(finding.severity, Severity::Fault(_)))
     }
 
+    /// The keys that a fault names alone, each once.
+    pub fn guilty(&self) -> Vec<Address> {
+        let mut keys = Vec::new();
+        for finding in &self.findings {
+            if let Severity::Fault(Blame::Key(key)) = finding.severity
+                && !keys.contains(&key)
+            {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
     /// The findings of rows that nobody answers for.
     pub fn gaps(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.severity == Severity::Gap)

@@ -114,7 +114,9 @@ pub fn digest<T: Typed>(domain: Domain, value: &T) -> Digest {
 /// Keccak-256 of the parts one after another.
 pub(crate) fn keccak256(parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = Keccak256::new();
-    parts.iter().for_each(|part| hasher.update(part));
+    for part in parts {
+        hasher.update(part);
+    }
     hasher.finalize().into()
 }
 

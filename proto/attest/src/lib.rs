@@ -2,6 +2,7 @@
 //!
 //! No I/O, no async, no clock and no randomness: times, seeds and secrets are arguments.
 
+pub mod bundle;
 pub mod check;
 pub mod cuts;
 pub mod digest;

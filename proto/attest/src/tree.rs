@@ -50,7 +50,9 @@ impl TreeBuilder {
 /// The root of `leaves`.
 pub fn root(leaves: &[Leaf]) -> Digest {
     let mut tree = TreeBuilder::new();
-    leaves.iter().for_each(|&leaf| tree.push(leaf));
+    for &leaf in leaves {
+        tree.push(leaf);
+    }
     tree.root()
 }
 

@@ -6,7 +6,7 @@ use proto::{LayerSpan, NodeId};
 
 use crate::check::{Blame, Finding, GenerationEvidence, Report, What};
 use crate::open::{RouteHop, SessionOpen, VerifiedOpen};
-use crate::receipt::VerifiedReceipt;
+use crate::receipt::{Leaves, VerifiedReceipt};
 use crate::{Address, Digest};
 
 /// One generation with the receipts that hold.
@@ -71,7 +71,7 @@ impl Generation {
                 let key = open.open().route[usize::from(hop)].receipt_key;
                 let finding = Finding::fault(Blame::Key(key), What::Equivocation, number);
                 report.findings.push(finding.at(hop, window.start..rows.end));
-            } else if held.leaves() != verified.leaves() && *held.leaves() == Default::default() {
+            } else if held.leaves() != verified.leaves() && *held.leaves() == Leaves::default() {
                 *held = verified;
             }
         }

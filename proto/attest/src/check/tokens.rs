@@ -92,13 +92,12 @@ impl Tokens<'_> {
             let leaves: Vec<Option<Leaf>> = leaves.collect();
             let root =
                 leaves.iter().copied().collect::<Option<Vec<Leaf>>>().map(|leaves| tree::root(&leaves));
-            let holds = match root {
-                Some(root) => rows.computed() == 0 || root == receipt.receipt().in_root,
+            let holds = if let Some(root) = root {
+                rows.computed() == 0 || root == receipt.receipt().in_root
+            } else {
                 // Overshoot that the tail did not sign for: compare what is known.
-                None => {
-                    let signed = receipt.leaves().received.iter().zip(&leaves);
-                    signed.into_iter().all(|(signed, leaf)| leaf.is_none_or(|leaf| leaf == *signed))
-                }
+                let mut signed = receipt.leaves().received.iter().zip(&leaves);
+                signed.all(|(signed, leaf)| leaf.is_none_or(|leaf| leaf == *signed))
             };
             if !holds {
                 let giver =

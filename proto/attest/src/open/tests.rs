@@ -89,9 +89,9 @@ fn broken_limits_are_refused() {
 
 #[test]
 fn a_later_generation_keeps_what_must_stay() {
+    type Case = (fn(&mut SessionOpen), ChainError);
     let before = open().sign(&key(9)).unwrap();
     assert_eq!(later(&before).sign(&key(9)).unwrap().follows(&before), Ok(()));
-    type Case = (fn(&mut SessionOpen), ChainError);
     let cases: [Case; 8] = [
         (|open| open.session = SessionId::new(1), ChainError::OtherSession),
         (|open| open.prev = Digest::from_bytes([1; 32]), ChainError::Link),

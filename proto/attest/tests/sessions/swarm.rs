@@ -3,11 +3,8 @@
 //! Rows and tokens are functions of the tokens before them, so that every honest hop of a span makes the same ones. All
 //! that is random comes from one seed.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use std::collections::{BTreeMap, HashMap};
 
-use proto::session::SamplingParams;
 use proto::tensor::NumericsClass;
 use proto::{Generation, LayerSpan, ModelId, NodeId, NodeKey, Position, SessionId};
 use proto_attest::check::{Evidence, GenerationEvidence, OpenedSample};
@@ -15,13 +12,13 @@ use proto_attest::keys::{KeyBinding, SignedBinding};
 use proto_attest::open::{LaneId, OpenAck, RouteHop, SessionOpen, SignedAck, VerifiedOpen};
 use proto_attest::receipt::{Draft, SignedReceipt};
 use proto_attest::recorder::{Recorder, RecorderTerms};
-use proto_attest::sample::{Sample, SamplingTerms};
+use proto_attest::sample::Sample;
 use proto_attest::{Address, Amount, Digest, Leaf, LeafHasher, OperatorKey, ReceiptKey, tree};
-use proto_sampling::{Sampler, Scratch, TokenCounts};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-pub(crate) const VOCAB: usize = 200;
+use crate::text::{Text, VOCAB, terms};
+
 pub(crate) const ROUTER: u8 = 100;
 
 /// How a session goes.
@@ -37,6 +34,8 @@ pub(crate) struct Course {
     pub(crate) reused: u32,
     /// Whether messages of receipts may be lost.
     pub(crate) receipts_are_lost: bool,
+    /// Hops may stop in the middle of a step.
+    pub(crate) stops: bool,
 }
 
 /// Evidence, and the keys to sign it again after a test changed it.
@@ -71,73 +70,6 @@ pub(crate) fn binding(number: u8) -> SignedBinding {
         expires_unix_s: 1_000_000,
     };
     binding.sign_with_both(&NodeKey::from_seed(&[number; 32]), &operator)
-}
-
-pub(crate) fn terms() -> SamplingTerms {
-    let params = SamplingParams { temperature: 0.8, top_p: 0.9, seed: 42, ..Default::default() };
-    SamplingTerms { params, constrained: false, salt: [7; 32] }
-}
-
-/// The tokens of every session, and what is computed from them.
-pub(crate) struct Text {
-    pub(crate) tokens: Vec<u32>,
-    prefixes: Vec<[u8; 32]>,
-    sampler: Sampler,
-}
-
-impl Text {
-    fn new(prompt: u32) -> Self {
-        let mut text = Self {
-            tokens: Vec::new(),
-            prefixes: Vec::new(),
-            sampler: Sampler::new(&terms().params, VOCAB).unwrap(),
-        };
-        (0..prompt).for_each(|index| text.push(index * 7 % VOCAB as u32));
-        text
-    }
-
-    fn push(&mut self, token: u32) {
-        let before = self.prefixes.last().copied().unwrap_or_default();
-        let bytes = [&before[..], &token.to_le_bytes()].concat();
-        self.prefixes.push(*blake3::hash(&bytes).as_bytes());
-        self.tokens.push(token);
-    }
-
-    /// The token at a position: made as it is asked for.
-    fn token(&mut self, position: u32) -> u32 {
-        while self.tokens.len() <= position as usize {
-            let next = self.choose(self.tokens.len() as u32);
-            self.push(next);
-        }
-        self.tokens[position as usize]
-    }
-
-    pub(crate) fn logits(&mut self, position: u32) -> Vec<f32> {
-        self.token(position - 1);
-        let mut bytes = [0; VOCAB];
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.prefixes[position as usize - 1]).finalize_xof().fill(&mut bytes);
-        bytes.iter().map(|&byte| -2.0 * (-((f32::from(byte) + 0.5) / 256.0).ln()).ln()).collect()
-    }
-
-    fn choose(&mut self, position: u32) -> u32 {
-        let mut logits = self.logits(position);
-        let history = TokenCounts::new();
-        self.sampler
-            .sample(&mut logits, &history, Position::new(position), None, &mut Scratch::default())
-            .unwrap()
-            .token
-    }
-
-    /// What leaves layer `boundary` at a position; boundary 0 is the token.
-    fn row(&mut self, boundary: u32, position: u32) -> Vec<u8> {
-        let token = self.token(position);
-        if boundary == 0 {
-            return token.to_le_bytes().to_vec();
-        }
-        let prefix = self.prefixes[position as usize];
-        blake3::hash(&[&prefix[..], &boundary.to_le_bytes()].concat()).as_bytes().to_vec()
-    }
 }
 
 /// What a node has of the session between generations.
@@ -188,7 +120,7 @@ pub(crate) fn session(course: Course) -> Session {
         let mut hops = start(&open, &route, &kept, &mut rng);
         let lost = if is_last { None } else { Some(rng.random_range(0..route.len())) };
         let steps = if is_last { usize::MAX } else { rng.random_range(1..4_000) };
-        let samples = run(&open, &mut hops, &mut text, until, steps, &mut rng);
+        let samples = run(&open, &mut hops, &mut text, until, (steps, course.stops), &mut rng);
         // Of the last tokens some may not have reached the router.
         let chosen = samples.last_key_value().map_or(delivered, |(&position, _)| (position + 1).min(goal));
         if is_last {
@@ -228,11 +160,11 @@ pub(crate) fn session(course: Course) -> Session {
         }
         generations.push(generation_evidence(&open, &route, shown, &samples, &mut rng));
         opens.push(open);
-        if let Some(lost) = lost {
-            if rng.random_bool(0.8) {
-                route[lost] = spare;
-                spare += 1;
-            }
+        if let Some(lost) = lost
+            && rng.random_bool(0.8)
+        {
+            route[lost] = spare;
+            spare += 1;
         }
     }
     text.tokens.truncate(delivered as usize);
@@ -324,7 +256,7 @@ fn run(
     hops: &mut [Hop],
     text: &mut Text,
     until: u32,
-    steps: usize,
+    (steps, stops): (usize, bool),
     rng: &mut ChaCha8Rng,
 ) -> BTreeMap<u32, Sample> {
     let facts = open.open();
@@ -366,7 +298,7 @@ fn run(
         let (start, end) = (hop.next, hop.came.min(hop.next + rng.random_range(1..200)));
         let received = leaves(text, boundary, start, end);
         hop.drafts.extend(hop.recorder.received(start, &received).unwrap());
-        if rng.random_bool(0.002) {
+        if stops && rng.random_bool(0.002) {
             // Stopped between the two: the rows are in no receipt of this generation.
             break;
         }
