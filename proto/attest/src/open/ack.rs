@@ -59,7 +59,8 @@ impl OpenAck {
         SignedAck { ack: self, signature: key.sign(&self.digest()) }
     }
 
-    fn digest(&self) -> Digest {
+    /// What is signed.
+    pub fn digest(&self) -> Digest {
         eip712::digest(eip712::RECEIPTS, self)
     }
 }
