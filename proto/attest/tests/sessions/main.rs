@@ -7,6 +7,8 @@ mod evidence_file;
 #[cfg(test)]
 mod honest;
 #[cfg(test)]
+mod openings;
+#[cfg(test)]
 mod swarm;
 #[cfg(test)]
 mod text;
