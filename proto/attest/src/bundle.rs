@@ -25,6 +25,13 @@ pub const MAX_BUNDLE_BYTES: usize = 64 << 20;
 /// Most generations: a session that broke more often was given up.
 pub const MAX_GENERATIONS: usize = 256;
 
+/// Most samples of a file: a hostile one must not keep whoever checks it for long. Judging one takes up to some
+/// milliseconds, with a usual vocabulary and no truncation.
+pub const MAX_SAMPLES: usize = 4096;
+
+/// Largest vocabulary to judge samples by: four times the largest in use.
+pub const MAX_VOCABULARY: u32 = 1 << 20;
+
 /// Why evidence can't be put into a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
@@ -37,6 +44,9 @@ pub enum SealError {
     /// An acknowledgement or a receipt of another open: it can't be written, and should have been refused.
     #[error("generation {0} holds something of another open")]
     OtherOpen(u32),
+    /// More than [`MAX_SAMPLES`], or a vocabulary over [`MAX_VOCABULARY`].
+    #[error("more samples than anybody checks at once")]
+    TooManySamples,
     /// Over [`MAX_BUNDLE_BYTES`].
     #[error("evidence of {0} bytes is over {MAX_BUNDLE_BYTES}")]
     TooLong(usize),
@@ -63,6 +73,9 @@ pub enum BundleError {
     /// Not sealed by the router that it is of, or changed since.
     #[error("the evidence is not signed by its router")]
     NotByRouter,
+    /// More samples than anybody checks at once.
+    #[error("more than {MAX_SAMPLES} samples")]
+    TooManySamples,
     /// Entries not in the order in which they are written.
     #[error("{0} not in order")]
     Order(&'static str),
@@ -82,6 +95,10 @@ pub fn seal(evidence: &Evidence, key: &ReceiptKey) -> Result<Vec<u8>, SealError>
     let first = evidence.generations.first().ok_or(SealError::Empty)?;
     if first.open.open.router_key != key.address() {
         return Err(SealError::NotTheRouter);
+    }
+    let samples: usize = evidence.generations.iter().map(|generation| generation.samples.len()).sum();
+    if samples > MAX_SAMPLES || evidence.vocab_size > MAX_VOCABULARY {
+        return Err(SealError::TooManySamples);
     }
     let mut writer = Writer::new();
     writer.bytes(MAGIC);
@@ -137,6 +154,10 @@ pub fn read(bytes: &[u8]) -> Result<Evidence, BundleError> {
     let vocab_size = reader.u32("vocabulary")?;
     let generations = reader.list(MAX_GENERATIONS, OPEN_BYTES, "generations", read_generation)?;
     reader.finish()?;
+    let samples: usize = generations.iter().map(|generation| generation.samples.len()).sum();
+    if samples > MAX_SAMPLES || vocab_size > MAX_VOCABULARY {
+        return Err(BundleError::TooManySamples);
+    }
     // Who has no key of the router can't have sealed it; who has made an open of his own is that router.
     if generations.first().is_none_or(|generation| generation.open.open.router_key != presenter) {
         return Err(BundleError::NotByRouter);
@@ -207,7 +228,7 @@ fn read_generation(reader: &mut Reader<'_>) -> Result<GenerationEvidence, Bundle
     if !receipts.is_sorted_by(ordered) {
         return Err(BundleError::Order("receipts"));
     }
-    let samples = reader.list(MAX_TOKENS, SAMPLE_BYTES + 1, "samples", read_sample)?;
+    let samples = reader.list(MAX_SAMPLES, SAMPLE_BYTES + 1, "samples", read_sample)?;
     if !samples.is_sorted_by(|a, b| a.sample.position() < b.sample.position()) {
         return Err(BundleError::Order("samples"));
     }

@@ -97,6 +97,8 @@ pub struct HopTotal {
     pub prefill_rows: u32,
     /// Rows of chosen tokens that they cover.
     pub decode_rows: u32,
+    /// Of these, rows whose token was not delivered: computed ahead, within the router's credit.
+    pub waste_rows: u32,
     /// What is due to it, in all generations.
     pub price_due: Amount,
 }

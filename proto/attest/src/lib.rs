@@ -6,6 +6,7 @@ pub mod audit;
 pub mod bundle;
 pub mod calibration;
 pub mod check;
+pub mod collector;
 pub mod cuts;
 pub mod delta;
 pub mod digest;

@@ -149,6 +149,12 @@ impl SessionOpen {
         self.prompt_rows.saturating_add(self.forced_rows)
     }
 
+    /// One past the last row that anybody asked for: that of the last token.
+    pub const fn rows_end(&self) -> u32 {
+        let end = self.prompt_rows.saturating_add(self.max_tokens);
+        if end > self.known() { end } else { self.known() }
+    }
+
     /// Where receipts of this generation end.
     pub const fn cuts(&self) -> Cuts {
         Cuts::new(self.known())
@@ -156,7 +162,7 @@ impl SessionOpen {
 
     /// Number of the last hop, which samples.
     pub const fn tail(&self) -> u16 {
-        (self.route.len() - 1) as u16
+        self.route.len().saturating_sub(1) as u16
     }
 
     /// Hop number `hop`.

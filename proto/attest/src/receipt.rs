@@ -111,7 +111,7 @@ pub enum ReceiptError {
     /// Its leaves do not hash to its roots.
     #[error("leaves of hop {0} are not those of its receipt")]
     Leaves(u16),
-    /// Its rows are not what the hop covers of a window.
+    /// Its rows are not what the hop covers of a window, or nobody asked for them.
     #[error("hop {0} signed for rows that are none of its cuts")]
     Rows(u16),
     /// A root of no rows that is not the root of nothing.
@@ -163,7 +163,8 @@ impl HopReceipt {
         let rows = open.rows_of(hop).ok_or(ReceiptError::UnknownHop(hop))?;
         let end = self.rows.end;
         let window = open.cuts().window(end.checked_sub(1).ok_or(ReceiptError::Rows(hop))?);
-        if rows.covered(window, end) != Some(self.rows) || self.phase != window.phase {
+        let asked_for = end <= open.rows_end();
+        if !asked_for || rows.covered(window, end) != Some(self.rows) || self.phase != window.phase {
             return Err(ReceiptError::Rows(hop));
         }
         let empty = tree::empty_root();
@@ -249,6 +250,16 @@ impl VerifiedReceipt {
     /// What to pass on.
     pub const fn signed(&self) -> &SignedReceipt {
         &self.signed
+    }
+
+    /// What to pass on, without a copy.
+    pub fn into_signed(self) -> SignedReceipt {
+        self.signed
+    }
+
+    /// Adds leaves that were checked against the root.
+    pub(crate) fn attach(&mut self, sent: Vec<Leaf>) {
+        self.signed.leaves.sent = sent;
     }
 
     /// What names it.

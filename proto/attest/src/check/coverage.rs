@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::Amount;
 use crate::check::hops::{Generation, History};
 use crate::check::{Finding, HopTotal, Report, What};
-use crate::cuts::Phase;
+use crate::cuts::{Covered, Phase};
 
 /// Reports rows behind tokens of this generation that a hop has neither signed for nor kept from signed ones.
 pub(super) fn check(generation: &Generation, history: &History, report: &mut Report) {
@@ -46,14 +46,17 @@ pub(super) fn total(generations: &[Generation], report: &mut Report) {
                     receipts: 0,
                     prefill_rows: 0,
                     decode_rows: 0,
+                    waste_rows: 0,
                     price_due: Amount::ZERO,
                 });
                 totals.len() - 1
             });
             let total = &mut totals[index];
             for receipt in receipts.values() {
-                let rows = receipt.receipt().rows.computed();
+                let Covered { start, end, .. } = receipt.receipt().rows;
+                let rows = end - start;
                 total.receipts += 1;
+                total.waste_rows += end.saturating_sub(start.max(generation.useful_end()));
                 match receipt.receipt().phase {
                     Phase::Prefill => total.prefill_rows += rows,
                     Phase::Decode => total.decode_rows += rows,

@@ -99,6 +99,11 @@ impl Generation {
         if self.tokens_end > self.open().known() { self.tokens_end - 1 } else { 0 }
     }
 
+    /// From there on rows are of no use: no known token's, and behind no token that came.
+    pub(super) fn useful_end(&self) -> u32 {
+        self.needed_end().max(self.open().known())
+    }
+
     fn check_acks(&self, shown: &GenerationEvidence, presenter: Address, report: &mut Report) {
         let mut acked = vec![false; self.hops.len()];
         for ack in &shown.acks {

@@ -202,6 +202,29 @@ fn rows_beyond_the_cut_name_the_hop() {
 }
 
 #[test]
+fn rows_that_nobody_asked_for_name_the_hop() {
+    // The last generation's ragged receipt, moved beyond the last token of the answer.
+    let mut session = honest(3);
+    let generation = session.evidence.generations.len() - 1;
+    let open = session.opens[generation].open().clone();
+    let end = open.rows_end() + 1;
+    let window = open.cuts().window(end - 1);
+    let rows = open.rows_of(1).unwrap().covered(window, end).unwrap();
+    let due = open.price_due(1, end).unwrap();
+    let at = (generation, session.evidence.generations[generation].receipts.len());
+    let (_, index) = place(&session.evidence, 1);
+    let copy = session.evidence.generations[generation].receipts[index].clone();
+    session.evidence.generations[generation].receipts.push(copy);
+    resign(&mut session, at, |signed| {
+        (signed.receipt.rows, signed.receipt.price_due) = (rows, due);
+        signed.leaves = Leaves::default();
+    });
+    let blamed = Blame::Key(signer(&session.evidence, generation, 1));
+    let rows = |what: &What| matches!(what, What::ReceiptInvalid(ReceiptError::Rows(1)));
+    caught(&session.evidence, rows, blamed);
+}
+
+#[test]
 fn a_receipt_after_the_last_one_names_the_hop() {
     let mut session = honest(3);
     let at = place(&session.evidence, 1);
@@ -290,7 +313,7 @@ fn leaves_and_samples_that_were_made_up_are_the_routers_fault() {
     caught(&session.evidence, |what| *what == What::SampleInvalid, Blame::Key(router()));
     let mut session = honest(3);
     let ragged =
-        session.evidence.generations[1].receipts.iter_mut().find(|receipt| !receipt.leaves.sent.is_empty());
+        session.evidence.generations[1].receipts.iter_mut().find(|receipt| receipt.leaves.sent.len() > 1);
     ragged.unwrap().leaves.sent.reverse();
     let leaves = |what: &What| matches!(what, What::ReceiptInvalid(ReceiptError::Leaves(_)));
     caught(&session.evidence, leaves, Blame::Key(router()));

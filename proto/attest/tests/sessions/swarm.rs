@@ -265,7 +265,7 @@ fn run(
     let known = facts.known();
     let tail = hops.len() - 1;
     // The tail's choices let stage 0 go on, a little beyond what is wanted.
-    let run_until = until + rng.random_range(0..5);
+    let run_until = (until + rng.random_range(0..5)).min(facts.prompt_rows + facts.max_tokens);
     let mut samples = BTreeMap::new();
     hops[0].came = known;
     let mut idle = 0;
