@@ -14,7 +14,7 @@ use crate::check::{Evidence, GenerationEvidence, OpenedSample, Report, check};
 use crate::eip712::{self, Typed, Words};
 use crate::keys::{BindingError, SIGNATURE_BYTES, SignedBinding};
 use crate::layout::{LayoutError, Reader, Writer};
-use crate::open::{OpenAck, OpenError, SignedAck, SignedOpen};
+use crate::open::{AckError, OpenAck, OpenError, SignedAck, SignedOpen};
 use crate::receipt::{ReceiptError, SignedReceipt};
 use crate::sample::{SAMPLE_BYTES, Sample, SamplingTerms};
 use crate::{Digest, ReceiptKey, RecoverableSignature, SignatureError, tree};
@@ -85,6 +85,9 @@ pub enum BundleError {
     /// A binding in it.
     #[error(transparent)]
     Binding(#[from] BindingError),
+    /// An acknowledgement in it.
+    #[error(transparent)]
+    Ack(#[from] AckError),
     /// A receipt in it.
     #[error(transparent)]
     Receipt(#[from] ReceiptError),
@@ -214,8 +217,8 @@ fn read_generation(reader: &mut Reader<'_>) -> Result<GenerationEvidence, Bundle
     let digest = open.open.digest();
     let acks = reader.list::<_, BundleError>(MAX_STAGES, 2 + SIGNATURE_BYTES, "acks", |reader| {
         let ack = OpenAck { open: digest, hop: reader.u16("hop")? };
-        let signature = RecoverableSignature::from_bytes(&reader.array("signature")?)?;
-        Ok(SignedAck { ack, signature })
+        let signature = RecoverableSignature::from_bytes(&reader.array("signature")?);
+        Ok(SignedAck { ack, signature: signature.map_err(AckError::Form)? })
     })?;
     if !acks.is_sorted_by(|a, b| (a.ack.hop, a.signature) < (b.ack.hop, b.signature)) {
         return Err(BundleError::Order("acks"));

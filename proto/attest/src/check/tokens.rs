@@ -95,7 +95,7 @@ impl Tokens<'_> {
             let holds = if let Some(root) = root {
                 rows.computed() == 0 || root == receipt.receipt().in_root
             } else {
-                // Overshoot that the tail did not sign for: compare what is known.
+                // Rows computed ahead, whose tokens the tail did not sign for: compare what is known.
                 let mut signed = receipt.leaves().received.iter().zip(&leaves);
                 signed.all(|(signed, leaf)| leaf.is_none_or(|leaf| leaf == *signed))
             };
@@ -175,7 +175,7 @@ impl Tokens<'_> {
         let (terms, open) = (self.evidence.terms.as_ref()?, self.generation.open());
         let position = sample.position().get();
         let token = *self.signed.get(&position)?;
-        // Overshoot stands behind tokens that are not in the evidence.
+        // A token that was not delivered may stand behind others that are not in the evidence.
         let before = self
             .evidence
             .tokens

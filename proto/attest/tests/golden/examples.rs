@@ -2,7 +2,10 @@
 
 use proto::session::SamplingParams;
 use proto::tensor::NumericsClass;
-use proto::{Generation, LayerSpan, ModelId, NodeId, NodeKey, Position, SessionId};
+use proto::{ContentHash, Generation, LayerSpan, ModelId, NodeId, NodeKey, Position, SessionId};
+use proto_attest::audit::{
+    AuditChallenge, AuditRate, AuditSeed, EpochBatch, RowOpening, Side, SignedBatch, SignedChallenge,
+};
 use proto_attest::check::{Evidence, GenerationEvidence, OpenedSample};
 use proto_attest::cuts::{Covered, Phase};
 use proto_attest::keys::{KeyBinding, SignedBinding};
@@ -10,6 +13,7 @@ use proto_attest::open::{LaneId, OpenAck, RouteHop, SessionOpen, SignedAck, Veri
 use proto_attest::receipt::{Draft, HopReceipt, Leaves, SamplerReceipt, SignedReceipt};
 use proto_attest::recorder::SentLeaves;
 use proto_attest::sample::{Sample, SamplingTerms};
+use proto_attest::verdict::{AuditVerdict, Judgement, Method, Outcome, SignedVerdict};
 use proto_attest::{Amount, Digest, Leaf, OperatorKey, ReceiptKey, tree};
 
 pub(crate) const ROUTER: u8 = 9;
@@ -129,6 +133,55 @@ pub(crate) fn tail_receipt() -> SignedReceipt {
 
 pub(crate) fn sent_leaves() -> SentLeaves {
     SentLeaves { receipt: plain_receipt().receipt.digest(open().open()), leaves: leaves(40) }
+}
+
+pub(crate) fn batch() -> SignedBatch {
+    let batch = EpochBatch {
+        node: NodeId::from_bytes([2; 32]),
+        epoch: 5,
+        receipts_root: EpochBatch::root(&[draft().digest, Digest::from_bytes([4; 32])]),
+        count: 2,
+        earned: Amount::new(90),
+    };
+    batch.sign(&key(2))
+}
+
+pub(crate) fn challenge() -> SignedChallenge {
+    let challenge = AuditChallenge {
+        auditor: key(6).address(),
+        batch: batch().batch.digest(),
+        seed: AuditSeed::from_bytes([11; 32]),
+        rate: AuditRate::new(1 << 28),
+        deadline_unix_s: 5_000,
+    };
+    challenge.sign(&key(6)).unwrap()
+}
+
+pub(crate) fn verdict() -> SignedVerdict {
+    let (method, outcome) = (Method::ChunkDelta, Outcome::Fail);
+    let verdict = AuditVerdict {
+        challenge: challenge().challenge.digest(),
+        receipt: draft().digest,
+        node: NodeId::from_bytes([2; 32]),
+        receipt_key: key(2).address(),
+        judgement: Judgement { method, outcome, statistic: 0.25, threshold: 0.01, count: 1 },
+        calibration: ContentHash::from_bytes([12; 32]),
+        exec_build: Digest::from_bytes([13; 32]),
+        device: "cpu avx512".into(),
+        auditor: key(6).address(),
+        judged_unix_s: 4_000,
+    };
+    verdict.sign(&key(6)).unwrap()
+}
+
+pub(crate) fn row_opening() -> RowOpening {
+    RowOpening {
+        receipt: draft().digest,
+        side: Side::Sent,
+        position: 41,
+        row: vec![1, 2, 3, 4],
+        path: vec![Digest::from_bytes([14; 32])],
+    }
 }
 
 pub(crate) fn evidence() -> Evidence {

@@ -99,6 +99,8 @@ fn cases() -> Vec<Value> {
     let operator = one::operator();
     let tail = (2, one::key(2).address());
     let signed = one::tail_receipt();
+    let (batch, challenge) = (one::batch().batch, one::challenge().challenge);
+    let (verdict, auditor) = (one::verdict().verdict, (6, one::key(6).address()));
     vec![
         case(
             "KeyBinding",
@@ -157,6 +159,41 @@ fn cases() -> Vec<Value> {
             }),
             tail,
             (sampler.digest(&draft.digest), signed.sampler.unwrap().signature),
+        ),
+        case(
+            "EpochBatch",
+            "EpochBatch(bytes32 node,uint64 epoch,bytes32 receiptsRoot,uint32 count,uint128 earned)",
+            &json!({
+                "node": node(batch.node), "epoch": 5, "receiptsRoot": digest(batch.receipts_root), "count": 2,
+                "earned": 90,
+            }),
+            tail,
+            (batch.digest(), one::batch().signature),
+        ),
+        case(
+            "AuditChallenge",
+            "AuditChallenge(address auditor,bytes32 batch,bytes32 seed,uint32 rate,uint64 deadline)",
+            &json!({
+                "auditor": challenge.auditor, "batch": digest(challenge.batch),
+                "seed": hex32(challenge.seed.as_bytes()), "rate": 1 << 28, "deadline": 5000,
+            }),
+            auditor,
+            (challenge.digest(), one::challenge().signature),
+        ),
+        case(
+            "AuditVerdict",
+            "AuditVerdict(bytes32 challenge,bytes32 receipt,bytes32 node,address receiptKey,uint16 method,\
+             uint16 outcome,uint64 statistic,uint64 threshold,uint32 count,bytes32 calibration,bytes32 execBuild,\
+             string device,address auditor,uint64 judged)",
+            &json!({
+                "challenge": digest(verdict.challenge), "receipt": digest(verdict.receipt),
+                "node": node(verdict.node), "receiptKey": verdict.receipt_key, "method": 1, "outcome": 2,
+                "statistic": 0.25f64.to_bits(), "threshold": 0.01f64.to_bits(), "count": 1,
+                "calibration": hex32(verdict.calibration.as_bytes()), "execBuild": digest(verdict.exec_build),
+                "device": "cpu avx512", "auditor": verdict.auditor, "judged": 4000,
+            }),
+            auditor,
+            (verdict.digest(), one::verdict().signature),
         ),
     ]
 }
