@@ -10,10 +10,12 @@
 
 mod challenge;
 mod epoch;
+mod inputs;
 mod opening;
 mod selection;
 
 pub use challenge::{AuditChallenge, ChallengeError, SignedChallenge};
 pub use epoch::{BatchError, EpochBatch, SignedBatch};
+pub use inputs::{InputRows, MissingInput, Part, input_rows};
 pub use opening::{MAX_ROW_BYTES, OpeningError, RowOpening, Side, check_side, settle};
 pub use selection::{AuditRate, AuditSeed, SeedCommit};

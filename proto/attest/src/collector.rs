@@ -10,7 +10,7 @@
 use crate::check::{GenerationEvidence, OpenedSample};
 use crate::layout::LayoutError;
 use crate::open::{AckError, OpenAck, SignedAck, VerifiedOpen};
-use crate::receipt::{ReceiptError, SignedReceipt, VerifiedReceipt};
+use crate::receipt::{ReceiptError, SignedReceipt, VerifiedReceipt, sampled_rows};
 use crate::recorder::SentLeaves;
 use crate::{Amount, Digest, tree};
 
@@ -19,6 +19,9 @@ use crate::{Amount, Digest, tree};
 pub struct Collector {
     open: VerifiedOpen,
     hops: Vec<HopLog>,
+    /// Of chosen tokens, from the end of the known ones on.
+    delivered: Vec<u32>,
+    signed: Vec<u32>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -60,6 +63,9 @@ pub enum CollectError {
         /// Where the receipt ends.
         got: u32,
     },
+    /// The tail signed for another token than it sent, or for none, or sent one twice or out of order.
+    #[error("what the tail signed for is not the token that it sent at position {0}")]
+    Token(u32),
     /// It does not name the receipt before it.
     #[error("a receipt of hop {0} does not follow the one before it")]
     Chain(u16),
@@ -72,7 +78,7 @@ impl Collector {
     /// Collects for an open that was just signed.
     pub fn new(open: VerifiedOpen) -> Self {
         let hops = vec![HopLog::default(); open.open().route.len()];
-        Self { open, hops }
+        Self { open, hops, delivered: Vec::new(), signed: Vec::new() }
     }
 
     /// The open.
@@ -88,6 +94,17 @@ impl Collector {
             return Err(CollectError::OtherHop { got: hop, named });
         }
         self.log(hop)?.ack = Some(ack);
+        Ok(())
+    }
+
+    /// The tail sent the next token, which has this position. Receipts for it may come before or after.
+    pub fn token(&mut self, position: u32, token: u32) -> Result<(), CollectError> {
+        let next = self.open.open().known().saturating_add(self.delivered.len() as u32);
+        let signed = self.signed.get(self.delivered.len());
+        if position != next || signed.is_some_and(|signed| *signed != token) {
+            return Err(CollectError::Token(position));
+        }
+        self.delivered.push(token);
         Ok(())
     }
 
@@ -123,6 +140,14 @@ impl Collector {
         let prev = last.map(VerifiedReceipt::digest).or(begins);
         if prev.is_some_and(|prev| prev != receipt.receipt().prev) {
             return Err(CollectError::Chain(hop));
+        }
+        let chosen = sampled_rows(self.open.open(), receipt.receipt().rows);
+        if hop == self.open.open().tail() && !chosen.is_empty() && receipt.sampler().is_none() {
+            return Err(CollectError::Token(chosen.start + 1));
+        }
+        if let Some(sampler) = receipt.sampler() {
+            self.check_tokens(&sampler.tokens)?;
+            self.signed.extend(&sampler.tokens);
         }
         let receipts = &mut self.log(hop)?.receipts;
         receipts.push(receipt);
@@ -160,6 +185,14 @@ impl Collector {
         let receipts = self.hops.into_iter().flat_map(|hop| hop.receipts);
         let receipts = receipts.map(VerifiedReceipt::into_signed).collect();
         GenerationEvidence { open: self.open.signed().clone(), acks, receipts, samples }
+    }
+
+    /// Receipts come in order, so these are the next tokens that the tail signed for.
+    fn check_tokens(&self, signed: &[u32]) -> Result<(), CollectError> {
+        let sent = self.delivered.get(self.signed.len()..).unwrap_or_default();
+        let other = signed.iter().zip(sent).position(|(signed, sent)| signed != sent);
+        let position = |index: usize| self.open.open().known() + (self.signed.len() + index) as u32;
+        other.map_or(Ok(()), |index| Err(CollectError::Token(position(index))))
     }
 
     fn log(&mut self, hop: u16) -> Result<&mut HopLog, CollectError> {

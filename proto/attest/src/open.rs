@@ -4,21 +4,22 @@
 //! each goes on; and it names the open of the generation before. So it is made after all stages answered `Opened`.
 
 use proto::session::{MAX_POSITIONS, MAX_STAGES};
-use proto::span::MAX_LAYERS;
 use proto::tensor::NumericsClass;
 use proto::{Generation, LayerSpan, ModelId, NodeId, SessionId};
 
 use crate::cuts::{Cuts, HopRows};
 use crate::eip712::{self, Typed, Words};
-use crate::keys::SIGNATURE_BYTES;
-use crate::layout::{LayoutError, Reader, Writer};
+use crate::layout::LayoutError;
 use crate::{Address, Amount, Digest, ReceiptKey, RecoverableSignature, SignatureError};
 
 mod ack;
 mod chain;
+mod consent;
+mod encoding;
 
 pub use ack::{AckError, OpenAck, SignedAck};
 pub use chain::ChainError;
+pub use consent::{Consent, ConsentError};
 
 /// Names a payment lane; what it is made of is settlement's affair.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -232,93 +233,6 @@ impl SignedOpen {
         }
         Ok(VerifiedOpen { signed: self, digest })
     }
-
-    /// The bytes that travel.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new();
-        self.write(&mut writer);
-        writer.finish()
-    }
-
-    /// Reads the bytes; checks their form only.
-    pub fn decode(bytes: &[u8]) -> Result<Self, OpenError> {
-        let mut reader = Reader::new(bytes);
-        let open = Self::read(&mut reader)?;
-        reader.finish()?;
-        Ok(open)
-    }
-
-    pub(crate) fn write(&self, writer: &mut Writer) {
-        let open = &self.open;
-        writer.bytes(open.router.as_bytes());
-        writer.bytes(open.router_key.as_bytes());
-        writer.u64(open.session.get());
-        writer.u32(open.generation.get());
-        writer.digest(&open.prev);
-        writer.bytes(open.model.as_bytes());
-        writer.u8(class_number(open.class));
-        writer.u32(open.n_layers);
-        writer.u32(open.route.len() as u32);
-        for hop in &open.route {
-            writer.bytes(hop.node.as_bytes());
-            writer.u32(hop.span.start());
-            writer.u32(hop.span.end());
-            writer.bytes(hop.receipt_key.as_bytes());
-            writer.bytes(hop.lane.as_bytes());
-            writer.u128(hop.price_prefill.get());
-            writer.u128(hop.price_decode.get());
-            writer.u32(hop.goes_on);
-        }
-        writer.u32(open.prompt_rows);
-        writer.u32(open.forced_rows);
-        writer.digest(&open.sampling_hash);
-        writer.digest(&open.seed_commit);
-        writer.u32(open.max_tokens);
-        writer.u64(open.opened_unix_s);
-        writer.u64(open.deadline_unix_s);
-        writer.bytes(self.signature.as_bytes());
-    }
-
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, OpenError> {
-        let open = SessionOpen {
-            router: NodeId::from_bytes(reader.array("router")?),
-            router_key: Address::from_bytes(reader.array("router key")?),
-            session: SessionId::new(reader.u64("session")?),
-            generation: Generation::new(reader.u32("generation")?),
-            prev: reader.digest("prev")?,
-            model: ModelId::from_bytes(reader.array("model")?),
-            class: class_of(reader.u8("class")?)?,
-            n_layers: reader.u32("layers")?,
-            route: reader.list(MAX_STAGES, HOP_BYTES, "hops", read_hop)?,
-            prompt_rows: reader.u32("prompt rows")?,
-            forced_rows: reader.u32("forced rows")?,
-            sampling_hash: reader.digest("sampling hash")?,
-            seed_commit: reader.digest("seed commitment")?,
-            max_tokens: reader.u32("max tokens")?,
-            opened_unix_s: reader.u64("opened")?,
-            deadline_unix_s: reader.u64("deadline")?,
-        };
-        if open.n_layers > MAX_LAYERS {
-            return Err(OpenError::Field("layers"));
-        }
-        let signature = RecoverableSignature::from_bytes(&reader.array::<SIGNATURE_BYTES>("signature")?)?;
-        open.check()?;
-        Ok(Self { open, signature })
-    }
-}
-
-fn read_hop(reader: &mut Reader<'_>) -> Result<RouteHop, OpenError> {
-    let node = NodeId::from_bytes(reader.array("node")?);
-    let (start, end) = (reader.u32("span")?, reader.u32("span")?);
-    Ok(RouteHop {
-        node,
-        span: LayerSpan::new(start, end).map_err(|_| OpenError::Field("span"))?,
-        receipt_key: Address::from_bytes(reader.array("receipt key")?),
-        lane: LaneId(reader.array("lane")?),
-        price_prefill: Amount::new(reader.u128("price")?),
-        price_decode: Amount::new(reader.u128("price")?),
-        goes_on: reader.u32("goes on")?,
-    })
 }
 
 impl VerifiedOpen {
@@ -394,13 +308,6 @@ const fn class_number(class: NumericsClass) -> u8 {
         NumericsClass::Int4Kv8 => 6,
     }
 }
-
-fn class_of(number: u8) -> Result<NumericsClass, OpenError> {
-    let known = NumericsClass::ALL.into_iter().find(|&class| class_number(class) == number);
-    known.ok_or(OpenError::Field("class"))
-}
-
-const HOP_BYTES: usize = 32 + 8 + 20 + 32 + 32 + 4;
 
 #[cfg(test)]
 mod tests;

@@ -15,8 +15,6 @@
 
 use std::collections::VecDeque;
 
-use proto::session::MAX_POSITIONS;
-
 use crate::cuts::{HopRows, Phase, Window};
 use crate::layout::{LayoutError, Reader, Writer};
 use crate::open::VerifiedOpen;
@@ -91,8 +89,8 @@ pub enum RecorderError {
         /// What came.
         got: u32,
     },
-    /// A row beyond every session's end.
-    #[error("row {0} is beyond the longest session")]
+    /// A row beyond the longest answer: nobody asked for it.
+    #[error("rows from {0} on go beyond the longest answer")]
     Beyond(u32),
     /// A token from a hop that is not the tail.
     #[error("only the tail chooses tokens")]
@@ -184,7 +182,7 @@ impl Recorder {
             return Err(RecorderError::Order { expected, got: start });
         }
         let end = u64::from(start) + count as u64;
-        if end > u64::from(MAX_POSITIONS) {
+        if end > u64::from(self.open.open().rows_end()) {
             return Err(RecorderError::Beyond(start));
         }
         Ok(end as u32)

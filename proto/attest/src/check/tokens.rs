@@ -100,12 +100,8 @@ impl Tokens<'_> {
                 signed.all(|(signed, leaf)| leaf.is_none_or(|leaf| leaf == *signed))
             };
             if !holds {
-                let giver =
-                    if rows.end > open.known() && self.signed.contains_key(&rows.start.max(open.known())) {
-                        self.key
-                    } else {
-                        self.evidence.presenter
-                    };
+                let chosen = rows.end > open.known();
+                let giver = if chosen { self.key } else { self.evidence.presenter };
                 let blame = Blame::between(giver, open.route[0].receipt_key);
                 let finding = Finding::fault(blame, What::Input, self.generation.number());
                 report.findings.push(finding.at(0, rows.start..rows.end));
@@ -113,12 +109,13 @@ impl Tokens<'_> {
         }
     }
 
-    /// The token at a position of this generation, as far as anybody says.
+    /// The token at a position of this generation: known ones by the router, chosen ones by the tail's signature. What
+    /// the tail did not sign for it may have told router and stage 0 differently.
     fn token(&self, position: u32) -> Option<u32> {
-        let chosen = position >= self.generation.open().known();
-        let signed = self.signed.get(&position).copied().filter(|_| chosen);
-        let told = || self.evidence.tokens.get(position as usize).copied();
-        signed.or_else(|| if position < self.generation.tokens_end { told() } else { None })
+        if position >= self.generation.open().known() {
+            return self.signed.get(&position).copied();
+        }
+        self.evidence.tokens.get(position as usize).copied()
     }
 
     /// Opened samples were committed to, and their tokens follow from them.

@@ -1,6 +1,6 @@
 //! What may change from one generation of a session to the next, and what may not.
 
-use crate::open::{RouteHop, VerifiedOpen};
+use crate::open::{RouteHop, SessionOpen, VerifiedOpen};
 
 /// Why an open does not follow another. The router signed both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +51,15 @@ impl VerifiedOpen {
             }
         }
         Ok(())
+    }
+}
+
+impl VerifiedOpen {
+    /// Whether the router signed two different opens for one generation: both are evidence against its key.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let (a, b) = (self.open(), other.open());
+        let place = |open: &SessionOpen| (open.router_key, open.session, open.generation);
+        place(a) == place(b) && self.digest() != other.digest()
     }
 }
 

@@ -136,6 +136,70 @@ fn an_ack_is_of_one_open_and_one_hop() {
     assert_eq!(other.verify(&open), Err(AckError::OtherOpen));
 }
 
+#[test]
+fn a_hop_agrees_to_what_it_was_asked_for_only() {
+    let open = open().sign(&key(9)).unwrap();
+    let plan = plan(&open);
+    let consent = || Consent {
+        router: open.open().router,
+        router_key: key(9).address(),
+        session: SessionId::new(77),
+        generation: Generation::new(0),
+        plan: &plan,
+        hop: 1,
+        receipt_key: key(2).address(),
+        goes_on: 0,
+        lane: LaneId([2; 32]),
+        price_prefill: Amount::new(2),
+        price_decode: Amount::new(4),
+        sampling: Some((Digest::from_bytes([4; 32]), Digest::from_bytes([5; 32]))),
+    };
+    assert_eq!(consent().to(&open, None), Ok(OpenAck { open: open.digest(), hop: 1 }));
+    let refused = |consent: Consent<'_>, error| assert_eq!(consent.to(&open, None), Err(error));
+    refused(Consent { router_key: key(1).address(), ..consent() }, ConsentError::OtherSession);
+    refused(Consent { generation: Generation::new(1), ..consent() }, ConsentError::OtherSession);
+    refused(Consent { hop: 0, ..consent() }, ConsentError::OtherHop);
+    refused(Consent { goes_on: 5, ..consent() }, ConsentError::OtherHop);
+    refused(Consent { lane: LaneId::UNPAID, ..consent() }, ConsentError::Price);
+    refused(Consent { price_decode: Amount::new(6), ..consent() }, ConsentError::Price);
+    refused(Consent { sampling: Some((Digest::ZERO, Digest::ZERO)), ..consent() }, ConsentError::Sampling);
+    let mut other = plan.clone();
+    other.stages[0].node = NodeId::from_bytes([7; 32]);
+    refused(Consent { plan: &other, ..consent() }, ConsentError::OtherPlan);
+    // The next generation, with another price for the hop that stays.
+    let mut later = later(&open);
+    later.route[0].price_decode = Amount::new(6);
+    let later = later.sign(&key(9)).unwrap();
+    let plan = self::plan(&later);
+    let first = Consent {
+        generation: Generation::new(1),
+        plan: &plan,
+        hop: 0,
+        receipt_key: key(1).address(),
+        goes_on: 106,
+        lane: LaneId([1; 32]),
+        ..consent()
+    };
+    assert_eq!(first.to(&later, Some(&open)), Err(ConsentError::Chain(ChainError::Price(0))));
+    assert!(first.to(&later, None).is_ok());
+}
+
+fn plan(open: &VerifiedOpen) -> proto::session::Plan {
+    let facts = open.open();
+    let addr = "127.0.0.1:7401".parse().unwrap();
+    let stage = |hop: &RouteHop| proto::session::PlanStage { node: hop.node, addr, span: hop.span };
+    let stages = facts.route.iter().map(stage).collect();
+    proto::session::Plan { model: facts.model, class: facts.class, n_layers: facts.n_layers, stages }
+}
+
+#[test]
+fn two_opens_of_one_generation_contradict_each_other() {
+    let first = open().sign(&key(9)).unwrap();
+    let twin = SessionOpen { max_tokens: 65, ..open() }.sign(&key(9)).unwrap();
+    let other = SessionOpen { session: SessionId::new(78), ..open() }.sign(&key(9)).unwrap();
+    assert!(first.contradicts(&twin) && !first.contradicts(&first) && !first.contradicts(&other));
+}
+
 proptest! {
     #[test]
     fn a_changed_open_is_refused(at in any::<prop::sample::Index>(), bit in 0u8..8) {

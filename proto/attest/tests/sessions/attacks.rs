@@ -306,6 +306,24 @@ fn other_tokens_than_the_tail_signed_for_are_found() {
 }
 
 #[test]
+fn nobody_answers_for_tokens_that_the_tail_did_not_sign_for() {
+    // It may have told router and stage 0 different ones.
+    let mut session = honest(3);
+    let at = place(&session.evidence, 0);
+    resign(&mut session, at, |signed| {
+        signed.receipt.in_root = Digest::from_bytes([1; 32]);
+        signed.leaves = Leaves::default();
+    });
+    for receipt in &mut session.evidence.generations[at.0].receipts {
+        receipt.sampler = None;
+    }
+    session.evidence.generations[at.0].samples.clear();
+    let report = check(&session.evidence);
+    assert!(report.faults().all(|finding| finding.what == What::ReceiptChain), "{:#?}", report.findings);
+    assert!(report.gaps().any(|finding| finding.what == What::TokensUnattested));
+}
+
+#[test]
 fn leaves_and_samples_that_were_made_up_are_the_routers_fault() {
     let mut session = honest(3);
     let generation = &mut session.evidence.generations[1];

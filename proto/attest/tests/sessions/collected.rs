@@ -38,6 +38,15 @@ proptest! {
         for generation in 0..session.opens.len() {
             let shown = &session.evidence.generations[generation];
             let mut collector = Collector::new(session.opens[generation].clone());
+            let open = session.opens[generation].open();
+            let end = session.opens.get(generation + 1).map(|next| next.open().known());
+            let end = end.unwrap_or(session.evidence.tokens.len() as u32);
+            let tokens = open.known()..end;
+            let half = tokens.start + (tokens.end - tokens.start) / 2;
+            let token = |position: u32| session.evidence.tokens[position as usize];
+            for position in tokens.start..half {
+                collector.token(position, token(position)).unwrap();
+            }
             for hop in 0..3u16 {
                 collector.ack(hop, shown.acks[usize::from(hop)]).unwrap();
                 let (receipts, leaves) = sent(&session, generation, hop);
@@ -50,6 +59,9 @@ proptest! {
                     collector.leaves(hop, &leaves.encode()).unwrap();
                 }
             }
+            for position in half..tokens.end {
+                collector.token(position, token(position)).unwrap();
+            }
             prop_assert!(collector.is_acknowledged());
             let evidence = collector.into_evidence(shown.samples.clone());
             prop_assert_eq!(evidence.receipts.len(), shown.receipts.len());
@@ -58,6 +70,30 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_tail_that_signs_other_tokens_than_it_sends_is_refused() {
+    let session = session(course(5, 0));
+    let open = &session.opens[0];
+    let (receipts, _) = sent(&session, 0, 2);
+    let acks = &session.evidence.generations[0].acks;
+    let first = open.open().known();
+    let token = session.evidence.tokens[first as usize];
+    let mut collector = Collector::new(open.clone());
+    collector.ack(2, acks[2]).unwrap();
+    collector.token(first, token ^ 1).unwrap();
+    collector.receipt(2, &receipts[0].encode()).unwrap();
+    assert_eq!(collector.receipt(2, &receipts[1].encode()).unwrap_err(), CollectError::Token(first));
+    // The other way round: signed first.
+    let mut collector = Collector::new(open.clone());
+    collector.ack(2, acks[2]).unwrap();
+    for receipt in &receipts[..2] {
+        collector.receipt(2, &receipt.encode()).unwrap();
+    }
+    assert_eq!(collector.token(first, token ^ 1), Err(CollectError::Token(first)));
+    assert_eq!(collector.token(first + 1, token), Err(CollectError::Token(first + 1)));
+    collector.token(first, token).unwrap();
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 use proto::Position;
-use proto_attest::audit::{OpeningError, RowOpening, Side, check_side, settle};
+use proto_attest::audit::{
+    MissingInput, OpeningError, Part, RowOpening, Side, check_side, input_rows, settle,
+};
 use proto_attest::check::Blame;
-use proto_attest::receipt::VerifiedReceipt;
+use proto_attest::open::VerifiedOpen;
+use proto_attest::receipt::{SignedReceipt, VerifiedReceipt};
 use proto_attest::{Address, Leaf, LeafHasher, tree};
 
 use crate::swarm::{Course, Session, session};
@@ -82,6 +85,57 @@ fn other_rows_are_refused() {
     let mut other = good;
     other.receipt = proto_attest::Digest::ZERO;
     assert_eq!(other.verify(&receipt, open), Err(OpeningError::OtherReceipt));
+}
+
+/// The rows of hop 1's node that it had in the last generation in which it took part.
+fn inputs(session: &Session, end: u32) -> Result<Vec<(usize, std::ops::Range<u32>)>, MissingInput> {
+    let node = session.opens.last().unwrap().open().route[1].node;
+    let took_part = |open: &&VerifiedOpen| open.open().route[1].node == node;
+    let opens: Vec<&VerifiedOpen> = session.opens.iter().filter(took_part).collect();
+    let receipts: Vec<Vec<VerifiedReceipt>> = opens
+        .iter()
+        .map(|open| {
+            let shown = &session.evidence.generations[open.open().generation.get() as usize].receipts;
+            let of_hop = shown.iter().filter(|receipt| receipt.receipt.hop == 1);
+            of_hop.map(|receipt| receipt.clone().verify(open).unwrap()).collect()
+        })
+        .collect();
+    let parts = opens.iter().zip(&receipts);
+    let parts: Vec<Part<'_>> =
+        parts.map(|(open, receipts)| Part { open: open.open(), hop: 1, receipts }).collect();
+    let found = input_rows(&parts, 0, end)?;
+    Ok(found.into_iter().map(|rows| (rows.part, rows.rows)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Over recoveries too, a node's receipts hold all rows that it computed from, each once.
+    #[test]
+    fn inputs_are_found_over_generations(seed: u64, losses in 0usize..4) {
+        let (receipts_are_lost, stops) = (false, false);
+        let course = Course { seed, hops: 3, prompt: 300, answer: 60, losses, reused: 0, receipts_are_lost, stops };
+        let session = session(course);
+        let end = session.evidence.tokens.len() as u32 - 1;
+        let found = inputs(&session, end).unwrap();
+        let mut next = 0;
+        for (_, rows) in &found {
+            prop_assert_eq!(rows.start, next);
+            next = rows.end;
+        }
+        prop_assert_eq!(next, end);
+        prop_assert!(found.is_sorted_by_key(|(part, _)| *part));
+    }
+}
+
+#[test]
+fn missing_inputs_are_told() {
+    let mut session = honest();
+    let of_hop = |receipt: &SignedReceipt| receipt.receipt.hop == 1;
+    let first = session.evidence.generations[0].receipts.iter().position(of_hop).unwrap();
+    assert_eq!(inputs(&session, 89), Ok(vec![(0, 0..70), (0, 70..89)]));
+    session.evidence.generations[0].receipts.remove(first);
+    assert_eq!(inputs(&session, 89), Err(MissingInput(0..70)));
 }
 
 #[test]
