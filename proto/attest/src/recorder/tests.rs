@@ -1,5 +1,6 @@
 //! Recorders of hops that begin, go on, resend and stop.
 
+use proptest::prelude::*;
 use proto::tensor::NumericsClass;
 use proto::{Generation, LayerSpan, ModelId, NodeId, SessionId};
 
@@ -118,6 +119,24 @@ fn a_hop_that_goes_on_signs_what_it_sends_again_and_what_it_computes() {
     assert_eq!(rows(&drafts), [(0, 256, 256)]);
     assert_eq!(drafts[0].receipt.prev, open.digest());
     assert_eq!(rows(&new.sent(290, &leaves(290, 300)).unwrap()), [(256, 290, 300)]);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_as_leaves_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        if let Ok(leaves) = SentLeaves::decode(&bytes) {
+            prop_assert_eq!(leaves.encode(), bytes);
+        }
+    }
+}
+
+#[test]
+fn rows_beyond_the_answer_are_refused() {
+    let open = open(300, &[0]);
+    let mut recorder = recorder(&open, 0, None);
+    assert_eq!(recorder.received(0, &leaves(0, 365)), Err(RecorderError::Beyond(0)));
+    assert!(recorder.received(0, &leaves(0, 364)).is_ok());
+    assert_eq!(recorder.received(364, &leaves(364, 365)), Err(RecorderError::Beyond(364)));
 }
 
 #[test]

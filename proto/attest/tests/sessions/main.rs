@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
+mod claims;
+#[cfg(test)]
 mod collected;
 #[cfg(test)]
 mod evidence_file;
