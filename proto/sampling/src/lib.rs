@@ -22,7 +22,7 @@ mod truncate;
 
 pub use counts::{TokenCount, TokenCounts};
 pub use gumbel::GumbelNoise;
-pub use likeliest::likeliest;
+pub use likeliest::{likeliest, log_sum_exp};
 pub use mask::{MaskError, TokenMask};
 pub use parameters::ParameterError;
 pub use sampler::{Choice, SampleError, Sampler, Scratch};

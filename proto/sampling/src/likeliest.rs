@@ -30,6 +30,13 @@ pub fn likeliest(logits: &[f32], count: usize) -> Result<Vec<(u32, f32)>, Sample
     Ok(best.into_iter().map(|(token, logit)| (token, logprob(logit))).collect())
 }
 
+/// Natural logarithm of the sum of the exponentials of a row: a logit less this is the logarithm of its token's
+/// probability under the logits as they are.
+pub fn log_sum_exp(logits: &[f32]) -> Result<f32, SampleError> {
+    let max = scan::finite_max(logits)?;
+    Ok((f64::from(max) + scan::log_sum_exp(logits, max)) as f32)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -44,6 +51,8 @@ mod tests {
         for ((_, logprob), part) in told.iter().zip([4.0f32, 4.0, 3.0, 1.0]) {
             assert!((logprob.exp() - part / 12.0).abs() < 1e-6);
         }
+        assert!((log_sum_exp(&logits).unwrap() - 12.0f32.ln()).abs() < 1e-6);
+        assert!(log_sum_exp(&[f32::NAN]).is_err() && log_sum_exp(&[]).is_err());
         assert!(likeliest(&logits, 0).unwrap().is_empty());
         assert!(likeliest(&[f32::NAN], 1).is_err() && likeliest(&[f32::NEG_INFINITY], 1).is_err());
     }

@@ -60,6 +60,12 @@ pub(crate) const CRATES: &[Row] = &[
         why: "pure: logits to a token, auditable anywhere",
     },
     Row {
+        name: "proto-attest",
+        ours: &["proto", "proto-sampling"],
+        links_no: PURE,
+        why: "pure: what is signed and how it is judged, the same on a node, a router and a client's machine",
+    },
+    Row {
         name: "proto-telemetry",
         ours: &[],
         links_no: NO_TORCH,
@@ -220,6 +226,12 @@ pub(super) const HEAVY: &[Guard] = &[
         only: &["proto"],
         free_in_tests: false,
         why: "one place signs and verifies",
+    },
+    Guard {
+        name: "secp256k1",
+        only: &["proto-attest"],
+        free_in_tests: false,
+        why: "one crate signs what a contract may judge, in one form of signature",
     },
     Guard {
         name: "tokenizers",

@@ -25,6 +25,7 @@ fn tokio_in_a_pure_crate_is_refused() {
     for pure in [
         "proto",
         "proto-sampling",
+        "proto-attest",
         "proto-text",
         "shard-node-stage",
         "shard-node-weights",
@@ -57,9 +58,9 @@ fn what_comes_in_through_another_crate_is_refused_too() {
 fn a_new_crate_needs_a_row_and_a_row_a_crate() {
     let mut packages = workspace();
     packages.retain(|package| package.name != "benches");
-    packages.push(Package { name: "proto-attest".into(), ..Package::default() });
+    packages.push(Package { name: "proto-settlement".into(), ..Package::default() });
     let wrong = judge(&packages);
-    assert!(wrong.iter().any(|line| line.contains("proto-attest has no row")), "{wrong:?}");
+    assert!(wrong.iter().any(|line| line.contains("proto-settlement has no row")), "{wrong:?}");
     assert!(wrong.iter().any(|line| line.contains("benches is in the table but not")), "{wrong:?}");
 }
 
