@@ -75,6 +75,12 @@ impl LayerSpan {
         self.end - self.start
     }
 
+    /// Whether all layers of `part` are layers of this one.
+    #[must_use]
+    pub const fn holds(self, part: Self) -> bool {
+        self.start <= part.start && part.end <= self.end
+    }
+
     /// Whether the layer lies in the span.
     pub const fn contains(self, layer: LayerIndex) -> bool {
         self.start <= layer.get() && layer.get() < self.end

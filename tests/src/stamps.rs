@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use proto::Position;
+use proto::{LayerSpan, Position};
 use shard_node_stage::{
     KvSlot, Stage, StageError, StageLoader, StageShape, StepGroup, StepInput, StepOutput, ToyStage,
 };
@@ -58,8 +58,8 @@ impl Stage for Stamped {
         self.stage.shape()
     }
 
-    fn open(&mut self, max_positions: u32) -> Result<KvSlot, StageError> {
-        let slot = self.stage.open(max_positions)?;
+    fn open_part(&mut self, part: LayerSpan, max_positions: u32) -> Result<KvSlot, StageError> {
+        let slot = self.stage.open_part(part, max_positions)?;
         self.sessions.insert(slot.get(), max_positions);
         Ok(slot)
     }

@@ -46,6 +46,22 @@ fn exact_answers_are_bit_equal_over_three_nodes_and_one() {
 }
 
 #[test]
+fn spans_that_overlap_give_the_bits_of_those_that_meet() {
+    let (programs, home) = (Programs::built().unwrap(), tempfile::tempdir().unwrap());
+    let answers = [("meet", ["0..14", "14..30"]), ("overlap", ["0..20", "9..30"])].map(|(name, spans)| {
+        let folder = home.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let swarm = programs.swarm(&folder, &spans, &["--numerics", "exact"]).unwrap();
+        let asked = ["--chat", "--max-tokens", "24", "--prompt", PROMPTS[0]];
+        let answer = programs.generate(&folder, swarm[0].ready(), &asked).unwrap();
+        assert_eq!(answer["route"].as_array().unwrap().len(), 2, "{answer}");
+        answer
+    });
+    assert_eq!(ids(&answers[0]), ids(&answers[1]));
+    assert_eq!(ids(&answers[0]).len(), 24);
+}
+
+#[test]
 fn bf16_answers_to_twenty_prompts_agree_over_three_nodes_and_one() {
     let (programs, home) = (Programs::built().unwrap(), tempfile::tempdir().unwrap());
     let [one, three] = one_and_three(&programs, home.path(), "bf16");

@@ -1,8 +1,8 @@
 //! What a stage and a hop are expected to cost per token, in microseconds, where nothing or something is known.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use proto::NodeId;
+use proto::{LayerSpan, NodeId};
 
 use crate::view::NodeView;
 
@@ -30,9 +30,9 @@ pub(crate) fn compute_us(node: &NodeView) -> u64 {
 /// What computing a session's rows anew counts as, once for each node that would have to.
 const ANEW_US: u64 = 1_000_000;
 
-/// The price of a node that holds no rows of a session, where others do.
-pub(crate) fn anew_us(node: NodeId, prefer: &BTreeSet<NodeId>) -> u64 {
-    if prefer.is_empty() || prefer.contains(&node) { 0 } else { ANEW_US }
+/// The price of a node that holds no rows of a session for these layers, where others do.
+pub(crate) fn anew_us(node: NodeId, part: LayerSpan, prefer: &BTreeMap<NodeId, LayerSpan>) -> u64 {
+    if prefer.is_empty() || prefer.get(&node) == Some(&part) { 0 } else { ANEW_US }
 }
 
 /// Expected one-way time from one node to another. Without a measurement between them: half the mean of what the

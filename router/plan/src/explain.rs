@@ -55,7 +55,7 @@ pub enum Verdict {
     },
     /// The request excludes it.
     Excluded,
-    /// Its span fits no route: nobody's span ends where it begins, or begins where it ends.
+    /// Its span fits no route: layers before or behind it are held by nobody.
     DoesNotMeet {
         /// The layer where no way leads to it from the first layer.
         no_upstream_to: Option<u32>,
@@ -112,16 +112,13 @@ impl fmt::Display for Verdict {
             }
             Self::Excluded => f.write_str("excluded by the request"),
             Self::DoesNotMeet { no_upstream_to: Some(up), no_downstream_from: Some(down) } => {
-                write!(
-                    f,
-                    "overlapping span not usable: no spans lead up to layer {up} nor on from layer {down}"
-                )
+                write!(f, "no spans lead up to layer {up} nor on from layer {down}")
             }
             Self::DoesNotMeet { no_upstream_to: Some(layer), .. } => {
-                write!(f, "overlapping span not usable: no spans lead up to layer {layer}")
+                write!(f, "no spans lead up to layer {layer}")
             }
             Self::DoesNotMeet { no_downstream_from: Some(layer), .. } => {
-                write!(f, "overlapping span not usable: no spans lead on from layer {layer}")
+                write!(f, "no spans lead on from layer {layer}")
             }
             Self::DoesNotMeet { .. } => f.write_str("its span fits no route"),
             Self::Slower { by_us } => write!(f, "slower by {by_us} us a token"),
@@ -163,11 +160,7 @@ pub fn explain(view: &View, request: &RouteRequest) -> Explanation {
     let route = choose_route(view, request);
     let class = match &route {
         Ok(route) => route.class,
-        Err(
-            RouteError::Nobody { class, .. }
-            | RouteError::Gap { class, .. }
-            | RouteError::SpansDoNotMeet { class, .. },
-        ) => *class,
+        Err(RouteError::Nobody { class, .. } | RouteError::Gap { class, .. }) => *class,
     };
     let spans = usable(view, request, class).filter_map(|node| Some(node.offer()?.span));
     let gaps = Coverage::of(request.n_layers, spans).gaps();

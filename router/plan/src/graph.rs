@@ -1,11 +1,11 @@
-//! Shortest paths over (node, layer): the usable spans as a graph whose edges join a span's end to a span's start.
+//! Shortest paths over (node, layer): a node takes part with any run of layers of those that it holds.
 //!
-//! Every node holds exactly one span and takes part with the whole of it, so a node's place in the model is fixed and
-//! the graph has one vertex per node. Spans are taken in order of their start, which is a topological order.
+//! Runs begin and end at *cuts*, the layers where somebody's span begins or ends: cutting elsewhere would only make
+//! shorter stages of the same nodes. A path goes through the cuts in ascending order, which is a topological order.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use proto::NodeId;
+use proto::{LayerSpan, NodeId};
 
 use crate::cost::{anew_us, compute_us, hop_us};
 use crate::view::NodeView;
@@ -13,55 +13,68 @@ use crate::view::NodeView;
 /// Cost of a path, and its number of stages to prefer the shorter of two equal ones.
 pub(crate) type Cost = (u64, u32);
 
-/// The best ways to and from each candidate.
+/// A way that ends with a candidate's layers up to a cut.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    cost: Cost,
+    /// The cut where the candidate begins.
+    enters: usize,
+    /// The candidate before it.
+    before: Option<usize>,
+}
+
+/// The best ways to and from each candidate at each cut.
 #[derive(Debug)]
 pub(crate) struct Graph<'a> {
-    n_layers: u32,
-    prefer: &'a BTreeSet<NodeId>,
+    prefer: &'a BTreeMap<NodeId, LayerSpan>,
     /// Ordered by (span, node), so that ties fall to the smaller id.
     candidates: Vec<&'a NodeView>,
-    /// Cheapest way from layer 0 up to and including the candidate, and the candidate before it.
-    from_start: Vec<Option<(Cost, Option<usize>)>>,
-    /// Cheapest way from the candidate (included) to the last layer.
-    to_end: Vec<Option<Cost>>,
+    /// In ascending order, from layer 0 to the last one.
+    cuts: Vec<u32>,
+    /// By candidate and cut: the cheapest way from layer 0 that ends there with the candidate.
+    until: Vec<Vec<Option<Way>>>,
 }
 
 impl<'a> Graph<'a> {
-    /// Every candidate must have an offer whose span lies within `n_layers`.
+    /// Every candidate must have an offer; those whose span does not lie within `n_layers` are left out.
     pub(crate) fn new(
         n_layers: u32,
         candidates: impl IntoIterator<Item = &'a NodeView>,
-        prefer: &'a BTreeSet<NodeId>,
+        prefer: &'a BTreeMap<NodeId, LayerSpan>,
     ) -> Self {
         let mut candidates: Vec<_> = candidates
             .into_iter()
             .filter(|node| node.offer().is_some_and(|o| o.span.end() <= n_layers))
             .collect();
         candidates.sort_by_key(|node| (node.offer().map(|offer| offer.span), node.node()));
-        let count = candidates.len();
-        let mut graph =
-            Self { n_layers, prefer, candidates, from_start: vec![None; count], to_end: vec![None; count] };
-        graph.forward();
-        graph.backward();
+        let cuts = cuts(n_layers, &candidates, prefer);
+        let until = vec![vec![None; cuts.len()]; candidates.len()];
+        let mut graph = Self { prefer, candidates, cuts, until };
+        for cut in 1..graph.cuts.len() {
+            graph.end_at(cut);
+        }
         graph
     }
 
-    /// The cheapest route's candidates in order.
-    pub(crate) fn best(&self) -> Option<Vec<&'a NodeView>> {
-        let (mut at, _) = self
-            .from_start
-            .iter()
-            .enumerate()
-            .filter(|&(index, _)| self.end(index) == self.n_layers)
-            .filter_map(|(index, way)| way.map(|(cost, _)| (index, cost)))
-            .min_by_key(|&(index, cost)| (cost, index))?;
-        let mut route = vec![self.candidates[at]];
-        while let Some((_, Some(before))) = self.from_start[at] {
-            at = before;
-            route.push(self.candidates[at]);
+    /// The cheapest route's candidates in order, each with its layers, and what it costs.
+    pub(crate) fn best(&self) -> Option<(Vec<(&'a NodeView, LayerSpan)>, u64)> {
+        let last = self.cuts.len() - 1;
+        let ends = (0..self.candidates.len()).filter_map(|at| Some((at, self.until[at][last]?)));
+        let (mut at, _) = ends.min_by_key(|&(at, way)| (way.cost, at))?;
+        let (mut cut, mut route) = (last, Vec::new());
+        while let Some(way) = self.until[at][cut] {
+            route.push((at, way.enters, cut));
+            let Some(before) = way.before else { break };
+            (at, cut) = (before, way.enters);
         }
         route.reverse();
-        Some(route)
+        let route = once_each(route);
+        let hops =
+            route.windows(2).map(|pair| hop_us(self.candidates[pair[0].0], self.candidates[pair[1].0]));
+        let own = route.iter().map(|&(at, from, to)| self.own(at, from, to));
+        let cost = hops.sum::<u64>() + own.sum::<Option<u64>>()?;
+        let stages = route.iter().map(|&(at, from, to)| Some((self.candidates[at], self.span(from, to)?)));
+        Some((stages.collect::<Option<_>>()?, cost))
     }
 
     /// Cost of the cheapest route through this candidate, the candidate's reach to both ends otherwise.
@@ -69,60 +82,148 @@ impl<'a> Graph<'a> {
         let Some(at) = self.candidates.iter().position(|known| known.node() == node.node()) else {
             return Err(Reach { start: false, end: false });
         };
-        match (self.from_start[at], self.to_end[at]) {
-            (Some(((before, _), _)), Some((after, _))) => Ok(before + after - self.own(at)),
-            (before, after) => Err(Reach { start: before.is_some(), end: after.is_some() }),
+        let after = self.ways_on();
+        let (mut best, mut reach) = (None::<u64>, Reach { start: false, end: false });
+        for from in 0..self.cuts.len() {
+            let Some((before, _)) = self.entering(at, from) else { continue };
+            for to in from + 1..self.cuts.len() {
+                let Some(own) = self.own(at, from, to) else { continue };
+                reach.start = true;
+                let Some(rest) = self.leaving(at, to, &after) else { continue };
+                let cost = before + own + rest;
+                best = Some(best.map_or(cost, |best| best.min(cost)));
+            }
         }
+        let ends = |to: usize| self.leaving(at, to, &after).is_some() && self.holds_before(at, to);
+        reach.end = (1..self.cuts.len()).any(ends);
+        best.ok_or(reach)
     }
 
-    fn forward(&mut self) {
+    /// The ways that end at `cut`; those at all smaller cuts are known.
+    fn end_at(&mut self, cut: usize) {
         for at in 0..self.candidates.len() {
-            let own = self.own(at);
-            self.from_start[at] = if self.start(at) == 0 {
-                Some(((own, 1), None))
-            } else {
-                (0..at)
-                    .filter(|&before| self.end(before) == self.start(at))
-                    .filter_map(|before| {
-                        let ((cost, stages), _) = self.from_start[before]?;
-                        let hop = hop_us(self.candidates[before], self.candidates[at]);
-                        Some(((cost + hop + own, stages + 1), Some(before)))
-                    })
-                    .min_by_key(|&(cost, before)| (cost, before))
-            };
+            let mut best: Option<Way> = None;
+            for enters in 0..cut {
+                let Some(own) = self.own(at, enters, cut) else { continue };
+                let Some(((cost, stages), before)) = self.entering_way(at, enters) else { continue };
+                let way = Way { cost: (cost + own, stages + 1), enters, before };
+                if best.is_none_or(|best| way.cost < best.cost) {
+                    best = Some(way);
+                }
+            }
+            self.until[at][cut] = best;
         }
     }
 
-    fn backward(&mut self) {
-        for at in (0..self.candidates.len()).rev() {
-            let own = self.own(at);
-            self.to_end[at] = if self.end(at) == self.n_layers {
-                Some((own, 1))
-            } else {
-                (at + 1..self.candidates.len())
-                    .filter(|&after| self.start(after) == self.end(at))
-                    .filter_map(|after| {
-                        let (cost, stages) = self.to_end[after]?;
-                        Some((cost + hop_us(self.candidates[at], self.candidates[after]) + own, stages + 1))
-                    })
-                    .min()
-            };
+    /// What it costs until the candidate begins at a cut, and who comes before it.
+    fn entering_way(&self, at: usize, cut: usize) -> Option<(Cost, Option<usize>)> {
+        if cut == 0 {
+            return Some(((0, 0), None));
         }
+        let before = (0..self.candidates.len()).filter(|&before| before != at);
+        let ways = before.filter_map(|before| {
+            let (cost, stages) = self.until[before][cut]?.cost;
+            let hop = hop_us(self.candidates[before], self.candidates[at]);
+            Some(((cost + hop, stages), Some(before)))
+        });
+        ways.min()
     }
 
-    fn own(&self, at: usize) -> u64 {
+    fn entering(&self, at: usize, cut: usize) -> Option<(u64, u32)> {
+        self.entering_way(at, cut).map(|(cost, _)| cost)
+    }
+
+    /// What it costs after a candidate that ends at a cut.
+    fn leaving(&self, at: usize, cut: usize, after: &[Vec<Option<u64>>]) -> Option<u64> {
+        if cut + 1 == self.cuts.len() {
+            return Some(0);
+        }
+        let next = (0..self.candidates.len()).filter(|&next| next != at);
+        let ways = next
+            .filter_map(|next| Some(after[next][cut]? + hop_us(self.candidates[at], self.candidates[next])));
+        ways.min()
+    }
+
+    /// By candidate and cut: what the cheapest way from there to the last layer costs that begins with the candidate.
+    fn ways_on(&self) -> Vec<Vec<Option<u64>>> {
+        let mut after = vec![vec![None; self.cuts.len()]; self.candidates.len()];
+        for cut in (0..self.cuts.len() - 1).rev() {
+            for at in 0..self.candidates.len() {
+                let ways = (cut + 1..self.cuts.len())
+                    .filter_map(|to| Some(self.own(at, cut, to)? + self.leaving(at, to, &after)?));
+                let best = ways.min();
+                after[at][cut] = best;
+            }
+        }
+        after
+    }
+
+    /// What a candidate takes for the layers between two cuts; `None` if it does not hold them.
+    fn own(&self, at: usize, from: usize, to: usize) -> Option<u64> {
         let node = self.candidates[at];
-        compute_us(node) + anew_us(node.node(), self.prefer)
+        let span = node.offer()?.span;
+        let part = self.span(from, to).filter(|&part| span.holds(part))?;
+        let time = compute_us(node).saturating_mul(u64::from(part.len())) / u64::from(span.len().max(1));
+        Some(time + anew_us(node.node(), part, self.prefer))
     }
 
-    fn start(&self, at: usize) -> u32 {
-        self.candidates[at].offer().map_or(u32::MAX, |offer| offer.span.start())
+    fn holds_before(&self, at: usize, cut: usize) -> bool {
+        (0..cut).any(|from| self.own(at, from, cut).is_some())
     }
 
-    fn end(&self, at: usize) -> u32 {
-        self.candidates[at].offer().map_or(u32::MAX, |offer| offer.span.end())
+    fn span(&self, from: usize, to: usize) -> Option<LayerSpan> {
+        LayerSpan::new(self.cuts[from], self.cuts[to]).ok()
     }
 }
+
+/// A node takes part once: where a faster one came between two runs of its layers, it computes that one's as well.
+fn once_each(route: Vec<(usize, usize, usize)>) -> Vec<(usize, usize, usize)> {
+    let mut once: Vec<(usize, usize, usize)> = Vec::new();
+    for (at, from, to) in route {
+        match once.iter().position(|&(known, ..)| known == at) {
+            Some(place) => {
+                once.truncate(place + 1);
+                once[place].2 = to;
+            }
+            None => once.push((at, from, to)),
+        }
+    }
+    once
+}
+
+/// Where routes may be cut: at both ends of the model, where most spans begin or end, and where the fewest nodes that
+/// hold all layers between them meet, so that a route is found whenever no layer is missing.
+fn cuts(n_layers: u32, candidates: &[&NodeView], prefer: &BTreeMap<NodeId, LayerSpan>) -> Vec<u32> {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    for offer in candidates.iter().filter_map(|node| node.offer()) {
+        *counts.entry(offer.span.start()).or_default() += 1;
+        *counts.entry(offer.span.end()).or_default() += 1;
+    }
+    counts.remove(&0);
+    counts.remove(&n_layers);
+    let mut common: Vec<(usize, u32)> = counts.into_iter().map(|(cut, count)| (count, cut)).collect();
+    common.sort_by_key(|&(count, cut)| (std::cmp::Reverse(count), cut));
+    let between = common.into_iter().take(MOST_CUTS).map(|(_, cut)| cut);
+    let mut cuts: Vec<u32> = between.chain([0, n_layers]).collect();
+    // Where a session's present route is cut: it holds rows for these parts.
+    cuts.extend(prefer.values().flat_map(|part| [part.start(), part.end()]).filter(|&cut| cut < n_layers));
+    let spans = || candidates.iter().filter_map(|node| Some(node.offer()?.span));
+    let mut reached = 0;
+    while let Some(end) = spans().filter(|span| span.start() <= reached).map(LayerSpan::end).max() {
+        if end <= reached || end >= n_layers {
+            break;
+        }
+        cuts.push(end);
+        reached = end;
+    }
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts
+}
+
+/// Cuts between the model's ends. Whoever announces spans of its own making adds cuts, and a search takes time with
+/// their square: with these and 256 nodes some ten milliseconds.
+const MOST_CUTS: usize = 30;
 
 /// Which ends of the model a candidate's span can be joined to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

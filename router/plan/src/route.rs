@@ -1,6 +1,6 @@
-//! The choice of a route: one model, one class, whole spans that tile the model, cheapest first.
+//! The choice of a route: one model, one class, parts of spans that tile the model, cheapest first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use proto::session::{Plan, PlanStage};
@@ -26,9 +26,9 @@ pub struct RouteRequest {
     pub max_positions: u32,
     /// Nodes that must not take part.
     pub exclude: BTreeSet<NodeId>,
-    /// Nodes that hold rows of the session already: others are taken only where these give no route, or a much slower
-    /// one.
-    pub prefer: BTreeSet<NodeId>,
+    /// Nodes that hold rows of the session already, for these of their layers: others are taken, or other layers of
+    /// these, only where these give no route, or a much slower one.
+    pub prefer: BTreeMap<NodeId, LayerSpan>,
     /// Other nodes are wanted that stand by for the stages.
     pub standby: bool,
 }
@@ -93,29 +93,11 @@ pub enum RouteError {
         /// Which layers.
         gaps: Gaps,
     },
-    /// Every layer is held, but the spans overlap instead of meeting.
-    #[error(
-        "no route for model {} in class {class}: every layer is held, but the spans {} do not meet end to start \
-         (a node takes part with its whole span)",
-        .model.short(), spans_text(.spans)
-    )]
-    SpansDoNotMeet {
-        /// The weights.
-        model: ModelId,
-        /// The class tried.
-        class: NumericsClass,
-        /// The spans there are.
-        spans: Vec<LayerSpan>,
-    },
 }
 
 fn others(classes: &[NumericsClass]) -> String {
     let names: Vec<_> = classes.iter().map(|class| class.name()).collect();
     if names.is_empty() { String::new() } else { format!("; it is offered in class {}", names.join(", ")) }
-}
-
-fn spans_text(spans: &[LayerSpan]) -> String {
-    spans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The cheapest route, or why there is none. Deterministic: equal views and requests give equal routes.
@@ -141,12 +123,12 @@ pub fn choose_route(view: &View, request: &RouteRequest) -> Result<Route, RouteE
 
 fn cheapest(view: &View, request: &RouteRequest, class: NumericsClass) -> Option<Route> {
     let graph = Graph::new(request.n_layers, usable(view, request, class), &request.prefer);
-    let nodes = graph.best()?;
-    let anew: u64 = nodes.iter().map(|node| anew_us(node.node(), &request.prefer)).sum();
-    let expected_us = graph.through(nodes.first()?).ok()?.saturating_sub(anew);
-    let stages = nodes
+    let (parts, cost) = graph.best()?;
+    let anew: u64 = parts.iter().map(|(node, part)| anew_us(node.node(), *part, &request.prefer)).sum();
+    let expected_us = cost.saturating_sub(anew);
+    let stages = parts
         .into_iter()
-        .map(|node| Some(RouteStage { node: node.node(), addr: address(node)?, span: node.offer()?.span }))
+        .map(|(node, span)| Some(RouteStage { node: node.node(), addr: address(node)?, span }))
         .collect::<Option<_>>()?;
     Some(Route {
         model: request.model,
@@ -166,20 +148,15 @@ fn no_route(view: &View, request: &RouteRequest, classes: &[NumericsClass]) -> R
     let covered = |class: &NumericsClass| Coverage::of(request.n_layers, spans_of(*class)).held();
     // `max_by_key` takes the last of equals; reversed, the preferred class comes last.
     let class = classes.iter().rev().copied().max_by_key(covered).unwrap_or(NumericsClass::Bf16);
-    let mut spans = spans_of(class);
+    let spans = spans_of(class);
     if spans.is_empty() {
         let other_classes =
             NumericsClass::ALL.into_iter().filter(|&other| !spans_of(other).is_empty()).collect();
         return RouteError::Nobody { model: request.model, class, other_classes };
     }
-    let gaps = Coverage::of(request.n_layers, spans.iter().copied()).gaps();
-    if gaps.is_empty() {
-        spans.sort();
-        spans.dedup();
-        RouteError::SpansDoNotMeet { model: request.model, class, spans }
-    } else {
-        RouteError::Gap { model: request.model, class, gaps }
-    }
+    // Without a gap there is a route: spans may be cut anywhere.
+    let gaps = Coverage::of(request.n_layers, spans).gaps();
+    RouteError::Gap { model: request.model, class, gaps }
 }
 
 /// The nodes that may take part, ordered by id.

@@ -1,4 +1,4 @@
-//! Who stands by for the stages of a route: nodes outside it that hold the same layers, the cheapest first.
+//! Who stands by for the stages of a route: nodes outside it that hold their layers, the cheapest first.
 //!
 //! A node stands by for one stage of a session only, as its loss should cost the session one stage. Stages with the
 //! fewest candidates choose first, so that none goes without because another took the only one.
@@ -30,7 +30,7 @@ pub(crate) fn choose_standbys(view: &View, request: &RouteRequest, route: &Route
         .map(|(stage, at)| {
             let mut candidates: Vec<_> = usable(view, request, route.class)
                 .filter(|node| !on_route.contains(&node.node()))
-                .filter(|node| node.offer().is_some_and(|offer| offer.span == at.span))
+                .filter(|node| node.offer().is_some_and(|offer| offer.span.holds(at.span)))
                 .filter_map(|node| {
                     let found = RouteStage { node: node.node(), addr: address(node)?, span: at.span };
                     Some((compute_us(node), found))
@@ -68,7 +68,7 @@ mod tests {
             class: None,
             max_positions: 64,
             exclude: BTreeSet::from([node(9)]),
-            prefer: BTreeSet::new(),
+            prefer: std::collections::BTreeMap::new(),
             standby: true,
         };
         choose_route(&view, &request).unwrap()

@@ -1,6 +1,6 @@
 //! `router explain`: the route that would be taken, and the reason for each node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use router::Router;
@@ -28,7 +28,7 @@ pub(super) async fn run(
         class: arguments.choice.numerics,
         max_positions: arguments.max_positions,
         exclude: BTreeSet::new(),
-        prefer: BTreeSet::new(),
+        prefer: BTreeMap::new(),
         standby: true,
     };
     let explanation = explain(&view, &request);

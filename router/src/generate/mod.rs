@@ -7,7 +7,7 @@ mod resume;
 mod stream;
 mod timings;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,7 +179,7 @@ impl Router {
             class: request.class,
             max_positions: prompt.len() as u32 + max_tokens,
             exclude: BTreeSet::new(),
-            prefer: BTreeSet::new(),
+            prefer: BTreeMap::new(),
             standby: request.standby,
         };
         let mut enough = |view: &View| choose_route(view, &wanted).is_ok();

@@ -97,12 +97,12 @@ impl OverView {
     fn go_on(&mut self, node: NodeId, lost: &SessionError, came: &[u32]) -> Result<Resumed, String> {
         // In the class that it began in, by the nodes that hold its rows if they can.
         self.wanted.class = Some(self.route.class);
-        self.wanted.prefer.extend(self.route.stages.iter().map(|stage| stage.node));
+        self.wanted.prefer.extend(self.route.stages.iter().map(|stage| (stage.node, stage.span)));
         self.wanted.prefer.remove(&node);
         // Whoever stands by for it holds its rows.
         let place = self.route.stages.iter().position(|stage| stage.node == node);
         let standbys = self.route.standbys.iter().filter(|standby| Some(standby.stage) == place);
-        self.wanted.prefer.extend(standbys.map(|standby| standby.at.node));
+        self.wanted.prefer.extend(standbys.map(|standby| (standby.at.node, standby.at.span)));
         let route = self.without(node, lost)?;
         self.route = route.clone();
         let taken_over = self.generations.takes_over(&route);

@@ -163,7 +163,7 @@ impl Catalogue {
             let (model, n_layers) = (served.model.id(), served.model.manifest().architecture.n_layers);
             // Room is not asked for: whoever finds none waits for it.
             let exclude = BTreeSet::new();
-            let prefer = BTreeSet::new();
+            let prefer = BTreeMap::new();
             let any = RouteRequest {
                 model,
                 n_layers,

@@ -142,7 +142,6 @@ impl From<AdmissionRefusal> for Problem {
                 match source {
                     RouteError::Nobody { .. } => "start nodes for this model, or name another class",
                     RouteError::Gap { .. } => "start a node for the missing layers",
-                    RouteError::SpansDoNotMeet { .. } => "start nodes whose spans meet end to start",
                 },
             ),
             AdmissionRefusal::TooLarge { .. } => (

@@ -6,6 +6,7 @@
 //! addresses stay, as CUDA graphs need. Whether a reservation fits is the caller's decision: bytes are reported.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use proto::Position;
 use proto::tensor::KvFormat;
@@ -31,6 +32,8 @@ pub(crate) struct KvStore {
 /// One session's part.
 #[derive(Debug)]
 pub(crate) struct SessionKv {
+    /// Layers of the stage before its own first one.
+    first: usize,
     layers: Vec<LayerCache>,
     capacity: u32,
     reserved: u32,
@@ -42,14 +45,14 @@ impl KvStore {
         Self { heads, layers, format, device, next: 0, sessions: BTreeMap::new() }
     }
 
-    /// Opens a session of at most `reserved` positions.
-    pub(crate) fn open(&mut self, reserved: u32) -> Result<KvSlot, StageError> {
+    /// Opens a session of at most `reserved` positions in these layers, counted from the stage's first.
+    pub(crate) fn open(&mut self, part: Range<usize>, reserved: u32) -> Result<KvSlot, StageError> {
         let small = by_shim(self.device);
         let capacity = if small { reserved.min(FIRST_POSITIONS) } else { reserved };
         let made = if small {
-            (0..self.layers).map(|_| self.cache(capacity)).collect()
+            part.clone().map(|_| self.cache(capacity)).collect()
         } else {
-            LayerCache::block(self.layers, self.heads, capacity, self.format, self.device)
+            LayerCache::block(part.len(), self.heads, capacity, self.format, self.device)
         };
         let layers = made
             .map_err(TorchError::from)
@@ -59,7 +62,7 @@ impl KvStore {
         }
         let slot = KvSlot::new(self.next);
         self.next = self.next.wrapping_add(1);
-        self.sessions.insert(slot, SessionKv { layers, capacity, reserved, length: 0 });
+        self.sessions.insert(slot, SessionKv { first: part.start, layers, capacity, reserved, length: 0 });
         Ok(slot)
     }
 
@@ -88,11 +91,12 @@ impl KvStore {
     pub(crate) fn grow(&mut self, slot: KvSlot, length: u32) -> Result<(), StageError> {
         let session = self.session(slot)?;
         let (held, used, reserved) = (session.capacity, session.length, session.reserved);
+        let layers = session.layers.len();
         if length <= held {
             return Ok(());
         }
         let capacity = length.max(held.saturating_mul(2)).min(reserved);
-        for layer in 0..self.layers {
+        for layer in 0..layers {
             let grown = self
                 .moved(slot, layer, capacity, used)
                 .map_err(|error| StageError::Memory { positions: capacity, why: error.to_string() })?;
@@ -112,6 +116,9 @@ impl KvStore {
         }
         if target.length > 0 || from == to {
             return Err(StageError::Input("a copy into a slot that holds rows".into()));
+        }
+        if self.session(from)?.part() != target.part() {
+            return Err(StageError::Input("a copy between two parts of the span".into()));
         }
         if length > target.reserved {
             let reserved = target.reserved;
@@ -136,13 +143,13 @@ impl KvStore {
         let session = self.session_mut(slot)?;
         session.length = session.length.min(length);
         session.reserved = session.length;
-        let (used, held) = (session.length, session.capacity);
+        let (used, held, layers) = (session.length, session.capacity, session.layers.len());
         let capacity = used.div_ceil(piece) * piece;
         if capacity >= held {
             return Ok(());
         }
         let smaller: Result<Vec<_>, _> =
-            (0..self.layers).map(|layer| self.moved(slot, layer, capacity, used)).collect();
+            (0..layers).map(|layer| self.moved(slot, layer, capacity, used)).collect();
         let session = self.session_mut(slot)?;
         session.layers =
             smaller.map_err(|error| StageError::Memory { positions: capacity, why: error.to_string() })?;
@@ -153,13 +160,20 @@ impl KvStore {
     /// Bytes held by all sessions.
     pub(crate) fn bytes(&self) -> u64 {
         let sessions = self.sessions.values();
-        sessions.map(|session| u64::from(session.capacity) * self.bytes_per_position()).sum()
+        let bytes = |session: &SessionKv| {
+            u64::from(session.capacity) * session.layers.len() as u64 * self.bytes_per_layer()
+        };
+        sessions.map(bytes).sum()
     }
 
     /// Bytes of one position in all layers of the stage.
     pub(crate) fn bytes_per_position(&self) -> u64 {
+        self.layers as u64 * self.bytes_per_layer()
+    }
+
+    fn bytes_per_layer(&self) -> u64 {
         let Heads { keys, dim, .. } = self.heads;
-        2 * self.layers as u64 * keys as u64 * self.format.head_bytes(dim as u32)
+        2 * keys as u64 * self.format.head_bytes(dim as u32)
     }
 
     fn moved(&self, slot: KvSlot, layer: usize, capacity: u32, used: u32) -> Result<LayerCache, GrowError> {
@@ -182,6 +196,11 @@ impl SessionKv {
         self.length
     }
 
+    /// Its layers, counted from the stage's first.
+    pub(crate) fn part(&self) -> Range<usize> {
+        self.first..self.first + self.layers.len()
+    }
+
     /// Most positions.
     pub(crate) fn reserved(&self) -> u32 {
         self.reserved
@@ -192,7 +211,7 @@ impl SessionKv {
         self.length = length;
     }
 
-    /// The cache of a layer, counted from the span's first.
+    /// The cache of a layer, counted from its part's first.
     pub(crate) fn layer(&self, index: usize) -> Result<&LayerCache, TorchError> {
         self.layers.get(index).ok_or_else(no_cache)
     }

@@ -27,7 +27,7 @@ pub(crate) struct StepRows<'a> {
 }
 
 impl<'a> StepRows<'a> {
-    /// At the span's layer `layer`.
+    /// At layer `layer` of the groups' part.
     pub(crate) fn new(
         groups: &[StepGroup],
         layer: usize,
@@ -47,7 +47,7 @@ impl<'a> StepRows<'a> {
         Self { runs, kv, rotary, heads, row_by_row, masks, angles: [None, None], layer }
     }
 
-    /// Goes on to the span's next layer.
+    /// Goes on to the part's next layer.
     pub(crate) fn next_layer(&mut self) {
         self.layer += 1;
     }

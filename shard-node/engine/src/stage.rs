@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bytes::Bytes;
-use proto::Position;
 use proto::manifest::Architecture;
+use proto::{LayerSpan, Position};
 use shard_node_stage::{KvSlot, Stage, StageError, StageShape, StepGroup, StepInput, StepOutput};
 use tch::{Device, Kind, Tensor};
 
@@ -64,7 +64,11 @@ impl Stage for TorchStage {
         self.shape
     }
 
-    fn open(&mut self, max_positions: u32) -> Result<KvSlot, StageError> {
+    fn open_part(&mut self, part: LayerSpan, max_positions: u32) -> Result<KvSlot, StageError> {
+        let span = self.shape.span;
+        if !span.holds(part) {
+            return Err(StageError::Part { part, span });
+        }
         let context = self.shape.context;
         if max_positions == 0 || max_positions > context {
             return Err(StageError::Memory {
@@ -73,7 +77,8 @@ impl Stage for TorchStage {
             });
         }
         self.rotary.reserve(max_positions)?;
-        self.kv.open(max_positions)
+        let first = (part.start() - span.start()) as usize;
+        self.kv.open(first..first + part.len() as usize, max_positions)
     }
 
     fn close(&mut self, slot: KvSlot) {
@@ -108,7 +113,7 @@ impl Stage for TorchStage {
         let step = self.under_way.take();
         let mut step = step.ok_or_else(|| StageError::Input("no step was begun".into()))?;
         self.run(&mut step, layers.max(1))?;
-        if step.layer == self.layers.len() {
+        if step.layer == step.part.len() {
             return self.finish(&step).map(Some);
         }
         // Else pieces would pile up on the device, and others' steps behind them.
@@ -136,8 +141,10 @@ impl Stage for TorchStage {
 #[derive(Debug)]
 pub(crate) struct UnderWay {
     groups: Vec<StepGroup>,
+    /// The layers that compute them, counted from the stage's first.
+    part: Range<usize>,
     rows: usize,
-    /// The layer that comes next.
+    /// The layer that comes next, counted from the part's first.
     layer: usize,
     x: Rows,
 }
@@ -164,17 +171,21 @@ impl TorchStage {
         self.weight_bytes() + self.embedding.as_ref().filter(|e| !shared(e)).map_or(0, Embedding::bytes)
     }
 
-    /// Every group continues an open session within its reservation; gives the number of rows.
-    fn check_groups(&self, groups: &[StepGroup]) -> Result<usize, StageError> {
-        if groups.is_empty() {
+    /// Every group continues an open session within its reservation, in the same layers; gives the number of rows.
+    fn check_groups(&self, groups: &[StepGroup]) -> Result<(usize, Range<usize>), StageError> {
+        let Some(first) = groups.first() else {
             return Err(StageError::Input("a step without rows".into()));
-        }
+        };
+        let part = self.kv.session(first.slot)?.part();
         let mut seen = BTreeSet::new();
         let mut total = 0usize;
         for group in groups {
             let session = self.kv.session(group.slot)?;
             if !seen.insert(group.slot) {
                 return Err(StageError::Input(format!("KV slot {} occurs twice", group.slot.get())));
+            }
+            if session.part() != part {
+                return Err(StageError::Input("slots of two parts of the span".into()));
             }
             if group.rows == 0 {
                 return Err(StageError::Input("a group without rows".into()));
@@ -188,23 +199,23 @@ impl TorchStage {
             }
             total += group.rows as usize;
         }
-        Ok(total)
+        Ok((total, part))
     }
 
     /// A step that may be computed: everything is checked, and there is room in the KV.
     fn started(&mut self, groups: &[StepGroup], input: StepInput) -> Result<UnderWay, StageError> {
-        let rows = self.check_groups(groups)?;
-        let x = self.checked(rows, input)?;
+        let (rows, part) = self.check_groups(groups)?;
+        let x = self.checked(rows, self.shape.is_first() && part.start == 0, input)?;
         for group in groups {
             self.kv.grow(group.slot, group.start.get() + group.rows)?;
         }
-        Ok(UnderWay { groups: groups.to_vec(), rows, layer: 0, x })
+        Ok(UnderWay { groups: groups.to_vec(), part, rows, layer: 0, x })
     }
 
-    /// The input fits the stage and the rows.
-    fn checked(&self, rows: usize, input: StepInput) -> Result<Rows, StageError> {
+    /// The input fits the layers and the rows.
+    fn checked(&self, rows: usize, embeds: bool, input: StepInput) -> Result<Rows, StageError> {
         match input {
-            StepInput::Tokens(tokens) if self.shape.is_first() => {
+            StepInput::Tokens(tokens) if embeds => {
                 if tokens.len() != rows {
                     return Err(StageError::Input(format!("{} tokens for {rows} rows", tokens.len())));
                 }
@@ -214,7 +225,7 @@ impl TorchStage {
                     None => Ok(Rows::Tokens(tokens.into_iter().map(i64::from).collect())),
                 }
             }
-            StepInput::Activations(bytes) if !self.shape.is_first() => {
+            StepInput::Activations(bytes) if !embeds => {
                 let expected = rows * self.shape.row_bytes();
                 if bytes.len() == expected {
                     Ok(Rows::Frame(bytes))
@@ -232,18 +243,21 @@ impl TorchStage {
     fn run(&mut self, step: &mut UnderWay, layers: u32) -> Result<(), StageError> {
         self.threads.set_for(step.rows)?;
         let from = step.layer;
-        let to = from.saturating_add(layers as usize).min(self.layers.len());
+        let to = from.saturating_add(layers as usize).min(step.part.len());
+        let first = step.part.start;
         let x = match &step.x {
             Rows::Tokens(tokens) => {
                 let x = self.embed(tokens)?;
-                self.run_layers(&step.groups, from..to, &x)
+                self.run_layers(&step.groups, first, from..to, &x)
             }
             Rows::Frame(bytes) => {
                 let shape = [step.rows as i64, i64::from(self.shape.hidden)];
                 let kind = self.numerics.linear.activation_kind();
-                self.with_rows(bytes, shape, kind, |stage, x| stage.run_layers(&step.groups, from..to, x))?
+                self.with_rows(bytes, shape, kind, |stage, x| {
+                    stage.run_layers(&step.groups, first, from..to, x)
+                })?
             }
-            Rows::Computed(x) => self.run_layers(&step.groups, from..to, x),
+            Rows::Computed(x) => self.run_layers(&step.groups, first, from..to, x),
         }?;
         step.x = Rows::Computed(x);
         step.layer = to;
@@ -256,7 +270,7 @@ impl TorchStage {
             return Err(StageError::Compute("a step without layers".into()));
         };
         // Each of the two waits once for the device; nothing before does.
-        let output = match &self.head {
+        let output = match self.head.as_ref().filter(|_| step.part.end == self.layers.len()) {
             None => to_wire(x).map(StepOutput::Activations),
             Some(head) => logits(head, &step.groups, x).map(StepOutput::Logits),
         }?;
@@ -272,10 +286,11 @@ impl TorchStage {
         embedding.rows(tokens, self.numerics.linear.activation_kind(), self.device)
     }
 
-    /// The layers of `range`, at least one, counted from the span's first.
+    /// The layers of `range`, at least one, counted from the stage's layer `first`.
     fn run_layers(
         &mut self,
         groups: &[StepGroup],
+        first: usize,
         range: Range<usize>,
         x: &Tensor,
     ) -> Result<Tensor, TorchError> {
@@ -287,7 +302,7 @@ impl TorchStage {
             self.heads,
             self.numerics.row_by_row(),
         );
-        let layers = self.layers.get(range).unwrap_or_default();
+        let layers = self.layers.get(first + range.start..first + range.end).unwrap_or_default();
         // The first layer reads `x`, which may lie in a frame; from its output on, tensors own their memory.
         let (first, others) =
             layers.split_first().ok_or_else(|| TorchError("a span without layers".into()))?;

@@ -199,7 +199,7 @@ impl Worker {
         // First, as they may free the KV of the generation before.
         self.carry_out(effects);
         let Admitted { mut terms, rows, freed_after, kept } = admitted?;
-        let opened = kept.map_or_else(|| self.stage.open(terms.max_positions), Ok);
+        let opened = kept.map_or_else(|| self.stage.open_part(terms.part, terms.max_positions), Ok);
         if let (Ok(slot), Some(rows)) = (&opened, rows) {
             match self.stage.copy(rows.slot, *slot, Position::new(rows.positions)) {
                 Ok(()) => terms.reusable = rows.positions,
@@ -273,8 +273,8 @@ impl Worker {
         if let [member] = step.members[..]
             && member.row.prefill
         {
-            let layers = self.table.piece(member.row.rows);
-            if layers < self.shape.span.len() {
+            let layers = self.table.piece(member.row.rows, step.part);
+            if layers < step.part.len() {
                 return self.begin(step, layers, begun);
             }
         }
@@ -356,7 +356,9 @@ impl Worker {
         self.metrics.batches.set(i64::from(self.table.batches()));
         self.metrics.chunk_rows.set(i64::from(self.table.chunk_rows()));
         if step.prefill_rows() == 0 {
-            self.load.step_us.store(took.as_micros() as u32, Ordering::Relaxed);
+            // Told as if the whole span had computed it.
+            let whole = took * self.shape.span.len() / step.part.len().max(1);
+            self.load.step_us.store(whole.as_micros() as u32, Ordering::Relaxed);
         }
     }
 

@@ -47,8 +47,8 @@ impl Admission {
                 format!("the model has {n_layers} layers, not {}", plan.n_layers),
             );
         }
-        if stage.span != span {
-            return refuse(RefusalCode::WrongSpan, format!("asked for {}, this is {span}", stage.span));
+        if !span.holds(stage.span) {
+            return refuse(RefusalCode::WrongSpan, format!("asked for {}, this holds {span}", stage.span));
         }
         if plan.class != class {
             return refuse(RefusalCode::WrongClass, format!("asked for {}, this is {class}", plan.class));

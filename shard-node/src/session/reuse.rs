@@ -24,7 +24,8 @@ pub(super) fn scope(router: NodeId, open: &Open) -> PrefixScope {
     // The names of classes hold no zero byte.
     bytes.extend_from_slice(plan.class.name().as_bytes());
     bytes.push(0);
-    for stage in plan.stages.iter().take(usize::from(open.stage)) {
+    // The stages before, and of its own layers the part that is computed.
+    for stage in plan.stages.iter().take(usize::from(open.stage) + 1) {
         bytes.extend_from_slice(stage.node.as_bytes());
         bytes.extend_from_slice(&stage.span.start().to_le_bytes());
         bytes.extend_from_slice(&stage.span.end().to_le_bytes());

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use proto::Position;
 use proto::activation::RowGroup;
+use proto::{LayerSpan, Position};
 use shard_node_stage::{StepGroup, StepInput};
 
 use super::inbox::{ChunkRows, Hold};
@@ -16,6 +16,8 @@ use crate::session::table::LinkId;
 /// Rows chosen for a step.
 #[derive(Debug)]
 pub struct Step {
+    /// The layers that compute it.
+    pub part: LayerSpan,
     /// For the stage.
     pub groups: Vec<StepGroup>,
     /// For the stage.
@@ -78,6 +80,7 @@ impl Step {
             }
         };
         Self {
+            part: self.part,
             groups: vec![self.groups[index]],
             input,
             members: vec![self.members[index]],
@@ -108,8 +111,9 @@ impl Step {
 }
 
 /// A step in the making. Members of one link must be added one after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct StepBuilder {
+    part: LayerSpan,
     groups: Vec<StepGroup>,
     members: Vec<Member>,
     holds: Vec<Hold>,
@@ -118,6 +122,17 @@ pub(super) struct StepBuilder {
 }
 
 impl StepBuilder {
+    pub(super) const fn new(part: LayerSpan) -> Self {
+        Self {
+            part,
+            groups: Vec::new(),
+            members: Vec::new(),
+            holds: Vec::new(),
+            tokens: Vec::new(),
+            activations: Vec::new(),
+        }
+    }
+
     pub(super) fn add(&mut self, key: SessionKey, session: &Session, link: Option<LinkId>, taken: Taken) {
         let Taken { start, chunk, hop, waited } = taken;
         let (rows, sample, prefill) = (chunk.count, chunk.sample, chunk.prefill);
@@ -153,7 +168,7 @@ impl StepBuilder {
                 StepInput::Activations(all.freeze())
             }
         };
-        Some(Step { groups: self.groups, input, members: self.members, holds: self.holds })
+        Some(Step { part: self.part, groups: self.groups, input, members: self.members, holds: self.holds })
     }
 }
 

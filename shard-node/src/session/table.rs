@@ -16,7 +16,7 @@ use proto::activation::Activations;
 use proto::prefix::TenantId;
 use proto::session::{Open, Sampled};
 use proto::status::{CloseCode, Refusal, RefusalCode};
-use proto::{Generation, NodeId, Position, SessionId};
+use proto::{Generation, LayerSpan, NodeId, Position, SessionId};
 use shard_node_stage::{
     Batches, ChunkPacer, KvLedger, KvSlot, PrefixMatch, PrefixStore, RowBudget, Scheduler,
 };
@@ -94,6 +94,8 @@ pub struct SessionTable {
     decoding: u32,
     /// Of the longest pipeline then.
     stages: u32,
+    /// The layers of the last step.
+    last_part: Option<LayerSpan>,
     draining: bool,
     /// No session has to be done before.
     earliest_deadline: Option<Instant>,
@@ -149,6 +151,7 @@ impl SessionTable {
             batches: Batches::default(),
             stages: 1,
             decoding: 0,
+            last_part: None,
             draining: false,
             earliest_deadline: None,
             late_rows: 0,

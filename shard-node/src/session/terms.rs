@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::prefix::TenantId;
 use proto::session::{Open, PlanStage, Priority, ResumeTerms, TailTerms};
-use proto::{BlockHash, Generation, NodeId, Position, SessionId};
+use proto::{BlockHash, Generation, LayerSpan, NodeId, Position, SessionId};
 use proto_sampling::{ParameterError, Sampler};
 use shard_node_stage::{Flow, PrefixScope};
 
@@ -29,6 +29,8 @@ pub struct Terms {
     pub generation: Generation,
     /// This node.
     pub own: NodeId,
+    /// The layers that are computed, of those that it holds.
+    pub part: LayerSpan,
     /// Positions of KV reserved.
     pub max_positions: u32,
     /// How long the router may be silent.
@@ -99,6 +101,7 @@ impl Terms {
             key: SessionKey { router, session: open.session },
             generation: open.generation,
             own,
+            part: stages[stage].span,
             max_positions: open.max_positions,
             lease: Duration::from_millis(u64::from(open.lease_ms)).clamp(SHORTEST_LEASE, LONGEST_LEASE),
             upstream: (stage > 0).then(|| stages[stage - 1].node),

@@ -141,6 +141,14 @@ pub enum StageError {
         /// Entries of the vocabulary.
         vocab: u32,
     },
+    /// Layers that the stage does not hold.
+    #[error("layers {part} are not within {span}, which this stage holds")]
+    Part {
+        /// Asked for.
+        part: LayerSpan,
+        /// Held.
+        span: LayerSpan,
+    },
     /// The tensor library failed.
     #[error("compute failed: {0}")]
     Compute(String),
@@ -159,8 +167,15 @@ pub trait Stage {
     /// What it is.
     fn shape(&self) -> StageShape;
 
-    /// Reserves KV for a session of at most `max_positions` positions. A later step can't fail for lack of it.
-    fn open(&mut self, max_positions: u32) -> Result<KvSlot, StageError>;
+    /// Reserves KV for a session of at most `max_positions` positions in the layers `part` of the span, and only these are
+    /// computed for it: rows of a part that begins at layer 0 are tokens, of one that ends with the model logits, all
+    /// others activations. A later step can't fail for lack of room.
+    fn open_part(&mut self, part: LayerSpan, max_positions: u32) -> Result<KvSlot, StageError>;
+
+    /// As [`Self::open_part`], with the whole span.
+    fn open(&mut self, max_positions: u32) -> Result<KvSlot, StageError> {
+        self.open_part(self.shape().span, max_positions)
+    }
 
     /// Frees a session's KV. Unknown slots are ignored.
     fn close(&mut self, slot: KvSlot);
@@ -176,7 +191,8 @@ pub trait Stage {
     /// is read only.
     fn retain(&mut self, slot: KvSlot, length: Position) -> Result<(), StageError>;
 
-    /// Computes one micro-batch. Each slot occurs in at most one group. On an error no KV has changed.
+    /// Computes one micro-batch. Each slot occurs in at most one group, and all have the same part of the span. On an error
+    /// no KV has changed.
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError>;
 
     /// Begins a micro-batch that is computed in pieces, with steps of other sessions between them; one that was begun

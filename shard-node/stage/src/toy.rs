@@ -35,6 +35,7 @@ pub struct ToyStage {
 
 /// A step that is not done.
 struct UnderWay {
+    part: LayerSpan,
     groups: Vec<StepGroup>,
     /// Of each group its rows, as the layers done so far have left them, and the digests of these layers.
     rows: Vec<Vec<(Row, Vec<u64>)>>,
@@ -42,8 +43,9 @@ struct UnderWay {
     layers: u32,
 }
 
-/// One session's rows: per position the digest of each layer.
+/// One session's rows: per position the digest of each layer of its part.
 struct Kv {
+    part: LayerSpan,
     reserved: u32,
     digests: Vec<Vec<u64>>,
 }
@@ -72,7 +74,7 @@ impl ToyStage {
 
     /// Checks a step and takes in its rows.
     fn start(&mut self, groups: &[StepGroup], input: &StepInput) -> Result<UnderWay, StageError> {
-        self.check(groups, input)?;
+        let part = self.check(groups, input)?;
         if let Some(hook) = &mut self.hook {
             hook(groups)?;
         }
@@ -86,7 +88,7 @@ impl ToyStage {
             };
             (from..at).map(|index| (row(index), Vec::new())).collect()
         });
-        Ok(UnderWay { rows: rows.collect(), groups: groups.to_vec(), layers: 0 })
+        Ok(UnderWay { part, rows: rows.collect(), groups: groups.to_vec(), layers: 0 })
     }
 
     /// Goes on by so many layers; gives the step back unless it is done.
@@ -99,7 +101,7 @@ impl ToyStage {
                 return Err(StageError::Position { expected: Position::new(held), got: group.start });
             }
         }
-        let all = self.span.layers().enumerate();
+        let all = step.part.layers().enumerate();
         for (index, layer) in all.skip(step.layers as usize).take(layers as usize) {
             for (group, rows) in step.groups.iter().zip(&mut step.rows) {
                 let kv = self.sessions.get(&group.slot.get());
@@ -110,13 +112,13 @@ impl ToyStage {
                 }
             }
         }
-        step.layers += layers;
-        if step.layers < self.span.len() { Ok(Err(step)) } else { Ok(Ok(self.done(step))) }
+        step.layers = step.layers.saturating_add(layers).min(step.part.len());
+        if step.layers < step.part.len() { Ok(Err(step)) } else { Ok(Ok(self.done(step))) }
     }
 
     /// The rows are in the KV now.
     fn done(&mut self, step: UnderWay) -> StepOutput {
-        let last = self.shape().is_last();
+        let last = step.part.end() == self.model.n_layers;
         let rows: usize = step.rows.iter().map(Vec::len).sum();
         let mut activations = BytesMut::with_capacity(if last { 0 } else { rows * HIDDEN * 4 });
         let mut logits = Vec::new();
@@ -136,11 +138,15 @@ impl ToyStage {
         if last { StepOutput::Logits(logits) } else { StepOutput::Activations(activations.freeze()) }
     }
 
-    fn check(&self, groups: &[StepGroup], input: &StepInput) -> Result<(), StageError> {
-        let mut rows = 0;
+    /// The part that the groups have in common, if all is as it should be.
+    fn check(&self, groups: &[StepGroup], input: &StepInput) -> Result<LayerSpan, StageError> {
+        let (mut rows, mut part) = (0, None);
         for (index, group) in groups.iter().enumerate() {
             let slot = group.slot.get();
             let kv = self.sessions.get(&slot).ok_or(StageError::UnknownSlot(slot))?;
+            if *part.get_or_insert(kv.part) != kv.part {
+                return Err(StageError::Input("slots of two parts of the span".into()));
+            }
             let expected = Position::new(kv.digests.len() as u32);
             if group.start != expected {
                 return Err(StageError::Position { expected, got: group.start });
@@ -154,19 +160,20 @@ impl ToyStage {
             }
             rows += group.rows;
         }
-        let first = self.shape().is_first();
+        let part = part.ok_or_else(|| StageError::Input("a step without rows".into()))?;
+        let first = part.start() == 0;
         match input {
             StepInput::Tokens(tokens) if first && tokens.len() == rows as usize => {
                 let vocab = self.model.vocab;
                 match tokens.iter().find(|&&token| token >= vocab) {
                     Some(&token) => Err(StageError::Token { token, vocab }),
-                    None => Ok(()),
+                    None => Ok(part),
                 }
             }
             StepInput::Activations(bytes)
                 if !first && bytes.len() == rows as usize * self.shape().row_bytes() =>
             {
-                Ok(())
+                Ok(part)
             }
             StepInput::Tokens(tokens) => Err(StageError::Input(format!(
                 "{} tokens for {rows} rows, first stage: {first}",
@@ -193,10 +200,13 @@ impl Stage for ToyStage {
         }
     }
 
-    fn open(&mut self, max_positions: u32) -> Result<KvSlot, StageError> {
+    fn open_part(&mut self, part: LayerSpan, max_positions: u32) -> Result<KvSlot, StageError> {
+        if !self.span.holds(part) {
+            return Err(StageError::Part { part, span: self.span });
+        }
         let slot = self.next_slot;
         self.next_slot += 1;
-        self.sessions.insert(slot, Kv { reserved: max_positions, digests: Vec::new() });
+        self.sessions.insert(slot, Kv { part, reserved: max_positions, digests: Vec::new() });
         Ok(KvSlot::new(slot))
     }
 
@@ -218,7 +228,11 @@ impl Stage for ToyStage {
         let beyond = || StageError::Position { expected: held, got: Position::new(length) };
         let digests = digests.ok_or_else(beyond)?;
         let digests = digests.to_vec();
+        let part = source.part;
         let target = self.sessions.get_mut(&to).ok_or(StageError::UnknownSlot(to))?;
+        if target.part != part {
+            return Err(StageError::Input("a copy between two parts of the span".into()));
+        }
         if !target.digests.is_empty() {
             return Err(StageError::Input("a copy into a slot that holds rows".into()));
         }
@@ -241,8 +255,7 @@ impl Stage for ToyStage {
 
     fn step(&mut self, groups: &[StepGroup], input: StepInput) -> Result<StepOutput, StageError> {
         let under_way = self.start(groups, &input)?;
-        self.run(under_way, self.span.len())?
-            .map_err(|_| StageError::Compute("a step that does not end".into()))
+        self.run(under_way, u32::MAX)?.map_err(|_| StageError::Compute("a step that does not end".into()))
     }
 
     fn begin(&mut self, groups: &[StepGroup], input: StepInput) -> Result<(), StageError> {
@@ -268,8 +281,7 @@ impl Stage for ToyStage {
     }
 
     fn kv_bytes(&self) -> u64 {
-        let per_position = u64::from(self.span.len()) * 8;
-        self.sessions.values().map(|kv| kv.digests.len() as u64 * per_position).sum()
+        self.sessions.values().map(|kv| kv.digests.len() as u64 * u64::from(kv.part.len()) * 8).sum()
     }
 }
 

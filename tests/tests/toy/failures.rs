@@ -122,7 +122,7 @@ async fn terms(router: &TestRouter, session: u64, max_tokens: u32) -> SessionTer
         class: None,
         max_positions: PROMPT.len() as u32 + max_tokens,
         exclude: std::collections::BTreeSet::new(),
-        prefer: std::collections::BTreeSet::new(),
+        prefer: std::collections::BTreeMap::new(),
         standby: false,
     };
     SessionTerms {

@@ -1,7 +1,7 @@
 //! A stage that begins to send rows that are no numbers, in the middle of answers.
 
 use bytes::Bytes;
-use proto::Position;
+use proto::{LayerSpan, Position};
 use router::generate::{Finish, Step};
 use shard_node_stage::{
     KvSlot, Stage, StageError, StageShape, StepGroup, StepInput, StepOutput, ToyModel, ToyStage,
@@ -44,8 +44,8 @@ impl Stage for Spoilt {
         self.toy.shape()
     }
 
-    fn open(&mut self, max_positions: u32) -> Result<KvSlot, StageError> {
-        self.toy.open(max_positions)
+    fn open_part(&mut self, part: LayerSpan, max_positions: u32) -> Result<KvSlot, StageError> {
+        self.toy.open_part(part, max_positions)
     }
 
     fn close(&mut self, slot: KvSlot) {
@@ -95,7 +95,7 @@ async fn an_answer_leaves_a_stage_whose_rows_are_no_numbers() {
         let spans = Settings::spans(&[(0, 10), (20, 30), (0, 10), (20, 30)]);
         let served = spans.served.clone();
         let mut swarm = ToySwarm::start(spans).await;
-        let middle = proto::LayerSpan::new(10, 20).unwrap();
+        let middle = LayerSpan::new(10, 20).unwrap();
         let spoilt = Spoilt {
             toy: ToyStage::new(ToyModel::new(LAYERS), middle),
             good: Position::new(good),

@@ -12,6 +12,7 @@ mod company;
 mod failures;
 mod garbage;
 mod leaving;
+mod parts;
 mod pieces;
 mod pipelining;
 mod recovery;

@@ -20,11 +20,11 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use proto::tensor::NumericsClass;
-use proto::{ModelId, NodeId};
+use proto::{LayerSpan, ModelId, NodeId};
 
 use crate::route::{Route, RouteRequest, choose_route};
 use crate::view::View;
@@ -130,7 +130,7 @@ struct Placed {
     wanted: Wanted,
     on: On,
     avoid: BTreeSet<NodeId>,
-    prefer: BTreeSet<NodeId>,
+    prefer: BTreeMap<NodeId, LayerSpan>,
     tries: u32,
     /// When it was submitted.
     asked: Duration,
@@ -143,8 +143,8 @@ struct Placed {
 #[derive(Clone, Debug)]
 struct On {
     class: NumericsClass,
-    /// The route's, in order.
-    nodes: Vec<NodeId>,
+    /// The route's nodes, in order, each with its layers.
+    stages: Vec<(NodeId, LayerSpan)>,
     /// Who stands by for which stage.
     standbys: Vec<(usize, NodeId)>,
 }
@@ -153,13 +153,13 @@ impl On {
     fn new(route: &Route) -> Self {
         Self {
             class: route.class,
-            nodes: route.stages.iter().map(|stage| stage.node).collect(),
+            stages: route.stages.iter().map(|stage| (stage.node, stage.span)).collect(),
             standbys: route.standbys.iter().map(|standby| (standby.stage, standby.at.node)).collect(),
         }
     }
 
     fn all(&self) -> impl Iterator<Item = NodeId> {
-        self.nodes.iter().copied().chain(self.standbys.iter().map(|&(_, node)| node))
+        self.stages.iter().map(|&(node, _)| node).chain(self.standbys.iter().map(|&(_, node)| node))
     }
 }
 
@@ -203,7 +203,7 @@ impl Admission {
             ticket,
             wanted,
             avoid: BTreeSet::new(),
-            prefer: BTreeSet::new(),
+            prefer: BTreeMap::new(),
             tries: 0,
             since: now,
             passed: 0,
@@ -405,7 +405,12 @@ impl Admission {
         self.queue.ended(&placed.wanted.tenant);
     }
 
-    fn request(&self, wanted: &Wanted, avoid: &BTreeSet<NodeId>, prefer: &BTreeSet<NodeId>) -> RouteRequest {
+    fn request(
+        &self,
+        wanted: &Wanted,
+        avoid: &BTreeSet<NodeId>,
+        prefer: &BTreeMap<NodeId, LayerSpan>,
+    ) -> RouteRequest {
         RouteRequest {
             model: self.model,
             n_layers: self.n_layers,

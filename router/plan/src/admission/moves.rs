@@ -1,6 +1,6 @@
 //! Sessions that go on at another place, as a node of their route is lost or about to leave.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::NodeId;
@@ -35,7 +35,7 @@ impl Admission {
         mut avoid: BTreeSet<NodeId>,
         (node, from): (NodeId, NodeId),
     ) -> BTreeSet<NodeId> {
-        let none = BTreeSet::new();
+        let none = BTreeMap::new();
         for without in [&[node, from][..], &[node], &[from]] {
             let wider: BTreeSet<NodeId> = avoid.iter().chain(without).copied().collect();
             if choose_route(self.ledger.empty_view(), &self.request(wanted, &wider, &none)).is_ok() {
@@ -52,7 +52,7 @@ impl Admission {
             let known = self.ledger.view().node(*node);
             known.is_some_and(|known| known.measured.load.is_some_and(|load| load.draining))
         };
-        self.placed.get(&ticket)?.on.nodes.iter().copied().find(draining)
+        self.placed.get(&ticket)?.on.stages.iter().map(|&(node, _)| node).find(draining)
     }
 
     /// Another place for a session, without a node that is about to leave, if there is one now; otherwise it keeps the
@@ -80,12 +80,15 @@ impl Placed {
     /// Its answer goes on in the class it began in, by the nodes that hold its rows if they can.
     fn goes_on_without(&mut self, node: NodeId) {
         self.wanted.class = Some(self.on.class);
-        self.prefer.extend(self.on.nodes.iter().copied());
+        self.prefer.extend(self.on.stages.iter().copied());
         self.prefer.remove(&node);
-        let lost = self.on.nodes.iter().position(|&other| other == node);
+        let lost = self.on.stages.iter().position(|&(other, _)| other == node);
+        let Some((place, &(_, span))) = lost.and_then(|place| Some((place, self.on.stages.get(place)?)))
+        else {
+            return;
+        };
         // Whoever stands by for it holds its rows; others that stand by hold fewer than the stages themselves.
-        self.prefer.extend(
-            self.on.standbys.iter().filter(|&&(stage, _)| Some(stage) == lost).map(|&(_, node)| node),
-        );
+        let standbys = self.on.standbys.iter().filter(|&&(stage, _)| stage == place);
+        self.prefer.extend(standbys.map(|&(_, standby)| (standby, span)));
     }
 }

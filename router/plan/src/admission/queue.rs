@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::NodeId;
+use proto::{LayerSpan, NodeId};
 
 use super::{Ticket, Wanted};
 use crate::route::Route;
@@ -80,7 +80,7 @@ pub(super) struct Waiting {
     /// Nodes that failed it.
     pub(super) avoid: BTreeSet<NodeId>,
     /// Nodes that hold its rows.
-    pub(super) prefer: BTreeSet<NodeId>,
+    pub(super) prefer: BTreeMap<NodeId, LayerSpan>,
     pub(super) tries: u32,
     /// When it was submitted.
     pub(super) since: Duration,

@@ -352,9 +352,9 @@ proptest! {
             prop_assert_eq!(admission.placed(), running.len());
             // Those that nodes turned away come on top: they had a place.
             prop_assert!(admission.waiting() <= 5 + turned_away);
-            let mut taken = std::collections::BTreeMap::<NodeId, u64>::new();
+            let mut taken = BTreeMap::<NodeId, u64>::new();
             for placed in admission.placed.values() {
-                *taken.entry(placed.on.nodes[0]).or_default() += u64::from(placed.wanted.positions);
+                *taken.entry(placed.on.stages[0].0).or_default() += u64::from(placed.wanted.positions);
             }
             prop_assert!(taken.values().all(|&taken| taken <= 4096), "{:?}", taken);
         }

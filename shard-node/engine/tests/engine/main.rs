@@ -10,6 +10,7 @@ mod experts;
 mod golden;
 mod gpu_check;
 mod misuse;
+mod parts;
 mod pieces;
 mod pipeline;
 mod real_model;

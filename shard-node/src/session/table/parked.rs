@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use proto::Generation;
+use proto::{Generation, LayerSpan};
 use shard_node_stage::{KvSlot, PrefixScope};
 
 use crate::session::SessionKey;
@@ -20,6 +20,8 @@ pub(super) struct Rows {
     pub(super) held: u32,
     /// Positions reserved.
     pub(super) reserved: u32,
+    /// In these layers.
+    pub(super) part: LayerSpan,
     /// Of which generation they are.
     pub(super) generation: Generation,
     /// Which stages they came from; `None` if from several routes.

@@ -50,8 +50,9 @@ impl SessionTable {
     ) -> Admitted {
         let key = terms.key;
         if let Some(rows) = kept {
-            // An honest router never asks for another number of positions, and the slot is as large as it was.
-            let fits = rows.reserved == terms.max_positions;
+            // An honest router never asks for another number of positions, and the slot is as large as it was; of the
+            // layers it may want others.
+            let fits = rows.reserved == terms.max_positions && rows.part == terms.part;
             let (held, replay) = self.goes_on_at(&terms, rows.held);
             if held > 0 && fits && rows.generation.get() >= terms.resume.since {
                 effects.push(Effect::Trim(rows.slot, Position::new(held)));
@@ -92,6 +93,7 @@ impl SessionTable {
             slot,
             held,
             reserved: terms.max_positions,
+            part: terms.part,
             generation: terms.generation,
             scope: (!terms.mixed).then_some(terms.scope),
         };

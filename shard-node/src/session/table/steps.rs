@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use proto::Position;
 use proto::activation::RowGroup;
+use proto::{LayerSpan, Position};
 use proto_sampling::Scratch;
-use shard_node_stage::StepCaps;
+use shard_node_stage::{StepCaps, StepPlan};
 
 use super::{Effect, LinkId, SessionTable};
 use crate::session::step::{Step, StepBuilder};
@@ -34,9 +34,9 @@ impl SessionTable {
         self.pacer.chunk()
     }
 
-    /// Layers that a chunk of so many rows is computed by before decode rows have their turn.
-    pub fn piece(&self, rows: u32) -> u32 {
-        self.pacer.piece(rows, self.admission.shape.span.len())
+    /// Of these layers so many compute a chunk of so many rows before decode rows have their turn.
+    pub fn piece(&self, rows: u32, part: LayerSpan) -> u32 {
+        self.pacer.piece(rows, part.len())
     }
 
     /// Rows that wait for a step.
@@ -58,7 +58,8 @@ impl SessionTable {
         self.decoding = sessions.values().filter(|entry| entry.session.is_decoding()).count() as u32;
         self.stages = sessions.values().map(|entry| entry.session.terms().stages).max().unwrap_or(1);
         // Only a first stage that waits for another one's tokens decides what is under way.
-        let leads = self.admission.shape.is_first() && !self.admission.shape.is_last();
+        let leads = self.admission.shape.is_first()
+            && sessions.values().any(|entry| entry.session.terms().returned_by.is_some());
         let caps = StepCaps {
             decode: if leads { self.batches.room(now, self.decoding, self.stages) } else { u32::MAX },
             prefill: match (under_way, self.decoding) {
@@ -76,13 +77,15 @@ impl SessionTable {
             // Not reached: a session that ends is cancelled. One row of nothing is dropped below.
             None => 1,
         })?;
+        let (plan, part) = self.of_one_part(plan);
+        let sessions = &self.sessions;
         let mut decode = plan.decode;
         if leads {
             self.batches.sent(now, &decode);
         }
         // Side by side by link, so that the rows for one neighbour are one slice of the output.
         decode.sort_by_key(|key| sessions.get(key).and_then(|entry| entry.link));
-        let mut builder = StepBuilder::default();
+        let mut builder = StepBuilder::new(part);
         let chosen = decode.into_iter().map(|key| (key, 1)).chain(plan.prefill).chain(plan.also);
         for (key, rows) in chosen {
             let Some(entry) = self.sessions.get_mut(&key) else { continue };
@@ -91,6 +94,33 @@ impl SessionTable {
             }
         }
         builder.finish()
+    }
+
+    /// Of the rows chosen those that the same layers compute; the others wait for the next step.
+    fn of_one_part(&mut self, plan: StepPlan<SessionKey>) -> (StepPlan<SessionKey>, LayerSpan) {
+        let part_of = |key: &SessionKey| self.sessions.get(key).map(|entry| entry.session.terms().part);
+        let keys = || plan.decode.iter().chain(plan.prefill.iter().chain(&plan.also).map(|(key, _)| key));
+        // Where sessions of several parts are open they take turns.
+        let others = keys().filter_map(part_of).find(|&part| Some(part) != self.last_part);
+        let part = others.or(self.last_part).unwrap_or(self.admission.shape.span);
+        self.last_part = Some(part);
+        if keys().filter_map(part_of).all(|other| other == part) {
+            return (plan, part);
+        }
+        let waits = |key: &SessionKey| part_of(key).is_some_and(|other| other != part);
+        let (later, decode): (Vec<_>, Vec<_>) = plan.decode.into_iter().partition(waits);
+        let chunks = plan.prefill.into_iter().chain(plan.also);
+        let (chunks_later, mut chunks): (Vec<_>, Vec<_>) = chunks.partition(|(key, _)| waits(key));
+        for (key, rows) in later.into_iter().map(|key| (key, 0)).chain(chunks_later) {
+            let Some(entry) = self.sessions.get(&key) else { continue };
+            let flow = entry.session.terms().flow();
+            match rows {
+                0 => self.scheduler.push_decode(key, flow),
+                rows => self.scheduler.push_prefill(key, flow, rows),
+            }
+        }
+        let also = if chunks.is_empty() { Vec::new() } else { chunks.split_off(1) };
+        (StepPlan { decode, prefill: chunks.pop(), also }, part)
     }
 
     /// The step was computed. `logits` holds one row for each sampled member, in order; empty on all but the tail.
