@@ -32,10 +32,10 @@ async fn overlapping_spans_answer_as_if_they_met() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_goes_on_over_other_parts_when_a_node_is_lost() {
-    // Without any one of them the others still cover the model.
-    let swarm = ToySwarm::start(Settings::spans(&[(0, 18), (12, 30), (0, 22), (9, 30)])).await;
-    let router = swarm.router(100).await;
     for stage in 0..2 {
+        // Without any one of them the others still cover the model.
+        let swarm = ToySwarm::start(Settings::spans(&[(0, 18), (12, 30), (0, 22), (9, 30)])).await;
+        let router = swarm.router(100).await;
         let (mut tokens, mut routes) = (0, Vec::new());
         let mut watch = |step: Step<'_>| match step {
             Step::Route(to) | Step::Moved(_, to) => {
@@ -58,5 +58,7 @@ async fn an_answer_goes_on_over_other_parts_when_a_node_is_lost() {
         assert!(routes[1].iter().all(|&(node, _)| node != lost), "{routes:?}");
         swarm.faults.iter().for_each(proto_transport::testing::Faults::thaw);
         swarm.wait_until_idle().await;
+        router.shutdown().await;
+        swarm.shutdown().await;
     }
 }
