@@ -15,6 +15,7 @@ mod recovery;
 mod statistics;
 mod swarm_speed;
 mod synthetic;
+mod usage;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

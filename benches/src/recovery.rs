@@ -13,6 +13,7 @@ use cluster_tests::watched::until_known;
 use serde_json::{Value, json};
 
 use crate::statistics::{median, percentile};
+use crate::usage::usage;
 use crate::{leash, print_result, tell};
 
 /// Options of `recovery`.
@@ -49,6 +50,8 @@ enum Ready {
 struct Seen {
     gap: f64,
     tokens_per_second: f64,
+    /// Of all nodes together, while tokens came and nobody had died.
+    cpu_ms_per_token: f64,
     replayed: f64,
 }
 
@@ -69,11 +72,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "gap_seconds_p50": median(&of(seen, |one| one.gap)),
             "gap_seconds_max": percentile(&of(seen, |one| one.gap), 1.0),
             "tokens_per_second_p50": median(&of(seen, |one| one.tokens_per_second)),
+            "cpu_ms_per_token_p50": median(&of(seen, |one| one.cpu_ms_per_token)),
             "replayed_rows_p50": median(&of(seen, |one| one.replayed)),
         })
     };
     let [held, none, standby] = &seen;
     let speed = |seen: &[Seen]| median(&of(seen, |one| one.tokens_per_second));
+    let cpu = |seen: &[Seen]| median(&of(seen, |one| one.cpu_ms_per_token));
     print_result(&json!({
         "bench": "recovery",
         "rounds": options.rounds,
@@ -81,6 +86,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "held": told(held),
         "none_held": told(none),
         "standby": told(standby),
+        "cpu_held_to_none": cpu(held) / cpu(none),
+        "cpu_standby_to_held": cpu(standby) / cpu(held),
         "speed_standby_to_held": speed(standby) / speed(held),
         "speed_held_to_none": speed(held) / speed(none),
     }));
@@ -114,7 +121,7 @@ async fn killed(programs: &Programs, options: &Options, ready: Ready) -> Result<
     ensure!(answer.status == 200, "status {}", answer.status);
     let mut events = answer.events();
     let mut times: Vec<Instant> = Vec::new();
-    let mut dead = None;
+    let (mut dead, mut used_before, mut used) = (None, 0.0, 0.0);
     loop {
         let event = events.next().await?.context("an answer has an end")?;
         let object: Value = serde_json::from_str(&event.data)?;
@@ -123,6 +130,10 @@ async fn killed(programs: &Programs, options: &Options, ready: Ready) -> Result<
             break;
         }
         let came = object["token_ids"].as_array().map_or(0, Vec::len);
+        if times.is_empty() && came > 0 {
+            // From the first token on: the prompt's cost is not a token's.
+            used_before = cpu_of(&mut nodes)?;
+        }
         times.extend(std::iter::repeat_n(now(), came));
         if dead.is_none() && times.len() >= options.tokens {
             let count = |node: &NodeProcess, name| node.metric(name).unwrap_or_default() as i64;
@@ -132,6 +143,7 @@ async fn killed(programs: &Programs, options: &Options, ready: Ready) -> Result<
             let of_span = (0..nodes.len()).filter(|&node| nodes[node].0 == VICTIM);
             let busiest =
                 of_span.max_by_key(|&node| sessions(&nodes[node].1)).context("a node of the span")?;
+            used = (cpu_of(&mut nodes)? - used_before) / times.len() as f64;
             let (_, mut victim) = nodes.remove(busiest);
             victim.running().kill_hard()?;
             dead = Some((times.len(), victim));
@@ -145,7 +157,13 @@ async fn killed(programs: &Programs, options: &Options, ready: Ready) -> Result<
     for (_, node) in &nodes {
         replayed += node.metric("shard_node_replayed_rows_total")?;
     }
-    Ok(Seen { gap: gap.as_secs_f64(), tokens_per_second: (at - 1) as f64 / before, replayed })
+    let (gap, tokens_per_second) = (gap.as_secs_f64(), (at - 1) as f64 / before);
+    Ok(Seen { gap, tokens_per_second, cpu_ms_per_token: used * 1e3, replayed })
+}
+
+/// Seconds of all nodes.
+fn cpu_of(nodes: &mut [(&str, NodeProcess)]) -> Result<f64> {
+    nodes.iter_mut().map(|(_, node)| Ok(usage(node.running().pid())?.cpu)).sum()
 }
 
 #[expect(clippy::disallowed_methods, reason = "gaps are what is measured")]

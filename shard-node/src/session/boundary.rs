@@ -185,6 +185,26 @@ mod tests {
         held.push(key(session), Position::new(first), Position::new(range.start), &rows(session, range));
     }
 
+    /// A decode step of a stage takes a millisecond at the very least (a layer of a 1B model): holding its row may take a
+    /// hundredth of that. Recorded, and held at that bound: it takes a tenth of it.
+    #[test]
+    #[expect(clippy::print_stderr, reason = "the figure is told")]
+    fn holding_a_row_takes_less_than_a_hundredth_of_a_step() {
+        const ROWS: u32 = 4_096;
+        let row = vec![1_u8; 8 << 10];
+        let mut held = Boundaries::new(row.len(), 1 << 30);
+        #[expect(clippy::disallowed_methods, reason = "the time it takes is what is measured")]
+        let now = std::time::Instant::now;
+        let begun = now();
+        for at in 0..ROWS {
+            held.push(key(1), Position::new(0), Position::new(at), &row);
+        }
+        let each = begun.elapsed() / ROWS;
+        eprintln!("a row of 8 KiB: {each:?}");
+        assert_eq!(held.bytes(), u64::from(ROWS) * row.len() as u64);
+        assert!(each < std::time::Duration::from_micros(10), "{each:?}");
+    }
+
     #[test]
     fn the_longest_goes_first_and_whole_but_not_while_it_is_sent_again() {
         let mut held = Boundaries::new(ROW, 100 * ROW as u64);
