@@ -20,7 +20,7 @@ use crate::serving::Serving;
 /// Clients at once.
 pub const STREAMS: usize = 8;
 /// Tokens of an answer.
-pub const TOKENS: usize = 64;
+pub const TOKENS: usize = 40;
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What the client of a stream asks.

@@ -101,7 +101,7 @@ async fn a_node_that_stands_still_is_left_and_no_answer_changes() {
 
 #[tokio::test]
 async fn with_nodes_that_stand_by_a_killed_one_is_hardly_missed() {
-    rounds(0x57a, 5, Blow::Kill, true).await;
+    rounds(0x57a, 3, Blow::Kill, true).await;
 }
 
 #[tokio::test]
