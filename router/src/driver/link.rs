@@ -21,6 +21,9 @@ use crate::session::{Control, Report};
 /// does not read.
 const CONTROL_QUEUE: usize = 1024;
 
+/// Timers fire within milliseconds: one that is this late means that the router's process did not run.
+const OWN_SLEEP: Duration = Duration::from_millis(100);
+
 /// A shared connection to one node.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -90,7 +93,9 @@ impl Link {
         }
         let patience = patience + self.connection.rtt() * 2;
         let alive = self.connection.request_message(&StatusRequest, patience).await;
-        let alive = alive.map(|NodeStatus { .. }| ()).is_ok();
+        // A router that slept itself knows nothing of the node.
+        let slept = asked.elapsed() > patience + OWN_SLEEP;
+        let alive = alive.map(|NodeStatus { .. }| ()).is_ok() || slept;
         *probed = Some((Instant::now(), alive));
         alive
     }

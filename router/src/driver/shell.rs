@@ -276,8 +276,7 @@ impl Running {
                     link.send(&frame);
                 }
             }
-            Action::Probe { stage } => {
-                let patience = self.machine.terms().limits.standby_answer;
+            Action::Probe { stage, patience } => {
                 if let Some(link) = self.links[stage].clone() {
                     self.probes.spawn(async move { (stage, link.lives(patience).await) });
                 }

@@ -113,6 +113,8 @@ pub enum Action {
     Probe {
         /// Which stage.
         stage: usize,
+        /// How long it has, beside twice the way there and back.
+        patience: Duration,
     },
     /// The next token of the answer.
     Emit {

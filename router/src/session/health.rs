@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::Position;
 use proto::session::Progress;
 
-use super::SessionLimits;
+use super::{SessionLimits, Watch};
 
 /// What is known of one stage's progress. Times count from the session's start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,8 +47,8 @@ impl StageHealth {
     }
 
     /// When it is to be asked whether it lives, unless it is being asked: reports wait for steps, that answer does not.
-    pub(crate) fn asked_at(&self, limits: &SessionLimits) -> Option<Duration> {
-        self.asked.is_none().then(|| self.heard.max(self.alive) + limits.standby_silence)
+    pub(crate) fn asked_at(&self, watch: Watch) -> Option<Duration> {
+        self.asked.is_none().then(|| self.heard.max(self.alive) + watch.silence)
     }
 
     /// It is asked.

@@ -12,7 +12,9 @@ use proto::status::{CloseCode, RefusalCode};
 use super::credit::CreditLine;
 use super::health::{StageHealth, Stall};
 use super::standby::Standbys;
-use super::{Action, Control, Event, FinishReason, OpenFailure, Outcome, Report, SessionError, SessionTerms};
+use super::{
+    Action, Control, Event, FinishReason, OpenFailure, Outcome, Report, SessionError, SessionTerms, Watch,
+};
 
 /// A session's rules. Times count from its creation.
 #[derive(Debug)]
@@ -326,7 +328,8 @@ impl SessionMachine {
                 for stage in 0..self.health.len() {
                     if self.asked_at(stage).is_some_and(|due| now >= due) {
                         self.health[stage].ask(now);
-                        actions.push(Action::Probe { stage });
+                        let patience = self.watch(stage).answer;
+                        actions.push(Action::Probe { stage, patience });
                     }
                 }
                 if let Some((stage, why)) = self.stalled(now) {
@@ -366,19 +369,21 @@ impl SessionMachine {
         health.deadline(&self.terms.limits, self.received == 0)
     }
 
-    /// When a stage is to be asked whether it lives: only where another node could take its place at once.
+    fn watch(&self, stage: usize) -> Watch {
+        let limits = &self.terms.limits;
+        let stood_by = self.standbys.keeps_up(stage, self.next_position());
+        if stood_by { limits.standby_watch } else { limits.watch }
+    }
+
+    /// When a stage is to be asked whether it lives: not while the prompt is computed, as nothing would be kept of it.
     fn asked_at(&self, stage: usize) -> Option<Duration> {
-        let due = self.health[stage].asked_at(&self.terms.limits)?;
-        self.standbys.keeps_up(stage, self.next_position()).then_some(due)
+        let answering = self.received + self.terms.generated > 0;
+        self.health[stage].asked_at(self.watch(stage)).filter(|_| answering)
     }
 
     fn probed(&mut self, now: Duration, stage: usize, alive: bool, actions: &mut Vec<Action>) {
         let Some(health) = self.health.get_mut(stage) else { return };
-        if health.answered(now, alive) || self.state != State::Running {
-            return;
-        }
-        // Nobody to take its place any more: the usual patience.
-        if self.standbys.keeps_up(stage, self.next_position()) {
+        if !health.answered(now, alive) && self.state == State::Running {
             let why = "no answer to whether it lives".into();
             self.fail(now, SessionError::Stalled { stage: self.terms.label(stage), why }, actions);
         }

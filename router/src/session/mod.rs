@@ -23,4 +23,4 @@ mod tests;
 pub use error::SessionError;
 pub use event::{Action, Control, Event, FinishReason, OpenFailure, Outcome, Report};
 pub use machine::SessionMachine;
-pub use terms::{SessionLimits, SessionShare, SessionTerms, StageLabel, StandbyStage};
+pub use terms::{SessionLimits, SessionShare, SessionTerms, StageLabel, StandbyStage, Watch};

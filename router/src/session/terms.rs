@@ -83,12 +83,12 @@ pub struct SessionLimits {
     pub open: Duration,
     /// No report of a stage for this long (or four of its steps, if that is longer): stalled.
     pub silence: Duration,
-    /// Where another node stands by and has kept up, a stage that did not report for this long is asked whether it
-    /// lives: one report and a half.
-    pub standby_silence: Duration,
-    /// One that does not answer that for this long and twice the way there and back is lost. Nodes answer it beside
-    /// their steps, so a busy one does so at once.
-    pub standby_answer: Duration,
+    /// A stage that has not reported for so long is asked whether it lives, and lost if it does not say: four reports,
+    /// and half of what its connection takes to notice its death.
+    pub watch: Watch,
+    /// The same where another node stands by and has kept up, as a move costs next to nothing there: one report and a
+    /// half.
+    pub standby_watch: Watch,
     /// The same while the prompt is computed: stages report between two steps, and how long a chunk of the prompt takes
     /// is not known before the first one. A dead node is noticed earlier, by its connection.
     pub prefill_silence: Duration,
@@ -103,14 +103,23 @@ pub struct SessionLimits {
     pub total: Option<Duration>,
 }
 
+/// When a stage is asked whether it lives, and how long it has to say so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watch {
+    /// Asked after so long without a report.
+    pub silence: Duration,
+    /// Beside twice the way there and back. Nodes answer beside their steps, so a busy one does so at once.
+    pub answer: Duration,
+}
+
 impl Default for SessionLimits {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(10),
             open: Duration::from_secs(3),
             silence: Duration::from_secs(1),
-            standby_silence: Duration::from_millis(150),
-            standby_answer: Duration::from_millis(100),
+            watch: Watch { silence: Duration::from_millis(400), answer: Duration::from_millis(250) },
+            standby_watch: Watch { silence: Duration::from_millis(150), answer: Duration::from_millis(100) },
             prefill_silence: Duration::from_secs(30),
             stuck: Duration::from_secs(2),
             prefill_stuck: Duration::from_mins(2),

@@ -126,27 +126,28 @@ fn a_silent_stage_is_asked_whether_it_lives_and_given_up_if_it_does_not_say() {
     let (mut machine, actions) = followed();
     let _ = open_all(&mut machine, ms(2), &actions);
     applied(&mut machine, ms(3), 3, FIRST);
+    let patience = machine.terms().limits.standby_watch.answer;
     // Nobody keeps up with stage 0.
     for (stage, follows) in [(0, false), (1, true)] {
-        let limit = machine.terms().limits.standby_silence;
+        let limit = machine.terms().limits.standby_watch.silence;
         let _ = machine.on_event(ms(3), Event::Tick);
         let due = machine.next_tick().unwrap();
         assert!(due <= ms(3) + limit);
         if follows {
             let asked = machine.on_event(ms(3) + limit, Event::Tick);
-            assert!(asked.contains(&Action::Probe { stage }), "{asked:?}");
-            assert!(!asked.contains(&Action::Probe { stage: 0 }));
+            assert!(asked.contains(&Action::Probe { stage, patience }), "{asked:?}");
+            assert!(!asked.contains(&Action::Probe { stage: 0, patience }));
         }
     }
     // It lives: asked again after a while, and not before.
     let now = ms(160);
     assert_eq!(machine.on_event(now, Event::Probed { stage: 1, alive: true }), []);
     assert_eq!(machine.on_event(ms(300), Event::Tick), []);
-    assert!(machine.on_event(ms(311), Event::Tick).contains(&Action::Probe { stage: 1 }));
+    assert!(machine.on_event(ms(311), Event::Tick).contains(&Action::Probe { stage: 1, patience }));
     // A report in between is an answer, too.
     applied(&mut machine, ms(320), 1, FIRST);
     assert_eq!(machine.on_event(ms(411), Event::Probed { stage: 1, alive: false }), []);
-    assert!(machine.on_event(ms(480), Event::Tick).contains(&Action::Probe { stage: 1 }));
+    assert!(machine.on_event(ms(480), Event::Tick).contains(&Action::Probe { stage: 1, patience }));
     let given_up = machine.on_event(ms(580), Event::Probed { stage: 1, alive: false });
     let failed = given_up.iter().find_map(|action| match action {
         Action::Conclude(Outcome::Failed(error)) => Some(error.clone()),
@@ -187,8 +188,12 @@ fn one_that_is_lost_refuses_or_lags_is_not_counted_on() {
                 let _ = token(&mut machine, ms(4), position);
             }
         }
-        let actions = machine.on_event(ms(500), Event::Tick);
-        assert!(!actions.iter().any(|action| matches!(action, Action::Probe { .. })), "{way}: {actions:?}");
+        // The usual patience.
+        let Watch { silence, answer } = machine.terms().limits.watch;
+        let soon = machine.on_event(silence - ms(1), Event::Tick);
+        assert!(!soon.iter().any(|action| matches!(action, Action::Probe { .. })), "{way}: {soon:?}");
+        let actions = machine.on_event(silence + ms(5), Event::Tick);
+        assert!(actions.contains(&Action::Probe { stage: 0, patience: answer }), "{way}: {actions:?}");
         assert!(!machine.is_done());
     }
 }
