@@ -6,7 +6,7 @@ use proto::tensor::NumericsClass;
 use proto::{LayerSpan, NodeId};
 
 use crate::coverage::{Coverage, Gaps};
-use crate::graph::{Graph, Reach};
+use crate::graph::{Graph, Reach, WaysOn};
 use crate::route::{Route, RouteError, RouteRequest, address, choose_route, usable};
 use crate::view::{NodeView, View};
 
@@ -165,6 +165,7 @@ pub fn explain(view: &View, request: &RouteRequest) -> Explanation {
     let spans = usable(view, request, class).filter_map(|node| Some(node.offer()?.span));
     let gaps = Coverage::of(request.n_layers, spans).gaps();
     let graph = Graph::new(request.n_layers, usable(view, request, class), &request.prefer);
+    let after = graph.ways_on();
     let standbys = route.as_ref().map_or(&[][..], |route| &route.standbys);
     let stands_by =
         |node| standbys.iter().find(|standby| standby.at.node == node).map(|standby| standby.stage);
@@ -176,7 +177,7 @@ pub fn explain(view: &View, request: &RouteRequest) -> Explanation {
             span: node.offer().map(|offer| offer.span),
             class: node.offer().map(|offer| offer.class),
             verdict: left_out(view, request, class, node)
-                .unwrap_or_else(|| compare(&graph, route.as_ref().ok(), node)),
+                .unwrap_or_else(|| compare((&graph, &after), route.as_ref().ok(), node)),
         })
         .collect();
     Explanation { route, class, gaps, nodes }
@@ -220,12 +221,12 @@ pub(crate) fn left_out(
         .then_some(Verdict::NoRoom { free, wanted: request.max_positions })
 }
 
-fn compare(graph: &Graph<'_>, route: Option<&Route>, node: &NodeView) -> Verdict {
+fn compare((graph, after): (&Graph<'_>, &WaysOn), route: Option<&Route>, node: &NodeView) -> Verdict {
     let taken = route.and_then(|route| route.stages.iter().position(|stage| stage.node == node.node()));
     if let Some(stage) = taken {
         return Verdict::Taken { stage };
     }
-    match (graph.through(node), route) {
+    match (graph.through(node, after), route) {
         (Ok(cost), Some(route)) if cost > route.expected_us => {
             Verdict::Slower { by_us: cost - route.expected_us }
         }

@@ -23,6 +23,9 @@ struct Way {
     before: Option<usize>,
 }
 
+/// What it costs until a candidate begins, and who comes before it.
+type Entry = (Cost, Option<usize>);
+
 /// The best ways to and from each candidate at each cut.
 #[derive(Debug)]
 pub(crate) struct Graph<'a> {
@@ -33,7 +36,12 @@ pub(crate) struct Graph<'a> {
     cuts: Vec<u32>,
     /// By candidate and cut: the cheapest way from layer 0 that ends there with the candidate.
     until: Vec<Vec<Option<Way>>>,
+    /// By candidate and cut: what it costs until the candidate begins there, and who comes before it.
+    entering: Vec<Vec<Option<Entry>>>,
 }
+
+/// By candidate and cut: what the cheapest way from there to the last layer costs that begins with the candidate.
+pub(crate) type WaysOn = Vec<Vec<Option<u64>>>;
 
 impl<'a> Graph<'a> {
     /// Every candidate must have an offer; those whose span does not lie within `n_layers` are left out.
@@ -49,9 +57,13 @@ impl<'a> Graph<'a> {
         candidates.sort_by_key(|node| (node.offer().map(|offer| offer.span), node.node()));
         let cuts = cuts(n_layers, &candidates, prefer);
         let until = vec![vec![None; cuts.len()]; candidates.len()];
-        let mut graph = Self { prefer, candidates, cuts, until };
-        for cut in 1..graph.cuts.len() {
+        let entering = vec![vec![None; cuts.len()]; candidates.len()];
+        let mut graph = Self { prefer, candidates, cuts, until, entering };
+        for cut in 0..graph.cuts.len() {
             graph.end_at(cut);
+            for at in 0..graph.candidates.len() {
+                graph.entering[at][cut] = graph.entering_way(at, cut);
+            }
         }
         graph
     }
@@ -78,23 +90,22 @@ impl<'a> Graph<'a> {
     }
 
     /// Cost of the cheapest route through this candidate, the candidate's reach to both ends otherwise.
-    pub(crate) fn through(&self, node: &NodeView) -> Result<u64, Reach> {
+    pub(crate) fn through(&self, node: &NodeView, after: &WaysOn) -> Result<u64, Reach> {
         let Some(at) = self.candidates.iter().position(|known| known.node() == node.node()) else {
             return Err(Reach { start: false, end: false });
         };
-        let after = self.ways_on();
         let (mut best, mut reach) = (None::<u64>, Reach { start: false, end: false });
         for from in 0..self.cuts.len() {
             let Some((before, _)) = self.entering(at, from) else { continue };
             for to in from + 1..self.cuts.len() {
                 let Some(own) = self.own(at, from, to) else { continue };
                 reach.start = true;
-                let Some(rest) = self.leaving(at, to, &after) else { continue };
+                let Some(rest) = self.leaving(at, to, after) else { continue };
                 let cost = before + own + rest;
                 best = Some(best.map_or(cost, |best| best.min(cost)));
             }
         }
-        let ends = |to: usize| self.leaving(at, to, &after).is_some() && self.holds_before(at, to);
+        let ends = |to: usize| self.leaving(at, to, after).is_some() && self.holds_before(at, to);
         reach.end = (1..self.cuts.len()).any(ends);
         best.ok_or(reach)
     }
@@ -105,7 +116,7 @@ impl<'a> Graph<'a> {
             let mut best: Option<Way> = None;
             for enters in 0..cut {
                 let Some(own) = self.own(at, enters, cut) else { continue };
-                let Some(((cost, stages), before)) = self.entering_way(at, enters) else { continue };
+                let Some(((cost, stages), before)) = self.entering[at][enters] else { continue };
                 let way = Way { cost: (cost + own, stages + 1), enters, before };
                 if best.is_none_or(|best| way.cost < best.cost) {
                     best = Some(way);
@@ -116,7 +127,7 @@ impl<'a> Graph<'a> {
     }
 
     /// What it costs until the candidate begins at a cut, and who comes before it.
-    fn entering_way(&self, at: usize, cut: usize) -> Option<(Cost, Option<usize>)> {
+    fn entering_way(&self, at: usize, cut: usize) -> Option<Entry> {
         if cut == 0 {
             return Some(((0, 0), None));
         }
@@ -130,7 +141,7 @@ impl<'a> Graph<'a> {
     }
 
     fn entering(&self, at: usize, cut: usize) -> Option<(u64, u32)> {
-        self.entering_way(at, cut).map(|(cost, _)| cost)
+        self.entering[at][cut].map(|(cost, _)| cost)
     }
 
     /// What it costs after a candidate that ends at a cut.
@@ -144,8 +155,8 @@ impl<'a> Graph<'a> {
         ways.min()
     }
 
-    /// By candidate and cut: what the cheapest way from there to the last layer costs that begins with the candidate.
-    fn ways_on(&self) -> Vec<Vec<Option<u64>>> {
+    /// For [`Self::through`].
+    pub(crate) fn ways_on(&self) -> Vec<Vec<Option<u64>>> {
         let mut after = vec![vec![None; self.cuts.len()]; self.candidates.len()];
         for cut in (0..self.cuts.len() - 1).rev() {
             for at in 0..self.candidates.len() {

@@ -33,7 +33,7 @@ pub(super) struct Link {
     /// Why we ended the connection, if we did.
     broken: OnceLock<String>,
     /// When it last answered whether it lives, or did not, and which.
-    probed: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    probed: tokio::sync::Mutex<Option<(Instant, Duration, bool)>>,
 }
 
 #[derive(Debug, Default)]
@@ -86,17 +86,20 @@ impl Link {
     pub(super) async fn lives(&self, patience: Duration) -> bool {
         let asked = Instant::now();
         let mut probed = self.probed.lock().await;
-        if let Some((at, alive)) = *probed
+        // Who waits longer does not take the word of one that waited less.
+        if let Some((at, waited, alive)) = *probed
             && at >= asked
+            && (alive || waited >= patience)
         {
             return alive;
         }
+        let (begun, waited) = (Instant::now(), patience);
         let patience = patience + self.connection.rtt() * 2;
         let alive = self.connection.request_message(&StatusRequest, patience).await;
         // A router that slept itself knows nothing of the node.
-        let slept = asked.elapsed() > patience + OWN_SLEEP;
+        let slept = begun.elapsed() > patience + OWN_SLEEP;
         let alive = alive.map(|NodeStatus { .. }| ()).is_ok() || slept;
-        *probed = Some((Instant::now(), alive));
+        *probed = Some((Instant::now(), waited, alive));
         alive
     }
 

@@ -202,6 +202,7 @@ impl Router {
                 driver: self.driver().clone(),
                 view: view.clone(),
                 wanted: wanted.clone(),
+                avoided: Vec::new(),
                 route: route.clone(),
                 generations: Generations::new(Arc::clone(&terms)),
             };

@@ -323,6 +323,7 @@ fn turned_away(error: &SessionError) -> TurnedAway {
         SessionError::Refused { refusal, .. } if refusal.code == RefusalCode::NoCapacity => {
             TurnedAway::NoCapacity { retry_after: error.retry_after() }
         }
+        SessionError::Stalled { .. } => TurnedAway::Suspected,
         _ => error.also().map_or(TurnedAway::Failed, |from| TurnedAway::Parted { from }),
     }
 }

@@ -33,6 +33,8 @@ pub struct SessionMachine {
     gone: Vec<bool>,
     renewed: Duration,
     standbys: Standbys,
+    /// What stages were closed with, once they were.
+    closed_with: Option<CloseCode>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -63,6 +65,7 @@ impl SessionMachine {
             begin: u32::MAX,
             renewed: Duration::ZERO,
             standbys: Standbys::new(&terms),
+            closed_with: None,
             state: State::Waiting,
             terms,
         }
@@ -108,8 +111,8 @@ impl SessionMachine {
         match event {
             Event::Start if self.state == State::Waiting => self.ask(now, self.last(), &mut actions),
             Event::OpenAnswered { stage, answer } if stage > self.last() => {
-                let running = self.state == State::Running;
-                self.standbys.answered(&self.terms, running, stage, &answer, &mut actions);
+                self.standbys.answered(&self.terms, self.closed_with, stage, &answer, &mut actions);
+                self.finish_if_accounted(&mut actions);
             }
             Event::Reported { stage, report } if stage > self.last() => {
                 self.standbys.reported(stage, &report);
@@ -264,7 +267,6 @@ impl SessionMachine {
         }
         self.update_debts(now);
         let (id, finish) = (token.token, token.finish);
-        self.standbys.token(&self.terms, id, actions);
         actions.push(Action::Emit { token, at: now });
         let reason = if self.terms.eos.contains(&id) {
             Some(FinishReason::Stop)
@@ -273,8 +275,9 @@ impl SessionMachine {
         } else {
             None
         };
-        if let Some(reason) = reason {
-            self.conclude(now, Outcome::Finished(reason), CloseCode::Finished, actions);
+        match reason {
+            Some(reason) => self.conclude(now, Outcome::Finished(reason), CloseCode::Finished, actions),
+            None => self.standbys.token(&self.terms, id, actions),
         }
     }
 

@@ -9,7 +9,8 @@
 //! ```
 
 use proto::Position;
-use proto::session::{Follow, Opened, Plan, Tokens};
+use proto::session::{Close, Follow, Opened, Plan, Tokens};
+use proto::status::CloseCode;
 
 use super::{Action, Control, OpenFailure, Report, SessionTerms, StandbyStage};
 
@@ -59,11 +60,16 @@ impl Standbys {
             .collect()
     }
 
+    /// Whether one of them has not answered yet.
+    pub(super) fn is_asking(&self) -> bool {
+        self.list.iter().any(|standby| standby.state == State::Asked)
+    }
+
     /// Whether somebody could take this stage's place at once.
     pub(super) fn keeps_up(&self, stage: usize, position: Position) -> bool {
         self.list.iter().any(|standby| match standby.state {
             State::Following { applied, .. } => {
-                standby.at.stage == stage && applied.get() + BEHIND >= position.get()
+                standby.at.stage == stage && applied.get().saturating_add(BEHIND) >= position.get()
             }
             _ => false,
         })
@@ -89,14 +95,19 @@ impl Standbys {
     pub(super) fn answered(
         &mut self,
         terms: &SessionTerms,
-        running: bool,
+        over: Option<CloseCode>,
         number: usize,
         answer: &Result<Opened, OpenFailure>,
         actions: &mut Vec<Action>,
     ) {
         let Some(standby) = self.list.get_mut(number - self.stages) else { return };
-        if !running || standby.state != State::Asked {
+        if standby.state != State::Asked {
             return;
+        }
+        if let (Ok(_), Some(code)) = (answer, over) {
+            // The end overtook the answer.
+            standby.state = State::Gone;
+            return actions.push(close(terms, number, code));
         }
         let StandbyStage { stage, at } = standby.at;
         let mut plan = Plan { ..terms.plan.clone() };
@@ -111,7 +122,11 @@ impl Standbys {
                 *opened.reusable
             }
             // It is busy, gone or broken: the session goes on without it.
-            _ => {
+            Ok(_) => {
+                standby.state = State::Gone;
+                return actions.push(close(terms, number, CloseCode::Protocol));
+            }
+            Err(_) => {
                 standby.state = State::Gone;
                 return;
             }
@@ -156,6 +171,11 @@ impl Standbys {
             actions.push(Action::Send { stage: number, frame: Control::Tokens(tokens) });
         }
     }
+}
+
+fn close(terms: &SessionTerms, number: usize, code: CloseCode) -> Action {
+    let (session, generation) = (terms.session, terms.generation);
+    Action::Send { stage: number, frame: Control::Close(Close { session, generation, code }) }
 }
 
 /// Tokens that are told together, as rows are sent together by the other stages.

@@ -175,7 +175,7 @@ impl Worker {
             Command::Drain => {
                 self.table.drain();
                 self.load.draining.store(true, Ordering::Relaxed);
-                return;
+                self.table.end_standbys(now)
             }
             Command::ShutDown => {
                 self.stopping = true;

@@ -188,7 +188,6 @@ mod tests {
     /// A decode step of a stage takes a millisecond at the very least (a layer of a 1B model): holding its row may take a
     /// hundredth of that. It takes half of it, most of that for memory that is new.
     #[test]
-    #[expect(clippy::print_stderr, reason = "the figure is told")]
     fn holding_a_row_takes_less_than_a_hundredth_of_a_step() {
         const ROWS: u32 = 4_096;
         let row = vec![1_u8; 8 << 10];

@@ -94,8 +94,9 @@ pub struct SessionTable {
     decoding: u32,
     /// Of the longest pipeline then.
     stages: u32,
-    /// The layers of the last step.
-    last_part: Option<LayerSpan>,
+    /// When parts of the span had their last step, counted in steps. Bounded by `steps::MOST_PARTS`.
+    served: HashMap<LayerSpan, u64>,
+    turn: u64,
     draining: bool,
     /// No session has to be done before.
     earliest_deadline: Option<Instant>,
@@ -151,7 +152,8 @@ impl SessionTable {
             batches: Batches::default(),
             stages: 1,
             decoding: 0,
-            last_part: None,
+            served: HashMap::new(),
+            turn: 0,
             draining: false,
             earliest_deadline: None,
             late_rows: 0,
@@ -165,6 +167,11 @@ impl SessionTable {
     /// Refuses new sessions from now on.
     pub const fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// Ends the sessions that stand by for other nodes': nobody waits for them.
+    pub fn end_standbys(&mut self, now: Instant) -> Vec<Effect> {
+        self.apply_where(now, |entry| entry.session.terms().standby, |_| Event::ShutDown)
     }
 
     /// Whether new sessions are refused.
@@ -319,7 +326,6 @@ impl SessionTable {
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
         let row_bytes = self.admission.shape.row_bytes();
-        let numbers = frame.dtype.all_finite(&frame.rows);
         let mut at = 0;
         for group in &frame.groups {
             let end = at + group.rows as usize * row_bytes;
@@ -330,7 +336,7 @@ impl SessionTable {
                 continue;
             };
             // Computed with, they would spoil the KV, and come out as if this stage had made them.
-            if !numbers && !frame.dtype.all_finite(&bytes) {
+            if !frame.dtype.all_finite(&bytes) {
                 effects.extend(self.apply(now, key, Event::NotNumbers(feeder)));
                 continue;
             }

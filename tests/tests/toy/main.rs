@@ -17,6 +17,7 @@ mod pieces;
 mod pipelining;
 mod recovery;
 mod reuse;
+mod schedules;
 mod serve;
 mod serve_clients;
 mod serve_crowd;

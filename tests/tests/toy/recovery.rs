@@ -123,7 +123,8 @@ async fn with_nobody_left_for_a_span_the_answer_ends_and_says_so_and_others_come
     };
     let error = router.watch(&request(&PROMPT, 4000), &mut watch).await.expect_err("a span is gone");
     let text = error.to_string();
-    assert!(text.starts_with(&format!("{} was lost", swarm.label(1))), "{text}");
+    // It was asked once more before, as nobody else has its layers.
+    assert!(text.starts_with(&swarm.label(1)), "{text}");
     assert!(text.contains("layers 10..20") && text.contains("it could not go on elsewhere"), "{text}");
     assert!(vanished.expect("the answer had begun").elapsed() < GAP, "{text}");
     let served = cluster_tests::toy::served(swarm.model, &[], None);

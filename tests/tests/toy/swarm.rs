@@ -1,11 +1,13 @@
 //! The harness: N nodes with toy stages, a directory (fixed list or DHT), routers, and faults by seed.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_tests::stamps::Stamps;
 pub(crate) use cluster_tests::toy::{served, word_tokenizer};
 use kademlia_dht::{Dht, DhtConfig, Directory, StaticDirectory};
+use proto::record::VerifiedRecord;
 use proto::session::SamplingParams;
 use proto::{LayerSpan, NodeId, NodeKey};
 use proto_telemetry::Registry;
@@ -16,6 +18,7 @@ use router::discovery::BlobCache;
 use router::generate::{GenerateError, GenerateRequest, Reply, Step};
 use router::metrics::RouterMetrics;
 use router::model::Prompt;
+use router_plan::NodeView;
 use shard_node::discovery::Discovery;
 use shard_node::node::{Node, NodeConfig, ServedModel};
 use shard_node_stage::{StageLoader, StepHook, ToyModel, ToyStage};
@@ -41,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) hook: fn(usize) -> Option<StepHook>,
     /// Of each node; `None` takes the default.
     pub(crate) kv_positions: Option<u64>,
+    /// Of each node; `None` takes the default.
+    pub(crate) boundary_bytes: Option<u64>,
     /// Of last stages.
     pub(crate) stamps: Option<Stamps>,
 }
@@ -57,6 +62,7 @@ impl Settings {
             seed: 1,
             hook: |_| None,
             kv_positions: None,
+            boundary_bytes: None,
             stamps: None,
         }
     }
@@ -84,12 +90,18 @@ pub(crate) struct ToySwarm {
     link: Option<Link>,
     seed: u64,
     kv_positions: Option<u64>,
+    boundary_bytes: Option<u64>,
     stamps: Option<Stamps>,
 }
 
 impl ToySwarm {
     pub(crate) async fn start(settings: Settings) -> Self {
         eprintln!("seed {}", settings.seed);
+        Self::start_silently(settings).await
+    }
+
+    /// For those who tell the seed themselves.
+    pub(crate) async fn start_silently(settings: Settings) -> Self {
         let mut swarm = Self {
             model: settings.model,
             nodes: Vec::new(),
@@ -99,6 +111,7 @@ impl ToySwarm {
             link: settings.link,
             seed: settings.seed,
             kv_positions: settings.kv_positions,
+            boundary_bytes: settings.boundary_bytes,
             stamps: settings.stamps,
         };
         for (index, span) in settings.spans.iter().enumerate() {
@@ -117,7 +130,7 @@ impl ToySwarm {
             stage = stage.with_hook(hook);
         }
         let loader = match &self.stamps {
-            Some(stamps) if span.end() == LAYERS => stamps.loader(stage),
+            Some(stamps) if span.end() == self.model.n_layers => stamps.loader(stage),
             _ => stage.into_loader(),
         };
         self.add_stage(served, loader).await;
@@ -125,11 +138,12 @@ impl ToySwarm {
 
     /// Adds a node with a stage of its own kind.
     pub(crate) async fn add_stage(&mut self, served: ServedModel, loader: StageLoader) {
-        let number = self.nodes.len() as u8 + 1;
+        let number = self.faults.len() as u8 + 1;
         let faults = self.faults(number);
         let mut config = NodeConfig::new(key(number), ([127, 0, 0, 1], 0).into(), served);
         config.endpoint = config.endpoint.with_faults(&faults);
         config.kv_positions = self.kv_positions;
+        config.limits.boundary_bytes = self.boundary_bytes.unwrap_or(config.limits.boundary_bytes);
         let discovery = if self.dht {
             let bootstrap = self.nodes.iter().take(1).map(target).collect();
             Discovery::Dht { bootstrap, state_dir: None }
@@ -149,6 +163,7 @@ impl ToySwarm {
         let mut config = EndpointConfig::new(key(number), ([127, 0, 0, 1], 0).into()).with_faults(&faults);
         config.accept = false;
         let endpoint = Endpoint::bind(config).unwrap();
+        let addr = endpoint.local_addr();
         let (dht, directory): (_, Arc<dyn Directory>) = if self.dht {
             let bootstrap = self.nodes.iter().take(1).map(target).collect();
             let dht = Dht::start(endpoint.clone(), DhtConfig::client(bootstrap)).await;
@@ -161,7 +176,7 @@ impl ToySwarm {
         let registry = Registry::new();
         let metrics = RouterMetrics::register(&registry).unwrap();
         let router = Router::new(endpoint, directory, BlobCache::at(cache.path()), metrics);
-        TestRouter { router, faults, registry, dht, _cache: cache }
+        TestRouter { router, addr, faults, registry, dht, _cache: cache }
     }
 
     pub(crate) fn id(&self, node: usize) -> NodeId {
@@ -198,11 +213,17 @@ impl ToySwarm {
             let probe = if self.dht { Some(self.router(250).await) } else { None };
             let mut look = tokio::time::interval(Duration::from_millis(20));
             loop {
-                let found = match &probe {
-                    Some(probe) => probe.router.view_of_all().await.map_or(0, |view| view.nodes().count()),
-                    None => self.directory.lookup_all_models().await.unwrap().len(),
+                let found: Vec<NodeId> = match &probe {
+                    Some(probe) => match probe.router.view_of_all().await {
+                        Ok(view) => view.nodes().map(NodeView::node).collect(),
+                        Err(_) => Vec::new(),
+                    },
+                    None => {
+                        let records = self.directory.lookup_all_models().await.unwrap();
+                        records.iter().map(VerifiedRecord::node).collect()
+                    }
                 };
-                if found == self.nodes.len() {
+                if self.nodes.iter().all(|node| found.contains(&node.ready().node)) {
                     break;
                 }
                 look.tick().await;
@@ -226,6 +247,8 @@ impl ToySwarm {
 /// A router with what belongs to it.
 pub(crate) struct TestRouter {
     pub(crate) router: Router,
+    /// What nodes see of it.
+    pub(crate) addr: SocketAddr,
     pub(crate) faults: Faults,
     pub(crate) registry: Registry,
     dht: Option<Dht>,

@@ -99,7 +99,7 @@ impl Ledger {
             match why {
                 TurnedAway::NoCapacity { .. } => account.full = true,
                 // One of the two is at fault: the next look at them will tell.
-                TurnedAway::Parted { .. } => {}
+                TurnedAway::Parted { .. } | TurnedAway::Suspected => {}
                 TurnedAway::Failed => {
                     account.measured.unreachable = Some("it failed a session just now".into());
                 }

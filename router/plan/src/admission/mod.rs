@@ -104,6 +104,8 @@ pub enum TurnedAway {
     },
     /// It could not be used.
     Failed,
+    /// It does not report: it may be gone, or only slow. Without it if there is such a route, else with it once more.
+    Suspected,
     /// It and this other node can't reach each other.
     Parted {
         /// The other one.
@@ -258,6 +260,7 @@ impl Admission {
         match why {
             TurnedAway::NoCapacity { retry_after } => hint = hint.max(retry_after.unwrap_or_default()),
             TurnedAway::Failed => drop(avoid.insert(node)),
+            TurnedAway::Suspected => avoid = self.suspected(&wanted, avoid, node),
             TurnedAway::Parted { from } => avoid = self.parted(&wanted, avoid, (node, from)),
         }
         let tries = tries + 1;

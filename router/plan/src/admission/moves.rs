@@ -46,6 +46,19 @@ impl Admission {
         avoid
     }
 
+    /// What a request avoids one of whose nodes may be gone: that one if there is a route without it.
+    pub(super) fn suspected(
+        &self,
+        wanted: &Wanted,
+        avoid: BTreeSet<NodeId>,
+        node: NodeId,
+    ) -> BTreeSet<NodeId> {
+        let mut wider = avoid.clone();
+        wider.insert(node);
+        let without = choose_route(self.ledger.empty_view(), &self.request(wanted, &wider, &BTreeMap::new()));
+        if without.is_ok() { wider } else { avoid }
+    }
+
     /// A node of a session's route that is about to leave, by the view.
     pub fn leaving(&self, ticket: Ticket) -> Option<NodeId> {
         let draining = |node: &NodeId| {

@@ -106,6 +106,7 @@ impl SessionMachine {
                     .push(Action::Send { stage, frame: Control::Close(Close { session, generation, code }) });
             }
         }
+        self.closed_with = Some(code);
         for stage in self.standbys.open() {
             let (session, generation) = (self.terms.session, self.terms.generation);
             actions.push(Action::Send { stage, frame: Control::Close(Close { session, generation, code }) });
@@ -122,7 +123,9 @@ impl SessionMachine {
     }
 
     pub(super) fn finish_if_accounted(&mut self, actions: &mut Vec<Action>) {
-        let complete = self.accounts.iter().zip(&self.gone).all(|(account, &gone)| account.is_some() || gone);
+        let accounted =
+            self.accounts.iter().zip(&self.gone).all(|(account, &gone)| account.is_some() || gone);
+        let complete = accounted && !self.standbys.is_asking();
         if matches!(self.state, State::Closing { .. }) && complete {
             self.done(actions);
         }

@@ -190,7 +190,7 @@ fn one_that_is_lost_refuses_or_lags_is_not_counted_on() {
         }
         // The usual patience.
         let Watch { silence, answer } = machine.terms().limits.watch;
-        let soon = machine.on_event(silence - ms(1), Event::Tick);
+        let soon = machine.on_event(silence.saturating_sub(ms(1)), Event::Tick);
         assert!(!soon.iter().any(|action| matches!(action, Action::Probe { .. })), "{way}: {soon:?}");
         let actions = machine.on_event(silence + ms(5), Event::Tick);
         assert!(actions.contains(&Action::Probe { stage: 0, patience: answer }), "{way}: {actions:?}");

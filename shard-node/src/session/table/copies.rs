@@ -24,6 +24,10 @@ impl SessionTable {
         if entry.session.terms().downstream.is_none() {
             return false;
         }
+        if entry.standby.is_some() {
+            // One is enough, and asking again must not send it all once more.
+            return false;
+        }
         entry.standby = Some(Standby { link, next: from.get() });
         if !self.copying.contains(&key) {
             self.copying.push(key);

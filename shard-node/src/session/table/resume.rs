@@ -65,6 +65,8 @@ impl SessionTable {
             }
             effects.push(self.give_up(key, rows));
         }
+        // In a later generation rows may come from what another node sent in an earlier one.
+        terms.mixed = terms.generation.get() > 0;
         let free = self.ledger.capacity() - self.ledger.reserved();
         let mut found = reuse::admit(&mut self.prefixes, now, &terms, free);
         effects.extend(found.freed.into_iter().map(Effect::Free));

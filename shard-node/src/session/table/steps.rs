@@ -58,8 +58,11 @@ impl SessionTable {
         self.decoding = sessions.values().filter(|entry| entry.session.is_decoding()).count() as u32;
         self.stages = sessions.values().map(|entry| entry.session.terms().stages).max().unwrap_or(1);
         // Only a first stage that waits for another one's tokens decides what is under way.
-        let leads = self.admission.shape.is_first()
-            && sessions.values().any(|entry| entry.session.terms().returned_by.is_some());
+        // Batches are told apart by the tokens that come back to it: a session whose tokens do not would be under way for
+        // ever.
+        let mut decoding = sessions.values().filter(|entry| entry.session.is_decoding()).peekable();
+        let leads =
+            decoding.peek().is_some() && decoding.all(|entry| entry.session.terms().returned_by.is_some());
         let caps = StepCaps {
             decode: if leads { self.batches.room(now, self.decoding, self.stages) } else { u32::MAX },
             prefill: match (under_way, self.decoding) {
@@ -100,10 +103,14 @@ impl SessionTable {
     fn of_one_part(&mut self, plan: StepPlan<SessionKey>) -> (StepPlan<SessionKey>, LayerSpan) {
         let part_of = |key: &SessionKey| self.sessions.get(key).map(|entry| entry.session.terms().part);
         let keys = || plan.decode.iter().chain(plan.prefill.iter().chain(&plan.also).map(|(key, _)| key));
-        // Where sessions of several parts are open they take turns.
-        let others = keys().filter_map(part_of).find(|&part| Some(part) != self.last_part);
-        let part = others.or(self.last_part).unwrap_or(self.admission.shape.span);
-        self.last_part = Some(part);
+        // Where sessions of several parts are open they take turns: the one goes next that was served longest ago.
+        let served = |part: &LayerSpan| self.served.get(part).copied().unwrap_or(0);
+        let part = keys().filter_map(part_of).min_by_key(served).unwrap_or(self.admission.shape.span);
+        if self.served.len() >= MOST_PARTS {
+            self.served.clear();
+        }
+        self.turn += 1;
+        self.served.insert(part, self.turn);
         if keys().filter_map(part_of).all(|other| other == part) {
             return (plan, part);
         }
@@ -203,6 +210,8 @@ impl SessionTable {
     }
 }
 
+/// Parts whose turn is remembered. A span of 64 layers has more, but not in use at once.
+const MOST_PARTS: usize = 256;
 /// A row's share of its frame: one entry of the group table, and the header and the fixed part as if it were alone.
 const GROUP_BYTES: u64 = 28 + 16 + 8;
 /// A `Sampled` frame: header, session, generation, position, token, two floats and `finish`.
