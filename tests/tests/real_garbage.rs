@@ -1,9 +1,6 @@
 //! Real processes with the real model, among them a node that computes nothing and sends rows that are no numbers.
 //! It is honest in everything else: it is found in the DHT, opens sessions, and reports.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
-#![expect(clippy::print_stderr, reason = "figures are told")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -213,15 +213,14 @@ impl ToySwarm {
             let probe = if self.dht { Some(self.router(250).await) } else { None };
             let mut look = tokio::time::interval(Duration::from_millis(20));
             loop {
-                let found: Vec<NodeId> = match &probe {
-                    Some(probe) => match probe.router.view_of_all().await {
+                let found: Vec<NodeId> = if let Some(probe) = &probe {
+                    match probe.router.view_of_all().await {
                         Ok(view) => view.nodes().map(NodeView::node).collect(),
                         Err(_) => Vec::new(),
-                    },
-                    None => {
-                        let records = self.directory.lookup_all_models().await.unwrap();
-                        records.iter().map(VerifiedRecord::node).collect()
                     }
+                } else {
+                    let records = self.directory.lookup_all_models().await.unwrap();
+                    records.iter().map(VerifiedRecord::node).collect()
                 };
                 if self.nodes.iter().all(|node| found.contains(&node.ready().node)) {
                     break;

@@ -2,6 +2,7 @@
 //! must be left when all is over.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,14 +86,20 @@ pub(super) async fn run(schedule: Schedule, at_work: OwnedSemaphorePermit) -> Re
     loop {
         tokio::select! {
             ended = streams.join_next() => match ended {
-                Some(ended) => outcome = outcome.and(ended.map_err(|error| error.to_string()).flatten()),
+                Some(ended) => {
+                    let ended = ended.map_err(|error| error.to_string()).flatten();
+                    outcome = outcome.and(ended);
+                }
                 None => break,
             },
             Some((node, orderly)) = leaving.recv() => {
                 let Some(node) = play.lock().nodes[node].take() else { continue };
                 leavers.spawn(async move { if orderly { node.shutdown().await } else { node.stop_now().await } });
             },
-            _ = look.tick() => outcome = outcome.and(play.check_bounds()),
+            _ = look.tick() => {
+                let bounds = play.check_bounds();
+                outcome = outcome.and(bounds);
+            }
         }
     }
     play.heal();
@@ -208,7 +215,7 @@ impl Play {
             Step::Token(timed, _) => {
                 let expected = stream.prompt.len() + came.len();
                 if timed.token.position.get() as usize != expected {
-                    wrong.get_or_insert(format!("position {} for {expected}", timed.token.position));
+                    wrong.get_or_insert_with(|| format!("position {} for {expected}", timed.token.position));
                 }
                 came.push(timed.token.token);
                 self.came(1);
@@ -320,7 +327,7 @@ impl Play {
                     self.schedule.nodes_of(span).filter(|node| !inner.struck.contains(node)).collect();
                 let used =
                     |node: &&usize| inner.routes.values().any(|route| route.contains(&self.ids[**node]));
-                let Some(&node) = free.iter().find(used).or(free.first()) else { return };
+                let Some(&node) = free.iter().find(used).or_else(|| free.first()) else { return };
                 // One is spared.
                 if due.fault.takes_away() && free.len() == 1 {
                     return;
@@ -420,13 +427,14 @@ impl Play {
         let mut left = String::new();
         let driven = self.routers.iter().map(|router| router.router.driver().open_sessions()).sum::<usize>();
         if driven > 0 {
-            left += &format!("{driven} sessions are still driven; ");
+            let _ = write!(left, "{driven} sessions are still driven; ");
         }
         for (number, node) in self.lock().nodes.iter().enumerate() {
             let Some(node) = node else { continue };
             let status = node.status();
             if status.sessions > 0 || status.kv_reserved > 0 {
-                left += &format!("node {number}: {} sessions, {} KV; ", status.sessions, status.kv_reserved);
+                let _ =
+                    write!(left, "node {number}: {} sessions, {} KV; ", status.sessions, status.kv_reserved);
                 continue;
             }
             let parked = metric(node, "shard_node_kv_parked_positions");
@@ -436,7 +444,8 @@ impl Play {
             let kept = cached * node.ready().layers.unwrap().len() as usize * 8;
             let bytes = metric(node, "shard_node_kv_bytes");
             if parked > 0 || boundary > 0 || bytes > kept {
-                left += &format!(
+                let _ = write!(
+                    left,
                     "node {number}: {parked} parked, {boundary} bytes sent on, {bytes} bytes of KV for {kept}; "
                 );
             }
