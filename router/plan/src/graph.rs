@@ -233,7 +233,7 @@ fn cuts(n_layers: u32, candidates: &[&NodeView], prefer: &BTreeMap<NodeId, Layer
 }
 
 /// Cuts between the model's ends. Whoever announces spans of its own making adds cuts, and a search takes time with
-/// their square: with these and 256 nodes some ten milliseconds.
+/// their square, for every node.
 const MOST_CUTS: usize = 30;
 
 /// Which ends of the model a candidate's span can be joined to.

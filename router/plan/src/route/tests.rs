@@ -85,7 +85,7 @@ fn a_node_takes_part_once_even_if_another_one_is_faster_in_the_midst_of_its_laye
 }
 
 #[test]
-fn any_number_of_odd_spans_is_searched_in_bounded_time_and_none_hides_a_route() {
+fn more_odd_spans_than_cuts_are_looked_at_hide_no_route() {
     // More cuts than are looked at, with a single way through.
     let mut shards: Vec<_> = (0..15).map(|at| Shard::new(at as u8 + 1, at * 2, at * 2 + 2)).collect();
     shards.extend((0..200).map(|at| Shard::new(at as u8 + 20, at % 29, at % 29 + 1)));
