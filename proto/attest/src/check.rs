@@ -171,7 +171,7 @@ fn opens(evidence: &Evidence, report: &mut Report) -> Vec<VerifiedOpen> {
             }
         };
         match opens.last() {
-            None if open.open().generation.get() != 0 => {
+            None if open.open().prev != Digest::ZERO => {
                 report.gap(What::EarlierGenerationsMissing, number);
             }
             None => {}

@@ -8,6 +8,7 @@
 //! Bounded by the rows that the open asks for. What the collector holds is [`GenerationEvidence`].
 
 use crate::check::{GenerationEvidence, OpenedSample};
+use crate::cuts::HopRows;
 use crate::layout::LayoutError;
 use crate::open::{AckError, OpenAck, SignedAck, VerifiedOpen};
 use crate::receipt::{ReceiptError, SignedReceipt, VerifiedReceipt, sampled_rows};
@@ -171,6 +172,17 @@ impl Collector {
     /// The newest receipt of a hop that has come.
     pub fn newest(&self, hop: u16) -> Option<Digest> {
         self.hops.get(usize::from(hop))?.receipts.last().map(VerifiedReceipt::digest)
+    }
+
+    /// The first hop whose receipts do not reach up to `row`; `None` if all do.
+    pub fn lagging(&self, row: u32) -> Option<u16> {
+        let open = self.open.open();
+        let lags = |hop: u16, log: &HopLog| {
+            let first = open.rows_of(hop).map_or(0, HopRows::first);
+            log.receipts.last().map_or(first, |last| last.receipt().rows.end) < row
+        };
+        let mut hops = (0u16..).zip(&self.hops);
+        hops.find(|(hop, log)| lags(*hop, log)).map(|(hop, _)| hop)
     }
 
     /// What is due to a hop in this generation, by its receipts so far.

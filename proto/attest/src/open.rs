@@ -199,8 +199,9 @@ impl SessionOpen {
         if self.prompt_rows == 0 || known > u64::from(MAX_POSITIONS) || self.max_tokens > MAX_POSITIONS {
             return field("rows");
         }
-        let first = self.generation.get() == 0;
-        if first != (self.prev == Digest::ZERO) || (first && self.forced_rows != 0) {
+        // The first one that is signed may be a later generation, if no token came in those before.
+        let first = self.prev == Digest::ZERO;
+        if (self.generation.get() == 0 && !first) || (first && self.forced_rows != 0) {
             return field("prev");
         }
         // At least the row from which the next token is chosen is computed.

@@ -23,7 +23,7 @@ pub(super) fn check(generation: &Generation, history: &History, report: &mut Rep
         let kept = missing(0..terms.goes_on, history.rows_of(terms).to_vec());
         for rows in kept {
             // In a first generation kept rows are a prefix of another session, whose receipts are not here.
-            let finding = if number == 0 {
+            let finding = if generation.is_first() {
                 Finding::note(What::Reused, number)
             } else {
                 Finding::gap(What::Unattested, number)

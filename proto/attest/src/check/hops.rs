@@ -84,6 +84,11 @@ impl Generation {
         self.open.open()
     }
 
+    /// Whether the session began with it.
+    pub(super) fn is_first(&self) -> bool {
+        self.open().prev == Digest::ZERO
+    }
+
     pub(super) fn number(&self) -> u32 {
         self.open().generation.get()
     }
@@ -214,7 +219,7 @@ impl History {
             if let Some((_, last)) = receipts.last_key_value() {
                 node.newest = Some(last.digest());
             }
-            if generation.number() == 0 {
+            if generation.is_first() {
                 // Reused from another session, and noted as such.
                 node.rows.push((0, hop.goes_on));
             }

@@ -85,7 +85,7 @@ impl Consent<'_> {
         }
         // A generation in between may have gone without this hop: then there is nothing to compare with.
         if let Some(before) = before
-            && before.open().generation.get().checked_add(1) == Some(facts.generation.get())
+            && before.digest() == facts.prev
         {
             open.follows(before)?;
         }
