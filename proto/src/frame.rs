@@ -45,7 +45,8 @@ macro_rules! kinds {
 
 /// Bodies of fixed, small content.
 const SMALL: usize = 1 << 10;
-/// Lists of records or contacts: 16 records of 1 KiB and their contacts.
+/// Lists of records or contacts: 16 records of 1 KiB and their contacts. An open of 128 hops, and a receipt with the
+/// leaves of 256 rows at both ends, take 17 KiB.
 const PAGE: usize = 32 << 10;
 /// A prompt of 131,072 tokens takes 512 KiB.
 const PROMPT: usize = 1 << 20;
@@ -71,6 +72,8 @@ kinds! {
     Close = 0x0006, limit SMALL;
     /// Control: [`crate::session::Follow`].
     Follow = 0x0007, limit SMALL;
+    /// Control: [`crate::attest::Attest`].
+    Attest = 0x0008, limit PAGE;
     // Sessions, node to router or node to node.
     /// Tail return and its copy to the router: [`crate::session::Sampled`].
     Sampled = 0x0010, limit SMALL;
@@ -80,6 +83,12 @@ kinds! {
     Failed = 0x0012, limit SMALL;
     /// Report: [`crate::session::Ended`].
     Ended = 0x0013, limit SMALL;
+    /// Report: [`crate::attest::Acknowledged`].
+    Acknowledged = 0x0014, limit SMALL;
+    /// Report: [`crate::attest::Receipt`].
+    Receipt = 0x0015, limit PAGE;
+    /// Report: [`crate::attest::SentRows`].
+    SentRows = 0x0016, limit PAGE;
     /// Hop: [`crate::activation::Activations`].
     Activations = 0x0020, limit CHUNK;
     // Blobs by hash.
@@ -95,6 +104,10 @@ kinds! {
     StatusRequest = 0x0034, limit SMALL;
     /// Reply: [`crate::status::NodeStatus`].
     NodeStatus = 0x0035, limit SMALL;
+    /// Request: [`crate::attest::KeysRequest`].
+    KeysRequest = 0x0036, limit SMALL;
+    /// Reply: [`crate::attest::Keys`].
+    Keys = 0x0037, limit SMALL;
     // Discovery.
     /// Request: [`crate::discovery::Ping`].
     Ping = 0x0040, limit SMALL;

@@ -7,6 +7,7 @@
 pub mod activation;
 mod added;
 pub mod answer;
+pub mod attest;
 mod codec;
 pub mod discovery;
 pub mod frame;

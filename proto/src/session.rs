@@ -173,9 +173,19 @@ pub struct ResumeTerms {
     pub downstream: u32,
     /// The generation that gave the last token known: rows of one before may be of tokens that were discarded since.
     pub since: u32,
+    /// As what the receiver takes part.
+    pub role: Added<Role>,
+}
+
+/// As what a node takes part in a session; `Default` is a stage that signs nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Role {
     /// The receiver is not the stage itself but stands by for it: it computes the same rows, sends them to nobody and
     /// samples nothing.
-    pub standby: Added<bool>,
+    pub standby: bool,
+    /// It keeps account of its rows from the first one on: it is asked to sign for them once all stages have opened,
+    /// see [`Attest`](crate::attest::Attest).
+    pub attested: Added<bool>,
 }
 
 /// Asks a stage to take part in a session.
@@ -205,7 +215,7 @@ control_message!(Open, Open, |open: &Open| {
         return Err(DecodeError::field("stage", format!("{} of {} stages", open.stage, last + 1)));
     }
     let Further { answer, resume } = &open.service.further.0;
-    if (usize::from(open.stage) == last && !*resume.standby) != open.tail.is_some() {
+    if (usize::from(open.stage) == last && !resume.role.standby) != open.tail.is_some() {
         return Err(DecodeError::field("tail", "exactly the last stage is told the tail's terms"));
     }
     if open.max_positions == 0 || open.max_positions > MAX_POSITIONS {

@@ -1,5 +1,6 @@
 //! Front door of the swarm: discovers shards, plans a route, drives sessions, streams tokens out. Never links libtorch.
 
+pub mod attest;
 pub mod clock;
 pub mod discovery;
 pub mod driver;

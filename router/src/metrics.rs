@@ -18,6 +18,10 @@ pub struct RouterMetrics {
     open_sessions: IntGauge,
     /// Moves with each token handed to a client. Duplicates and overshoot do not count.
     tokens: IntCounter,
+    /// `router_receipts_total`: receipts of stages that hold.
+    receipts: IntCounter,
+    /// `router_receipts_refused_total`: receipts that do not; the session goes on without the stage that sent it.
+    receipts_refused: IntCounter,
     /// From the request to the first token. Requests without one do not count.
     ttft: Histogram,
     /// Between two tokens of one answer.
@@ -83,6 +87,9 @@ impl RouterMetrics {
             )?,
             open_sessions: registry.gauge("router_open_sessions", "Sessions open at present.")?,
             tokens: registry.counter("router_tokens_total", "Tokens handed to clients.")?,
+            receipts: registry.counter("router_receipts_total", "Receipts of stages that hold.")?,
+            receipts_refused: registry
+                .counter("router_receipts_refused_total", "Receipts of stages that do not hold.")?,
             ttft: registry.histogram(
                 "router_ttft_seconds",
                 "From the request to the first token.",
@@ -150,6 +157,11 @@ impl RouterMetrics {
     pub(crate) fn session_ended(&self, outcome: &Outcome) {
         self.open_sessions.dec();
         self.sessions.with_label_values(&[outcome_label(outcome)]).inc();
+    }
+
+    /// A receipt came.
+    pub(crate) fn receipt(&self, holds: bool) {
+        if holds { self.receipts.inc() } else { self.receipts_refused.inc() }
     }
 
     pub(crate) fn token(&self) {

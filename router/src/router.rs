@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use kademlia_dht::Directory;
+use proto_keys::KeyRing;
 use proto_transport::{Endpoint, Peers};
 use router_plan::{ModelRef, View};
 
+use crate::attest::AnswerEvidence;
 use crate::discovery::{BlobCache, Blobs, Discovery};
 use crate::driver::Driver;
 use crate::generate::GenerateError;
@@ -22,6 +24,8 @@ pub struct Router {
     driver: Driver,
     blobs: Blobs,
     metrics: RouterMetrics,
+    /// What it signs with; `None` asks nobody for signatures.
+    keys: Option<Arc<KeyRing>>,
     /// Which bootstrap peers were reached, ready to append to an error.
     swarm_note: Arc<str>,
 }
@@ -41,6 +45,7 @@ impl Router {
             blobs: Blobs::new(peers, cache, metrics.clone()),
             endpoint,
             metrics,
+            keys: None,
             swarm_note: Arc::from(""),
         }
     }
@@ -50,6 +55,21 @@ impl Router {
     pub fn with_swarm_note(mut self, note: &str) -> Self {
         self.swarm_note = Arc::from(note);
         self
+    }
+
+    /// Has the stages of its answers sign for what they do, under opens signed with these keys.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Arc<KeyRing>) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Where the evidence of a new answer is gathered, if this router has keys.
+    pub(crate) fn new_evidence(&self) -> Result<Option<AnswerEvidence>, GenerateError> {
+        let Some(keys) = &self.keys else { return Ok(None) };
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|error| GenerateError::Random(error.to_string()))?;
+        Ok(Some(AnswerEvidence::new(self.endpoint.node_id(), keys.clone(), salt)))
     }
 
     /// Drives sessions.

@@ -2,6 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Seconds since the Unix epoch; 0 on a clock before it.
+pub(crate) fn unix_seconds() -> u64 {
+    unix_nanos() / 1_000_000_000
+}
+
 /// Nanoseconds since the Unix epoch; 0 on a clock before it.
 #[expect(clippy::disallowed_methods, reason = "the shell's one reading of the wall clock")]
 pub(crate) fn unix_nanos() -> u64 {

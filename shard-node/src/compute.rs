@@ -4,6 +4,7 @@
 //! steps run, rows and tokens are put into the queues of links. tokio never runs a tensor library, and nothing here
 //! ever waits for the network.
 
+mod record;
 mod thread;
 mod worker;
 

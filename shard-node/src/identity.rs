@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use proto::NodeKey;
-use proto_transport::KeyFileError;
+use proto_keys::KeyFileError;
 
 /// A state folder held by this process, with the key in it.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Identity {
 
 /// Reads the folder's key without locking it; creates one if there is none.
 pub fn key_in(folder: &Path) -> Result<NodeKey, IdentityError> {
-    Ok(proto_transport::key_in(folder, KEY_FILE)?)
+    Ok(proto_keys::key_in(folder, KEY_FILE)?)
 }
 
 /// A process that holds a state folder.

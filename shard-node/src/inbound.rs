@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attest::Notary;
 use crate::blobs::Blobs;
 use crate::compute::{Command, ComputeHandle};
 use crate::discovery::DhtService;
@@ -41,6 +42,7 @@ pub(crate) struct Inbound {
 #[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) compute: ComputeHandle,
+    pub(crate) notary: Option<Notary>,
     pub(crate) links: Arc<Links>,
     pub(crate) ids: LinkIds,
     pub(crate) blobs: Blobs,

@@ -3,6 +3,7 @@
 //! Links no tensor library: the engine's process gives [`Engine`](engine::Engine) and calls [`cli::engine_main`];
 //! tests give a [`ToyStage`](shard_node_stage::ToyStage).
 
+mod attest;
 mod blobs;
 pub mod by_id;
 pub mod cli;

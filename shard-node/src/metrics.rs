@@ -43,6 +43,10 @@ pub struct NodeMetrics {
     ended: IntCounterVec,
     /// `shard_node_refusals_total{code}`: opens refused, by refusal code.
     refusals: IntCounterVec,
+    /// `shard_node_receipts_total`: receipts signed.
+    pub(crate) receipts: IntCounter,
+    /// `shard_node_unsigned_sessions_total`: sessions that were to be signed for and could not be; the log says why.
+    pub(crate) unsigned: IntCounter,
     /// `shard_node_kv_reserved_positions`: positions of KV promised to open sessions.
     pub(crate) kv_reserved: IntGauge,
     /// `shard_node_kv_used_positions`: positions that hold rows. Updated ten times a second while sessions are open.
@@ -157,6 +161,9 @@ impl NodeMetrics {
                 "Sessions whose rows sent on were given up",
             )?,
             kv_bytes: registry.gauge("shard_node_kv_bytes", "Bytes of KV in use")?,
+            receipts: registry.counter("shard_node_receipts_total", "Receipts signed")?,
+            unsigned: registry
+                .counter("shard_node_unsigned_sessions_total", "Sessions that could not be signed for")?,
             waste_rows: registry
                 .counter("shard_node_waste_rows_total", "Rows for sessions already closed")?,
             sampled: registry.counter("shard_node_sampled_tokens_total", "Tokens sampled")?,

@@ -89,8 +89,18 @@ impl Node {
         discovery: Discovery,
         loader: StageLoader,
     ) -> Result<Self, BindNodeError> {
-        let NodeConfig { endpoint, port, advertise, admin, model, kv_positions, record_lease, drain, limits } =
-            config;
+        let NodeConfig {
+            endpoint,
+            port,
+            advertise,
+            admin,
+            model,
+            kv_positions,
+            keys,
+            record_lease,
+            drain,
+            limits,
+        } = config;
         let key = endpoint.key.clone();
         let shell = Shell::bind(endpoint, port, admin, format!("loading {}", model.name)).await?;
         let labels =
@@ -109,7 +119,8 @@ impl Node {
             }
         };
         let compute =
-            ComputeThread::start(loader, key.node_id(), model.id(), table, shell.metrics.clone()).await?;
+            ComputeThread::start(loader, key.node_id(), model.id(), table, shell.metrics.clone(), keys)
+                .await?;
         let shape = compute.shape();
         let kv_positions = kv_offered(asked, shape.kv_positions);
         if asked.is_some_and(|asked| asked > kv_positions) {
@@ -141,6 +152,7 @@ impl Node {
             dht: dht.clone(),
             serving: Some(Serving {
                 compute: compute.handle().clone(),
+                notary: compute.notary().cloned(),
                 links: links.clone(),
                 ids,
                 blobs,

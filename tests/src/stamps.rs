@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use proto::{LayerSpan, Position};
 use shard_node_stage::{
     KvSlot, Stage, StageError, StageLoader, StageShape, StepGroup, StepInput, StepOutput, ToyStage,
@@ -103,6 +104,10 @@ impl Stage for Stamped {
 
     fn give_up(&mut self) {
         self.stage.give_up();
+    }
+
+    fn last_rows(&mut self) -> Result<Bytes, StageError> {
+        self.stage.last_rows()
     }
 
     fn kv_bytes(&self) -> u64 {

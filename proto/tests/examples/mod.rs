@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use proto::activation::{Activations, RowGroup};
 use proto::answer::{AnswerTerms, Grammar};
+use proto::attest::{Acknowledged, Attest, Keys, KeysRequest, Receipt, SentRows};
 use proto::discovery::{
     Contact, Contacts, FindNode, FindValue, Ping, Pong, Store, StoreOutcome, Stored, Values,
 };
@@ -10,7 +11,7 @@ use proto::prefix::{TenantId, block_hashes};
 use proto::record::{DhtKey, NodeRecord, ShardOffer, SignedRecord};
 use proto::session::{
     Close, Credit, Ended, Failed, Finish, Follow, Further, Open, Opened, Plan, PlanStage, Priority, Progress,
-    Refused, ResumeTerms, Sampled, SamplingParams, Service, TailTerms, Tokens,
+    Refused, ResumeTerms, Role, Sampled, SamplingParams, Service, TailTerms, Tokens,
 };
 use proto::status::{BlobStart, CloseCode, Fetch, NodeStatus, NotFound, Refusal, RefusalCode, StatusRequest};
 use proto::tensor::{NumericsClass, WireDtype};
@@ -95,15 +96,19 @@ pub(crate) fn extended() -> Vec<(&'static str, FrameKind, Bytes)> {
         AnswerTerms { top_logprobs: 2, grammar: Some(Grammar::JsonSchema(r#"{"type":"object"}"#.into())) };
     let further = |answer, resume| Added(Further { answer, resume: Added(resume) });
     let shaped = Service { further: further(answer, ResumeTerms::default()), ..Service::default() };
-    let resume = ResumeTerms { rows: 200, downstream: 180, since: 2, standby: Added(false) };
-    let standby = ResumeTerms { standby: Added(true), ..resume };
+    let resume = ResumeTerms { rows: 200, downstream: 180, since: 2, role: Added::default() };
+    let role = |standby, attested| Added(Role { standby, attested: Added(attested) });
+    let standby = ResumeTerms { role: role(true, false), ..resume };
+    let attested = ResumeTerms { role: role(false, true), ..ResumeTerms::default() };
     let resumed = Service { further: further(AnswerTerms::default(), resume), ..Service::default() };
+    let signed_for = Service { further: further(AnswerTerms::default(), attested), ..Service::default() };
     let stands_by = Service { further: further(AnswerTerms::default(), standby), ..Service::default() };
     let named = |name, (kind, body)| (name, kind, body);
     vec![
         named("Open.service", of(FrameKind::Open, |open: &mut Open| open.service = Added(service))),
         named("Open.answer", of(FrameKind::Open, |open: &mut Open| open.service = Added(shaped))),
         named("Open.resume", of(FrameKind::Open, |open: &mut Open| open.service = Added(resumed))),
+        named("Open.attested", of(FrameKind::Open, |open: &mut Open| open.service = Added(signed_for))),
         named(
             "Open.standby",
             of(FrameKind::Open, |open: &mut Open| (open.service, open.tail) = (Added(stands_by), None)),
@@ -165,6 +170,15 @@ pub(crate) fn body(kind: FrameKind) -> Bytes {
         FrameKind::Follow => {
             Follow { session, generation, standby: plan().stages[1], from: POSITION }.encode()
         }
+        FrameKind::Attest => {
+            let (binding, open, salt) = (vec![1; 225], vec![2; 600], Some([3; 32]));
+            Attest { session, generation, binding, open, salt }.encode()
+        }
+        FrameKind::Acknowledged => Acknowledged { session, generation, ack: vec![4; 99] }.encode(),
+        FrameKind::Receipt => Receipt { session, generation, receipt: vec![5; 232] }.encode(),
+        FrameKind::SentRows => SentRows { session, generation, leaves: vec![6; 36 + 32] }.encode(),
+        FrameKind::KeysRequest => KeysRequest.encode(),
+        FrameKind::Keys => Keys { binding: vec![7; 225] }.encode(),
         FrameKind::Sampled => Sampled {
             session,
             generation,
@@ -243,6 +257,12 @@ pub(crate) fn round_trip(kind: FrameKind, body: &Bytes) -> Result<Bytes, DecodeE
         FrameKind::Credit => again::<Credit>(body),
         FrameKind::Close => again::<Close>(body),
         FrameKind::Follow => again::<Follow>(body),
+        FrameKind::Attest => again::<Attest>(body),
+        FrameKind::Acknowledged => again::<Acknowledged>(body),
+        FrameKind::Receipt => again::<Receipt>(body),
+        FrameKind::SentRows => again::<SentRows>(body),
+        FrameKind::KeysRequest => again::<KeysRequest>(body),
+        FrameKind::Keys => again::<Keys>(body),
         FrameKind::Sampled => again::<Sampled>(body),
         FrameKind::Progress => again::<Progress>(body),
         FrameKind::Failed => again::<Failed>(body),

@@ -173,7 +173,18 @@ pub(super) fn remark(step: Step<'_>, verbose: bool) {
     }
 }
 
+/// Saves what the stages signed.
+fn bundle(reply: &Reply, path: &Path) -> anyhow::Result<()> {
+    let none = "nobody signed for this answer: its nodes sign nothing, or --attest=false was given";
+    let evidence = reply.evidence.as_ref().filter(|evidence| evidence.collected().generations > 0);
+    let bytes = evidence.context(none)?.bundle(&reply.token_ids)?;
+    std::fs::write(path, bytes).with_context(|| format!("write the evidence {}", path.display()))
+}
+
 fn report(reply: &Reply, settings: &Settings, arguments: &Generate) -> anyhow::Result<()> {
+    if let Some(path) = &arguments.bundle {
+        bundle(reply, path)?;
+    }
     let object = serde_json::to_string(&reply.to_json(arguments.margins))?;
     if let Some(path) = &arguments.report {
         std::fs::write(path, format!("{object}\n"))

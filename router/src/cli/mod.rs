@@ -15,6 +15,7 @@ mod serve;
 mod serve_settings;
 mod settings;
 mod swarm;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -52,6 +53,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Command::Config { serve, command } = &cli.command {
         return config::run(&cli.common, serve, *command);
     }
+    if let Command::Verify(arguments) = &cli.command {
+        return verify::run(arguments, cli.common.json);
+    }
     let mut settings = Settings::load(&cli.common)?;
     if let Command::Keys { command } = &cli.command {
         return keys::run(&settings, command, unix_seconds());
@@ -84,7 +88,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Command::Nodes => list::nodes(&swarm.router, &settings).await,
             Command::Models => list::models(&swarm.router, &settings).await,
             Command::Explain(arguments) => explain::run(&swarm.router, &settings, arguments).await,
-            Command::Config { .. } | Command::Keys { .. } => Ok(ExitCode::SUCCESS),
+            Command::Config { .. } | Command::Keys { .. } | Command::Verify(_) => Ok(ExitCode::SUCCESS),
         };
         swarm.shutdown().await;
         done

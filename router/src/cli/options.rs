@@ -54,6 +54,10 @@ pub(crate) struct Common {
     /// Keep this router's identity here; without it every run is a stranger to the nodes
     #[arg(long, global = true, env = "LAYERLANE_ROUTER_STATE", value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Whether the nodes sign for what they compute (default: true)
+    #[arg(long, global = true, env = "LAYERLANE_ATTEST", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) attest: Option<bool>,
     /// Keep manifests and tokenizers here; by default in the XDG cache folder
     #[arg(long, global = true, env = "LAYERLANE_ROUTER_CACHE", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
@@ -70,6 +74,8 @@ pub(crate) enum Command {
     Nodes,
     /// List the models on offer, and which layers nobody holds
     Models,
+    /// Check an answer's evidence: who computed which layers for which tokens. Needs no network
+    Verify(Verify),
     /// Say why each node would be taken into a route or left out
     Explain(Explain),
     /// Serve clients over HTTP until SIGTERM or Ctrl-C
@@ -86,6 +92,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+}
+
+/// Options of `verify`.
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    /// What `generate --bundle` wrote
+    pub(crate) file: PathBuf,
+    /// Fail, too, where nobody signed for rows behind the answer
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 /// Options of `serve`.
@@ -206,6 +222,9 @@ pub(crate) struct Generate {
     /// Write the object of --json to this file, whether it is printed or not
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    /// Save what the nodes signed in this file, for `router verify`. Whoever sees it learns prompt, answer and seed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

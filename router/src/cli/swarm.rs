@@ -44,6 +44,8 @@ pub(super) fn need_bootstrap(settings: &Settings) -> Result<(), UsageError> {
 pub(super) async fn join(settings: &Settings, registry: &Registry) -> anyhow::Result<Swarm> {
     need_bootstrap(settings)?;
     let key = identity::key(settings.state_dir.as_deref()).context("open this router's identity")?;
+    let keys = settings.attest.then(|| identity::ring(settings.state_dir.as_deref(), &key)).transpose();
+    let keys = keys.context("open the keys that this router signs with (--attest=false does without)")?;
     let targets = resolve(settings).await?;
     let mut endpoint = EndpointConfig::new(key, listen(&targets));
     endpoint.accept = false;
@@ -63,6 +65,10 @@ pub(super) async fn join(settings: &Settings, registry: &Registry) -> anyhow::Re
     }
     let metrics = RouterMetrics::register(registry)?;
     let router = Router::new(endpoint, Arc::new(dht.clone()), BlobCache::at(&settings.cache_dir), metrics);
+    let router = match keys {
+        Some(keys) => router.with_keys(keys),
+        None => router,
+    };
     Ok(Swarm { router: router.with_swarm_note(&note(settings, dht.table_len())), dht })
 }
 

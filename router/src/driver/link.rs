@@ -5,17 +5,20 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::attest::{Acknowledged, Keys, KeysRequest, Receipt, SentRows};
 use proto::session::{Ended, Failed, Progress, Sampled};
 use proto::status::{CloseCode, NodeStatus, StatusRequest};
 use proto::{FrameKind, Generation, Message, SessionId};
+use proto_attest::keys::{BindingError, SignedBinding, VerifiedBinding};
 use proto_transport::{Closed, Connection, FrameReceiver, RawFrame, RecvError, SendError, StreamPriority};
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::losses::Losses;
-use crate::session::{Control, Report};
+use crate::clock::unix_seconds;
+use crate::session::{Control, Report, Signed};
 
 /// Control frames that wait for the connection. A session has a handful under way; a thousand mean that the peer
 /// does not read.
@@ -34,6 +37,8 @@ pub(super) struct Link {
     broken: OnceLock<String>,
     /// When it last answered whether it lives, or did not, and which.
     probed: tokio::sync::Mutex<Option<(Instant, Duration, bool)>>,
+    /// The keys that it signs with, once it was asked; `None` if it signs nothing.
+    binding: OnceCell<Option<VerifiedBinding>>,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +78,7 @@ impl Link {
             sessions: Mutex::default(),
             broken: OnceLock::new(),
             probed: tokio::sync::Mutex::default(),
+            binding: OnceCell::new(),
         };
         (Arc::new(link), ControlQueue(queue))
     }
@@ -103,6 +109,21 @@ impl Link {
         alive
     }
 
+    /// The keys that the node signs with, asked for once.
+    pub(super) async fn binding(&self) -> Option<VerifiedBinding> {
+        let known = self.binding.get_or_try_init(|| async {
+            let Keys { binding } = self.connection.request_message(&KeysRequest, KEYS).await?;
+            let peer = self.connection.peer();
+            let checked = check_binding(&binding)
+                .map(|binding| binding.filter(|binding| binding.binding().node == peer));
+            if let Err(error) = &checked {
+                tracing::warn!(node = %peer.short(), %error, "what it signs is not counted");
+            }
+            Ok::<_, proto_transport::RequestError>(checked.unwrap_or_default())
+        });
+        known.await.ok().copied().flatten()
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.lock().lost.is_none() && self.connection.close_reason().is_none()
     }
@@ -127,6 +148,7 @@ impl Link {
             Control::Credit(credit) => (FrameKind::Credit, credit.encode()),
             Control::Close(close) => (FrameKind::Close, close.encode()),
             Control::Follow(follow) => (FrameKind::Follow, follow.encode()),
+            Control::Attest(attest) => (FrameKind::Attest, attest.encode()),
         };
         if let Err(mpsc::error::TrySendError::Full(_)) = self.control.try_send((kind, body)) {
             self.give_up(CloseCode::Overload, "it does not read its control stream");
@@ -228,6 +250,18 @@ impl Link {
                 let ended: Ended = frame.decode().map_err(bad)?;
                 ((ended.session, ended.generation), Report::Ended(Box::new(ended)))
             }
+            FrameKind::Acknowledged => {
+                let signed: Acknowledged = frame.decode().map_err(bad)?;
+                ((signed.session, signed.generation), Report::Signed(Signed::Ack(signed.ack)))
+            }
+            FrameKind::Receipt => {
+                let signed: Receipt = frame.decode().map_err(bad)?;
+                ((signed.session, signed.generation), Report::Signed(Signed::Receipt(signed.receipt)))
+            }
+            FrameKind::SentRows => {
+                let signed: SentRows = frame.decode().map_err(bad)?;
+                ((signed.session, signed.generation), Report::Signed(Signed::SentRows(signed.leaves)))
+            }
             kind => return Err(format!("a {kind} frame has no place on a report stream")),
         };
         // Reports of sessions that are over arrive late; nobody wants them.
@@ -245,3 +279,14 @@ impl Link {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// The keys that a node shows; `None` if it shows none.
+fn check_binding(bytes: &[u8]) -> Result<Option<VerifiedBinding>, BindingError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    SignedBinding::decode(bytes)?.verify(unix_seconds()).map(Some)
+}
+
+/// A node answers beside its steps.
+const KEYS: Duration = Duration::from_secs(1);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::session::{Ended, Open, Opened, Refused};
+use proto::session::{Ended, Open, Opened, Refused, Sampled};
 use proto::status::{Refusal, RefusalCode};
 use proto::{FrameKind, Message};
+use proto_attest::keys::VerifiedBinding;
 use proto_transport::Connection;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -16,8 +17,11 @@ use super::client::{Client, SessionEnd, TimedToken, Wish};
 use super::link::{Arrived, Inbox, Link};
 use super::links::Links;
 use super::losses::Losses;
+use crate::clock::unix_seconds;
 use crate::metrics::RouterMetrics;
-use crate::session::{Action, Event, OpenFailure, Outcome, SessionError, SessionMachine, SessionTerms};
+use crate::session::{
+    Action, Control, Event, OpenFailure, Outcome, Report, SessionError, SessionMachine, SessionTerms, Signed,
+};
 
 /// What came of asking a stage to open: which one, by which link if there is one, and its answer.
 type Asked = (usize, Option<Arc<Link>>, Result<Opened, OpenFailure>);
@@ -52,9 +56,10 @@ impl Shell {
             () = cancel.cancelled() => Err(Outcome::Failed(SessionError::ShuttingDown)),
         };
         match links {
-            Ok(links) => {
-                let mut running =
-                    Running::new(start, self.terms, links, (self.links, self.client), self.metrics);
+            Ok((links, bindings)) => {
+                let (terms, bindings) = signing(self.terms, bindings);
+                let mut running = Running::new(start, terms, links, (self.links, self.client), self.metrics);
+                running.bindings = bindings;
                 running.run(&cancel).await;
                 running.finish();
             }
@@ -66,12 +71,37 @@ impl Shell {
     }
 }
 
-/// Links to all stages, dialled at once.
-async fn connect(links: &Links, terms: &SessionTerms) -> Result<Vec<Arc<Link>>, Outcome> {
+/// The terms, without signatures where a stage signs nothing; and the keys that the stages sign with.
+fn signing(
+    terms: Arc<SessionTerms>,
+    bindings: Vec<Option<VerifiedBinding>>,
+) -> (Arc<SessionTerms>, Vec<VerifiedBinding>) {
+    let Some(evidence) = &terms.evidence else { return (terms, Vec::new()) };
+    match bindings.into_iter().collect() {
+        Some(bindings) => (terms, bindings),
+        None => {
+            evidence.skip();
+            (Arc::new(SessionTerms { evidence: None, ..SessionTerms::clone(&terms) }), Vec::new())
+        }
+    }
+}
+
+type Connected = (Vec<Arc<Link>>, Vec<Option<VerifiedBinding>>);
+
+/// Links to all stages, dialled at once, and what the stages sign with.
+async fn connect(links: &Links, terms: &SessionTerms) -> Result<Connected, Outcome> {
     let mut dials = JoinSet::new();
+    let signed = terms.evidence.is_some();
     for (stage, at) in terms.stages().iter().enumerate() {
         let (links, at) = (links.clone(), *at);
-        dials.spawn(async move { (stage, links.get(at.node, &[at.addr]).await) });
+        dials.spawn(async move {
+            let link = match links.get(at.node, &[at.addr]).await {
+                Ok(link) => link,
+                Err(error) => return (stage, Err(error)),
+            };
+            let binding = if signed { link.binding().await } else { None };
+            (stage, Ok((link, binding)))
+        });
     }
     let mut found = vec![None; terms.stages().len()];
     while let Some(dialled) = dials.join_next().await {
@@ -84,7 +114,7 @@ async fn connect(links: &Links, terms: &SessionTerms) -> Result<Vec<Arc<Link>>, 
             }
         }
     }
-    Ok(found.into_iter().flatten().collect())
+    Ok(found.into_iter().flatten().unzip())
 }
 
 async fn cancelled_by(client: &Client) {
@@ -112,6 +142,10 @@ struct Running {
     losses: Arc<Losses>,
     /// At most one open of a stage is under way, and one of each node that stands by.
     opens: JoinSet<Asked>,
+    /// What the stages sign with, if they do.
+    bindings: Vec<VerifiedBinding>,
+    /// Stages whose signatures do not hold, and what is wrong.
+    faults: Vec<(usize, String)>,
     /// At most one of each stage.
     probes: JoinSet<(usize, bool)>,
     outcome: Option<Outcome>,
@@ -147,6 +181,8 @@ impl Running {
             arrived: start,
             losses,
             opens: JoinSet::new(),
+            bindings: Vec::new(),
+            faults: Vec::new(),
             probes: JoinSet::new(),
             outcome: None,
             accounts: Vec::new(),
@@ -209,7 +245,71 @@ impl Running {
 
     fn feed_report(&mut self, Arrived { stage, report, at }: Arrived) {
         self.arrived = at;
-        self.feed(Event::Reported { stage, report });
+        match report {
+            Report::Signed(signed) => {
+                self.signed(stage, &signed);
+                self.feed_faults();
+            }
+            report => self.feed(Event::Reported { stage, report }),
+        }
+    }
+
+    /// Something that a stage signed.
+    fn signed(&mut self, stage: usize, signed: &Signed) {
+        let terms = self.machine.terms();
+        let generation = terms.generation;
+        if stage >= terms.stages().len() {
+            // Whoever stands by is not asked to sign.
+            return;
+        }
+        let checked = match (&terms.evidence, signed) {
+            (None, _) => return self.faults.push((stage, "it signs what it was not asked for".into())),
+            (Some(evidence), Signed::Ack(ack)) => evidence.acknowledged(stage, generation, ack),
+            (Some(evidence), Signed::Receipt(receipt)) => {
+                let checked = evidence.receipt(stage, generation, receipt);
+                self.metrics.receipt(checked.is_ok());
+                checked
+            }
+            (Some(evidence), Signed::SentRows(leaves)) => evidence.sent_rows(stage, generation, leaves),
+        };
+        if let Err(error) = checked {
+            self.faults.push((stage, error.to_string()));
+        }
+    }
+
+    fn feed_faults(&mut self) {
+        for (stage, what) in std::mem::take(&mut self.faults) {
+            self.feed(Event::NotAttested { stage, what });
+        }
+    }
+
+    /// Asks all stages to sign.
+    fn attest(&mut self, goes_on: &[u32]) {
+        let terms = self.machine.terms();
+        let Some(evidence) = &terms.evidence else { return };
+        match evidence.open(terms, goes_on, &self.bindings, unix_seconds()) {
+            Ok(attests) => {
+                for (link, attest) in self.links.iter().zip(attests) {
+                    if let Some(link) = link {
+                        link.send(&Control::Attest(Box::new(attest)));
+                    }
+                }
+            }
+            // Nobody is asked, so nobody is to blame.
+            Err(error) => tracing::warn!(%error, "this answer, or what is left of it, is not signed for"),
+        }
+    }
+
+    /// A token came: it is what its tail will have signed for, and who does not sign in time is found.
+    fn count(&mut self, token: &Sampled) {
+        let terms = self.machine.terms();
+        let Some(evidence) = &terms.evidence else { return };
+        let tail = terms.stages().len() - 1;
+        match evidence.token(token.generation, token.position.get(), token.token) {
+            Ok(None) => {}
+            Ok(Some(lagging)) => self.faults.push((lagging, "it does not sign for its rows".into())),
+            Err(error) => self.faults.push((tail, error.to_string())),
+        }
     }
 
     /// What came before a loss counts before it.
@@ -235,6 +335,9 @@ impl Running {
     fn feed(&mut self, event: Event) {
         for action in self.machine.on_event(self.start.elapsed(), event) {
             self.act(action);
+        }
+        if !self.faults.is_empty() {
+            self.feed_faults();
         }
     }
 
@@ -267,8 +370,9 @@ impl Running {
                     (stage, Some(link), answer)
                 });
             }
+            Action::Attest { goes_on } => self.attest(&goes_on),
             Action::Send { stage, frame } => {
-                if let (0, crate::session::Control::Tokens(tokens)) = (stage, &frame) {
+                if let (0, Control::Tokens(tokens)) = (stage, &frame) {
                     self.client.prompted(tokens.start.get());
                     self.prompt_sent = Some(self.start.elapsed());
                 }
@@ -283,6 +387,7 @@ impl Running {
             }
             Action::Emit { token, at } => {
                 self.metrics.token();
+                self.count(&token);
                 self.client.emit(TimedToken { token, at, arrived: self.arrived });
             }
             Action::Conclude(outcome) => {
@@ -326,8 +431,12 @@ async fn ask(connection: &Connection, open: &Open, timeout: Duration) -> Result<
 /// A second of progress from every stage, a whole credit of tokens, and the stages' last words.
 fn report_queue(terms: &SessionTerms) -> usize {
     let stages = terms.stages().len() + terms.standbys.len();
-    stages * (10 + 2) + terms.credit.min(super::client::MAX_CREDIT) as usize + 8
+    let signed = if terms.evidence.is_some() { SIGNED_AT_ONCE } else { 0 };
+    stages * (10 + 2 + signed) + terms.credit.min(super::client::MAX_CREDIT) as usize + 8
 }
+
+/// Receipts and leaves of one stage that come together: the end of a long prompt, see `proto_attest::recorder`.
+const SIGNED_AT_ONCE: usize = 24;
 
 /// A tick that never comes.
 const FAR: Duration = Duration::from_hours(1);

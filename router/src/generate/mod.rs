@@ -197,7 +197,10 @@ impl Router {
             };
             watch(Step::Route(&route));
             let share = SessionShare::default();
-            let terms = Arc::new(terms(model, &route, prompt.clone(), max_tokens, request, share)?);
+            let mut terms = terms(model, &route, prompt.clone(), max_tokens, request, share)?;
+            terms.evidence = self.new_evidence()?;
+            let evidence = terms.evidence.clone();
+            let terms = Arc::new(terms);
             let elsewhere = OverView {
                 driver: self.driver().clone(),
                 view: view.clone(),
@@ -217,7 +220,7 @@ impl Router {
                 }
                 Outcome::Failed(error) => return Err(error.clone().into()),
                 Outcome::Cancelled if run.ids.is_empty() => return Err(GenerateError::Cancelled),
-                _ => return Ok(run.reply(model, &route, prompt)),
+                _ => return Ok(Reply { evidence, ..run.reply(model, &route, prompt) }),
             }
         }
         Err(GenerateError::Cancelled)
@@ -291,6 +294,7 @@ pub(crate) fn terms(
         limits: SessionLimits { total: request.timeout, ..SessionLimits::default() },
         share,
         standbys: resume::standbys(route),
+        evidence: None,
     })
 }
 
@@ -352,6 +356,7 @@ impl Run {
             token_ids: self.ids,
             margins: self.margins,
             moves: self.moves,
+            evidence: None,
             text: self.text,
         }
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Timings;
+use crate::attest::AnswerEvidence;
 
 /// Why an answer ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -65,6 +66,8 @@ pub struct Reply {
     pub hops: Vec<Hop>,
     /// How often a node was lost and the answer went on over another route.
     pub moves: u32,
+    /// What the stages signed; `None` if nobody was asked to.
+    pub evidence: Option<AnswerEvidence>,
 }
 
 impl Reply {
@@ -86,6 +89,7 @@ impl Reply {
             "timings": self.timings,
             "route": route,
             "moves": self.moves,
+            "receipts": self.evidence.as_ref().map(|evidence| evidence.collected().receipts),
             "hops": self.hops,
         });
         if margins {

@@ -196,7 +196,9 @@ impl Desk {
         attempt: Attempt<'_>,
     ) -> Result<Begun, Problem> {
         let Attempt { share, place, markers } = attempt;
-        let terms = Arc::new(terms(&served.model, route, prompt, request.max_tokens, request, share)?);
+        let mut terms = terms(&served.model, route, prompt, request.max_tokens, request, share)?;
+        terms.evidence = self.router.new_evidence()?;
+        let terms = Arc::new(terms);
         let session = terms.session.to_string();
         let elsewhere = Elsewhere {
             driver: self.router.driver().clone(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::attest::Attest;
 use proto::session::{Close, Credit, Ended, Failed, Follow, Open, Opened, Progress, Sampled, Tokens};
 use proto::status::Refusal;
 
@@ -19,6 +20,19 @@ pub enum Report {
     Failed(Box<Failed>),
     /// The stage's account.
     Ended(Box<Ended>),
+    /// Something that it signed. For whoever gathers evidence: the session itself does not look at it.
+    Signed(Signed),
+}
+
+/// What a stage signs, as its encoded statement.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Signed {
+    /// That it takes part.
+    Ack(Vec<u8>),
+    /// For rows.
+    Receipt(Vec<u8>),
+    /// Leaves of rows that it signed for.
+    SentRows(Vec<u8>),
 }
 
 /// What happened. Stages are numbered as in the plan, and behind them come those that stand by, in the order of
@@ -55,6 +69,13 @@ pub enum Event {
         /// It answered in time.
         alive: bool,
     },
+    /// What a stage signed does not hold, or it does not sign.
+    NotAttested {
+        /// Which stage.
+        stage: usize,
+        /// What is wrong.
+        what: String,
+    },
     /// The client has read this many tokens in all.
     Consumed {
         /// Tokens.
@@ -90,6 +111,8 @@ pub enum Control {
     Close(Close),
     /// Somebody stands by for the next stage.
     Follow(Follow),
+    /// What the stage is asked to sign.
+    Attest(Box<Attest>),
 }
 
 /// What is to be done, in order. Stages are numbered as in [`Event`].
@@ -101,6 +124,11 @@ pub enum Action {
         stage: usize,
         /// The question.
         open: Box<Open>,
+    },
+    /// All stages are open: ask them to sign. Before the prompt goes out.
+    Attest {
+        /// Where each goes on.
+        goes_on: Vec<u32>,
     },
     /// Send a control frame.
     Send {

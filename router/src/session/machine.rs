@@ -28,6 +28,8 @@ pub struct SessionMachine {
     /// Where the prompt goes on: in a first generation the fewest positions that a stage that has opened can reuse, in
     /// a later one what the last stage that opened said, as it knows of the one behind it.
     begin: u32,
+    /// Where each stage goes on, as it answered.
+    held: Vec<u32>,
     accounts: Vec<Option<Ended>>,
     /// Stages that no account can be had of.
     gone: Vec<bool>,
@@ -59,6 +61,7 @@ impl SessionMachine {
         Self {
             credit: CreditLine::new(terms.first_position(), terms.credit),
             health: vec![StageHealth::new(Duration::ZERO); stages],
+            held: vec![0; stages],
             accounts: vec![None; stages],
             gone: vec![false; stages],
             received: 0,
@@ -127,6 +130,10 @@ impl SessionMachine {
                     actions.push(self.send_credit(0, run_until));
                 }
             }
+            Event::NotAttested { stage, what } => {
+                let error = SessionError::Violation { stage: self.terms.label(stage), what };
+                self.fail(now, error, &mut actions);
+            }
             Event::Satisfied => {
                 self.conclude(now, Outcome::Finished(FinishReason::Stop), CloseCode::Finished, &mut actions);
             }
@@ -188,6 +195,7 @@ impl SessionMachine {
             }
             Ok(opened) => {
                 let held = *opened.reusable;
+                self.held[stage] = held;
                 self.begin = if self.terms.resumable() > 0 { held } else { self.begin.min(held) };
                 if stage > 0 {
                     self.ask(now, stage - 1, actions);
@@ -208,6 +216,11 @@ impl SessionMachine {
         let (session, generation) = (self.terms.session, self.terms.generation);
         // Stages forget what they hold beyond.
         let start = self.begin;
+        if self.terms.evidence.is_some() {
+            let resumes = self.terms.resumable() > 0;
+            let goes_on = self.held.iter().map(|&held| if resumes { held } else { start }).collect();
+            actions.push(Action::Attest { goes_on });
+        }
         let tokens = self.terms.prompt[start as usize..].to_vec();
         let tokens = Tokens { session, generation, start: Position::new(start), tokens };
         actions.push(Action::Send { stage: 0, frame: Control::Tokens(tokens) });
@@ -222,6 +235,7 @@ impl SessionMachine {
             Report::Progress(progress) => (progress.session, progress.generation),
             Report::Failed(failed) => (failed.session, failed.generation),
             Report::Ended(ended) => (ended.session, ended.generation),
+            Report::Signed(_) => return,
         };
         // Older generations are dropped silently; newer ones nobody has opened.
         if session != self.terms.session || generation != self.terms.generation {
@@ -241,6 +255,7 @@ impl SessionMachine {
                 self.health[stage].progress(now, &progress);
                 self.update_debts(now);
             }
+            Report::Signed(_) => {}
             Report::Sampled(sampled) => {
                 self.health[stage].heard(now);
                 if self.state == State::Running {

@@ -21,6 +21,6 @@ mod terms;
 mod tests;
 
 pub use error::SessionError;
-pub use event::{Action, Control, Event, FinishReason, OpenFailure, Outcome, Report};
+pub use event::{Action, Control, Event, FinishReason, OpenFailure, Outcome, Report, Signed};
 pub use machine::SessionMachine;
 pub use terms::{SessionLimits, SessionShare, SessionTerms, StageLabel, StandbyStage, Watch};

@@ -143,7 +143,7 @@ impl Standbys {
         let Some(standby) = self.list.get_mut(number - self.stages) else { return };
         match (report, &mut standby.state) {
             (Report::Progress(progress), State::Following { applied, .. }) => *applied = progress.applied,
-            (Report::Progress(_), _) => {}
+            (Report::Progress(_) | Report::Signed(_), _) => {}
             // It ended, or does what it was not asked to.
             _ => standby.state = State::Gone,
         }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use proto::answer::AnswerTerms;
 use proto::prefix::{BLOCK_TOKENS, TenantId, reusable_blocks};
 use proto::session::{
-    Further, Open, Plan, PlanStage, Priority, ResumeTerms, SamplingParams, Service, TailTerms,
+    Further, Open, Plan, PlanStage, Priority, ResumeTerms, Role, SamplingParams, Service, TailTerms,
 };
 use proto::{Added, BlockHash, Generation, Position, SessionId};
+
+use crate::attest::AnswerEvidence;
 
 /// Everything that decides how a session runs.
 #[derive(Clone, PartialEq, Debug)]
@@ -46,6 +48,8 @@ pub struct SessionTerms {
     pub answer: AnswerTerms,
     /// Who stands by for which stages, at most one for each.
     pub standbys: Vec<StandbyStage>,
+    /// Where what the stages sign is gathered; `None` asks for no signatures.
+    pub evidence: Option<AnswerEvidence>,
 }
 
 /// A node that stands by for a stage: it computes the same rows, and takes over with them when the stage is lost.
@@ -170,11 +174,12 @@ impl SessionTerms {
             max_tokens: self.max_tokens.saturating_add(self.generated),
         });
         let rows = self.resumable();
+        let role = Added(Role { standby: false, attested: Added(self.evidence.is_some()) });
         let resume = if rows == 0 {
-            ResumeTerms::default()
+            ResumeTerms { role, ..ResumeTerms::default() }
         } else {
             let (downstream, since) = (downstream.min(rows), self.since.get());
-            ResumeTerms { rows, downstream, since, standby: Added(false) }
+            ResumeTerms { rows, downstream, since, role }
         };
         let answer = if tail.is_some() { self.answer.clone() } else { AnswerTerms::default() };
         Open {
@@ -202,7 +207,7 @@ impl SessionTerms {
         open.tail = None;
         let further = &mut open.service.0.further.0;
         further.answer = AnswerTerms::default();
-        further.resume.0.standby = Added(true);
+        further.resume.0.role = Added(Role { standby: true, attested: Added(false) });
         open
     }
 

@@ -44,6 +44,7 @@ fn terms(stages: u32) -> SessionTerms {
         limits: SessionLimits::default(),
         share: SessionShare::default(),
         standbys: Vec::new(),
+        evidence: None,
     }
 }
 

@@ -274,6 +274,7 @@ pub(crate) fn terms(session: u64, plan: Plan) -> SessionTerms {
         limits: SessionLimits::default(),
         share: SessionShare::default(),
         standbys: Vec::new(),
+        evidence: None,
     }
 }
 

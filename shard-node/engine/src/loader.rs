@@ -153,6 +153,7 @@ pub(crate) fn load_stage(
         rotary,
         kv,
         under_way: None,
+        last_rows: None,
         _mode: mode,
     };
     if device != Device::Cpu {

@@ -38,6 +38,8 @@ pub(crate) struct TorchStage {
     pub(crate) rotary: Rotary,
     pub(crate) kv: KvStore,
     pub(crate) under_way: Option<UnderWay>,
+    /// The rows behind the last logits, `[rows, hidden]`.
+    pub(crate) last_rows: Option<Tensor>,
     /// Last, so that it outlives every tensor above.
     pub(crate) _mode: InferenceMode,
 }
@@ -124,6 +126,11 @@ impl Stage for TorchStage {
 
     fn give_up(&mut self) {
         self.under_way = None;
+    }
+
+    fn last_rows(&mut self) -> Result<Bytes, StageError> {
+        let rows = self.last_rows.as_ref().ok_or_else(|| StageError::Input("no step gave logits".into()))?;
+        Ok(to_wire(rows)?)
     }
 
     fn kv_bytes(&self) -> u64 {
@@ -274,6 +281,7 @@ impl TorchStage {
             None => to_wire(x).map(StepOutput::Activations),
             Some(head) => logits(head, &step.groups, x).map(StepOutput::Logits),
         }?;
+        self.last_rows = matches!(output, StepOutput::Logits(_)).then(|| x.shallow_clone());
         for group in &step.groups {
             self.kv.session_mut(group.slot)?.advance(group.start.get() + group.rows);
         }

@@ -4,6 +4,7 @@
 
 mod commands;
 mod inspect;
+mod keys;
 mod model;
 mod serve;
 mod source;
@@ -36,6 +37,8 @@ enum Command {
     Bootstrap(NodeArgs),
     /// Print this node's id, creating its key on first use
     Identity(commands::IdentityArgs),
+    /// Show, renew, save or restore the keys that this node signs its work with
+    Keys(keys::KeysArgs),
     /// Say what a model is, how large its parts are in each class, what fits where, and what is not supported
     Inspect(inspect::InspectArgs),
     /// Fetch libtorch and the built-in model
@@ -102,6 +105,7 @@ fn without_engine(command: Command) -> Result<()> {
         }
         Command::Drain(args) => commands::drain(args),
         Command::Identity(args) => commands::identity(args),
+        Command::Keys(args) => keys::run(args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Setup(args) => commands::setup(args),
         Command::Config(args) => commands::config(args),

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use kademlia_dht::bootstrap::Bootstrap;
+use proto_keys::KeyRing;
 use proto_transport::{EndpointConfig, Target};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::source::{self, Source};
 use super::{model, print_line};
+use crate::clock::unix_seconds;
 use crate::discovery::Discovery;
 use crate::engine::{Engine, LoadRequest};
 use crate::identity::Identity;
@@ -47,6 +49,7 @@ pub(super) fn serve(engine: &dyn Engine, checked: &Checked) -> Result<()> {
     });
     let (listen, port) = listen(checked);
     let mut config = NodeConfig::new(identity.key().clone(), listen, served);
+    config.keys = Some(Arc::new(KeyRing::open(identity.folder(), identity.key(), unix_seconds())?));
     config.port = port;
     config.admin = Some(admin(checked));
     config.kv_positions = checked.kv_positions;

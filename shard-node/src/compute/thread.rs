@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use proto::{ModelId, NodeId};
+use proto_keys::KeyRing;
 use shard_node_stage::{LoadError, StageLoader, StageShape};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::worker::Worker;
 use super::{COMMAND_QUEUE, ComputeHandle, Load};
+use crate::attest::Notary;
 use crate::metrics::NodeMetrics;
 use crate::session::Admission;
 use crate::session::table::{SessionTable, TableLimits};
@@ -18,6 +20,7 @@ use crate::session::table::{SessionTable, TableLimits};
 #[derive(Debug)]
 pub(crate) struct ComputeThread {
     handle: ComputeHandle,
+    notary: Option<Notary>,
     shape: StageShape,
     thread: thread::JoinHandle<()>,
     /// Closes when the thread is over, by return or by panic.
@@ -44,6 +47,7 @@ impl ComputeThread {
         model: ModelId,
         limits: impl FnOnce(StageShape) -> TableLimits + Send + 'static,
         metrics: NodeMetrics,
+        keys: Option<Arc<KeyRing>>,
     ) -> Result<Self, LoadFailure> {
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (loaded, shape) = oneshot::channel();
@@ -51,6 +55,9 @@ impl ComputeThread {
         let (open_sessions, sessions) = watch::channel(0);
         let load = Arc::new(Load::default());
         let handle = ComputeHandle { commands, load: load.clone(), sessions };
+        let notary = keys.map(|keys| Notary::start(keys, handle.clone(), metrics.clone())).transpose();
+        let notary = notary.map_err(LoadFailure::Spawn)?;
+        let signs = notary.clone();
         let thread = thread::Builder::new()
             .name("compute".into())
             .spawn(move || {
@@ -65,18 +72,23 @@ impl ComputeThread {
                 load.kv_capacity.store(limits.kv_positions, Ordering::Relaxed);
                 let table = SessionTable::new(Admission { own, model, shape }, limits);
                 // Its metrics are there before the node says that it is ready.
-                let worker = Worker::new(stage, table, queue, load, open_sessions, metrics);
+                let worker = Worker::new(stage, table, queue, load, open_sessions, metrics, signs);
                 if loaded.send(Ok(shape)).is_ok() {
                     worker.run();
                 }
             })
             .map_err(LoadFailure::Spawn)?;
         let shape = shape.await.map_err(|_| LoadFailure::Died)??;
-        Ok(Self { handle, shape, thread, ended })
+        Ok(Self { handle, notary, shape, thread, ended })
     }
 
     pub(crate) const fn handle(&self) -> &ComputeHandle {
         &self.handle
+    }
+
+    /// The thread that signs for what this one computes.
+    pub(crate) const fn notary(&self) -> Option<&Notary> {
+        self.notary.as_ref()
     }
 
     pub(crate) const fn shape(&self) -> StageShape {

@@ -1,6 +1,6 @@
 //! The compute thread's loop.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use proto_sampling::Scratch;
 use shard_node_stage::{KvSlot, Stage, StageError, StageShape, StepInput, StepOutput};
 use tokio::sync::{mpsc, watch};
 
-use super::{Command, Load};
+use super::{Command, Load, record};
+use crate::attest::{Facts, Job, Notary};
 use crate::links::{Frame, Link, ReportLink};
 use crate::metrics::NodeMetrics;
 use crate::session::table::{Admitted, Effect, LinkId, Replayed, SessionTable};
@@ -35,6 +36,10 @@ pub(super) struct Worker {
     load: Arc<Load>,
     open_sessions: watch::Sender<usize>,
     metrics: NodeMetrics,
+    /// Signs for rows, where this node does.
+    notary: Option<Notary>,
+    /// Sessions that it signs for. Bounded by the sessions open.
+    attested: HashSet<SessionKey>,
     scratch: Scratch,
     /// A prefill chunk that is computed in pieces.
     chunk: Option<UnderWay>,
@@ -45,6 +50,8 @@ pub(super) struct Worker {
 /// A step that is computed in pieces.
 struct UnderWay {
     step: Step,
+    /// What went in, if it is signed for.
+    input: Option<StepInput>,
     slot: KvSlot,
     /// What its pieces took so far.
     took: Duration,
@@ -62,6 +69,7 @@ impl Worker {
         load: Arc<Load>,
         open_sessions: watch::Sender<usize>,
         metrics: NodeMetrics,
+        notary: Option<Notary>,
     ) -> Self {
         metrics.kv_capacity.set(table.ledger().capacity() as i64);
         Self {
@@ -76,6 +84,8 @@ impl Worker {
             load,
             open_sessions,
             metrics,
+            notary,
+            attested: HashSet::new(),
             scratch: Scratch::default(),
             chunk: None,
             last_tick: None,
@@ -110,6 +120,7 @@ impl Worker {
         let effects = self.table.shut_down(now());
         self.carry_out(effects);
         self.publish();
+        self.tell(|| Job::Stop);
     }
 
     fn obey(&mut self, command: Command) {
@@ -165,6 +176,7 @@ impl Worker {
                 self.table.sampled(now, feeder, link, sampled, arrival)
             }
             Command::PeerUp { peer, reports } => {
+                self.tell(|| Job::RouterUp { router: peer, reports: reports.clone() });
                 self.routers.insert(peer, reports);
                 return;
             }
@@ -199,6 +211,7 @@ impl Worker {
         // First, as they may free the KV of the generation before.
         self.carry_out(effects);
         let Admitted { mut terms, rows, freed_after, kept } = admitted?;
+        let reuses = rows.as_ref().map(|rows| rows.slot);
         let opened = kept.map_or_else(|| self.stage.open_part(terms.part, terms.max_positions), Ok);
         if let (Ok(slot), Some(rows)) = (&opened, rows) {
             match self.stage.copy(rows.slot, *slot, Position::new(rows.positions)) {
@@ -212,6 +225,13 @@ impl Worker {
         }
         match opened {
             Ok(slot) => {
+                if terms.attested && self.notary.is_some() {
+                    self.attested.insert(terms.key);
+                    let (key, generation) = (terms.key, terms.generation);
+                    let reuses = reuses.filter(|_| terms.reusable > 0);
+                    let facts = || Box::new(Facts::new(open, &terms, reuses, self.shape.row_bytes()));
+                    self.tell(|| Job::Opened { key, generation, facts: facts() });
+                }
                 self.table.insert(now, terms.clone(), slot, shape);
                 self.metrics.opened.inc();
                 Ok(terms)
@@ -227,6 +247,7 @@ impl Worker {
         let mut effects = Vec::new();
         if self.routers.get(&peer).is_some_and(|reports| reports.id() == link) {
             self.routers.remove(&peer);
+            self.tell(|| Job::RouterDown { router: peer, link });
             effects = self.table.router_lost(now, peer);
         }
         effects.extend(self.table.feeder_lost(now, peer, link, broken));
@@ -279,6 +300,7 @@ impl Worker {
             }
         }
         let single = step.members.len() == 1;
+        let kept = step.is_attested().then(|| step.input.clone());
         // Tokens are copied if the step may have to be repeated member by member; activations share their bytes.
         let input = if single {
             std::mem::replace(&mut step.input, StepInput::Tokens(Vec::new()))
@@ -286,15 +308,16 @@ impl Worker {
             step.input.clone()
         };
         match self.stage.step(&step.groups, input) {
-            Ok(output) => self.finish(&step, output, now().duration_since(begun)),
+            Ok(output) => self.finish(&step, kept, output, now().duration_since(begun)),
             Err(error) if single => self.fail(&step, &error),
             Err(error) => {
                 tracing::warn!(%error, members = step.members.len(), "step failed: each session by itself now");
                 for index in 0..step.members.len() {
                     let single = step.single(index);
                     let begun = now();
+                    let kept = single.is_attested().then(|| single.input.clone());
                     match self.stage.step(&single.groups, single.input.clone()) {
-                        Ok(output) => self.finish(&single, output, now().duration_since(begun)),
+                        Ok(output) => self.finish(&single, kept, output, now().duration_since(begun)),
                         Err(error) => self.fail(&single, &error),
                     }
                 }
@@ -304,10 +327,11 @@ impl Worker {
 
     fn begin(&mut self, mut step: Step, layers: u32, begun: Instant) {
         let input = std::mem::replace(&mut step.input, StepInput::Tokens(Vec::new()));
+        let kept = step.is_attested().then(|| input.clone());
         match self.stage.begin(&step.groups, input) {
             Ok(()) => {
-                let slot = step.groups[0].slot;
-                self.chunk = Some(UnderWay { step, slot, took: Duration::ZERO, layers, pause: false });
+                let (slot, took) = (step.groups[0].slot, Duration::ZERO);
+                self.chunk = Some(UnderWay { step, input: kept, slot, took, layers, pause: false });
                 self.piece(begun);
             }
             Err(error) => self.fail(&step, &error),
@@ -320,7 +344,7 @@ impl Worker {
         let output = self.stage.resume(chunk.layers);
         chunk.took += now().duration_since(begun);
         match output {
-            Ok(Some(output)) => self.finish(&chunk.step, output, chunk.took),
+            Ok(Some(output)) => self.finish(&chunk.step, chunk.input, output, chunk.took),
             Ok(None) => {
                 chunk.pause = true;
                 self.metrics.pauses.inc();
@@ -337,16 +361,33 @@ impl Worker {
         }
     }
 
-    fn finish(&mut self, step: &Step, output: StepOutput, took: Duration) {
-        let mut logits = match output {
-            StepOutput::Logits(logits) => logits,
+    /// A step was computed. Its `input` is there if rows of it are signed for.
+    fn finish(&mut self, step: &Step, input: Option<StepInput>, output: StepOutput, took: Duration) {
+        let (mut logits, rows) = match output {
+            StepOutput::Logits(logits) => {
+                let rows = if input.is_some() { self.stage.last_rows() } else { Ok(Bytes::new()) };
+                (logits, rows)
+            }
             StepOutput::Activations(rows) => {
                 self.table.remember(step, &rows);
                 self.forward(step, &rows);
-                Vec::new()
+                (Vec::new(), Ok(rows))
             }
         };
+        let record = match (input, rows) {
+            (Some(input), Ok(rows)) => Some(record::begin(step, input, rows, &logits, self.shape.vocab)),
+            (_, Err(error)) => {
+                // What is not recorded is missing in the evidence, and the session ends of it.
+                tracing::error!(%error, "the rows of a last stage could not be had");
+                None
+            }
+            (None, Ok(_)) => None,
+        };
         let effects = self.table.step_done(now(), step, took, &mut logits, &mut self.scratch);
+        if let Some(mut record) = record {
+            record::choose(&mut record, &effects);
+            self.tell(|| Job::Step(Box::new(record)));
+        }
         let over = effects.iter().any(|effect| matches!(effect, Effect::Ended(..)));
         self.carry_out(effects);
         if over {
@@ -389,7 +430,11 @@ impl Worker {
         let links = &self.links;
         let has_room = |link| links.get(&link).is_some_and(|link| link.has_room());
         let next = self.table.next_replay(has_room).or_else(|| self.table.next_copy(has_room));
-        let Some(Replayed { link, row, rows }) = next else { return false };
+        let Some(Replayed { link, key, attested, row, rows }) = next else { return false };
+        if attested {
+            let (generation, start, rows) = (row.generation, row.start, rows.clone());
+            self.tell(|| Job::Again { key, generation, start, rows });
+        }
         let Some(link) = self.links.get(&link) else { return false };
         let frame = Activations {
             dtype: self.shape.class.wire_dtype(),
@@ -413,6 +458,7 @@ impl Worker {
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
+        let mut kept_in = None;
         for effect in effects {
             match effect {
                 Effect::Return(link, sampled) => {
@@ -432,13 +478,20 @@ impl Worker {
                 }
                 Effect::Retain(slot, length) => {
                     self.give_up(slot);
+                    kept_in = Some(slot);
                     if let Err(error) = self.stage.retain(slot, length) {
                         tracing::warn!(%error, "rows not kept");
                         self.table.prefix_lost(slot);
                         self.stage.close(slot);
                     }
                 }
-                Effect::Ended(key, code) => self.ended(key, code),
+                Effect::Ended(key, code) => {
+                    let kept_in = kept_in.take();
+                    if self.attested.remove(&key) {
+                        self.tell(|| Job::Closed { key, kept_in });
+                    }
+                    self.ended(key, code);
+                }
             }
         }
     }
@@ -447,13 +500,26 @@ impl Worker {
         if matches!(report, Report::Sampled(_)) {
             self.metrics.sampled.inc();
         }
-        let Some(reports) = self.routers.get(&router) else { return };
-        reports.send(match report {
-            Report::Sampled(sampled) => Frame::of(sampled),
-            Report::Progress(progress) => Frame::of(progress),
-            Report::Failed(failed) => Frame::of(failed),
-            Report::Ended(ended) => Frame::of(ended),
-        });
+        // The last word goes behind the last receipts.
+        let (last_of, frame) = match report {
+            Report::Sampled(sampled) => (None, Frame::of(sampled)),
+            Report::Progress(progress) => (None, Frame::of(progress)),
+            Report::Failed(failed) => (Some(failed.session), Frame::of(failed)),
+            Report::Ended(ended) => (Some(ended.session), Frame::of(ended)),
+        };
+        let attested =
+            last_of.map(|session| SessionKey { router, session }).filter(|key| self.attested.contains(key));
+        match (attested, self.routers.get(&router)) {
+            (Some(key), _) => self.tell(|| Job::LastWord { key, frame }),
+            (None, Some(reports)) => reports.send(frame),
+            (None, None) => {}
+        }
+    }
+
+    fn tell(&self, job: impl FnOnce() -> Job) {
+        if let Some(notary) = &self.notary {
+            notary.tell(job());
+        }
     }
 
     fn ended(&mut self, key: SessionKey, code: CloseCode) {

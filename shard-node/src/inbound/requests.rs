@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::attest::{Keys, KeysRequest};
 use proto::session::{Open, Opened, Refused};
 use proto::status::{CloseCode, Fetch, Refusal, RefusalCode, StatusRequest};
 use proto::{Added, FrameKind, NodeId};
@@ -46,6 +47,11 @@ impl Inbound {
                 let StatusRequest = frame.decode()?;
                 send.send_message(&serving.compute.status()).await?;
             }
+            (FrameKind::KeysRequest, Some(serving)) => {
+                let KeysRequest = frame.decode()?;
+                let binding = serving.notary.as_ref().map(|notary| notary.binding().to_vec());
+                send.send_message(&Keys { binding: binding.unwrap_or_default() }).await?;
+            }
             (kind, _) if self.dht.serves(kind) => {
                 let Some(answer) = self.dht.answer(&peer.connection, &frame) else {
                     send.reset(CloseCode::Overload);
@@ -68,6 +74,9 @@ impl Serving {
     /// Reserves, dials the neighbour, attaches: after `Ok` the stage is ready for the session's first row, and holds so
     /// many of the prompt's rows.
     async fn open(&self, router: NodeId, open: Open) -> Result<u32, Refusal> {
+        if *open.service.further.resume.role.attested && self.notary.is_none() {
+            return Err(Refusal::new(RefusalCode::Other, "this node signs no receipts"));
+        }
         let gone = || Refusal::new(RefusalCode::Draining, "the compute thread has ended");
         let shape = match (&open.tail, &open.service.further.answer.grammar) {
             (Some(tail), Some(grammar)) => {

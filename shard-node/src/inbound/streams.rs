@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::activation::Activations;
+use proto::attest::Attest;
 use proto::handshake::ConnectionClass;
 use proto::session::{Close, Credit, Follow, Sampled, Tokens};
 use proto::{FrameKind, Generation, NodeId, SessionId};
@@ -10,6 +11,7 @@ use proto_transport::{FrameReceiver, RawFrame};
 
 use super::requests::DIAL;
 use super::{Inbound, Peer, Serving, StreamError};
+use crate::attest::Job;
 use crate::clock::unix_nanos;
 use crate::compute::Command;
 use crate::links::LinkKind;
@@ -26,7 +28,11 @@ impl Inbound {
         let class = peer.connection.class();
         match first.kind {
             FrameKind::Activations if class.carries_sessions() => serving.hop(peer, stream, first).await,
-            FrameKind::Tokens | FrameKind::Credit | FrameKind::Close | FrameKind::Follow
+            FrameKind::Tokens
+            | FrameKind::Credit
+            | FrameKind::Close
+            | FrameKind::Follow
+            | FrameKind::Attest
                 if class == ConnectionClass::Interactive =>
             {
                 serving.control(peer, stream, first).await
@@ -50,6 +56,15 @@ impl Serving {
         while let Some(frame) = next {
             if frame.kind == FrameKind::Follow {
                 self.follow(peer.connection.peer(), frame.decode()?);
+                next = stream.recv().await?;
+                continue;
+            }
+            if frame.kind == FrameKind::Attest {
+                let attest: Attest = frame.decode()?;
+                if let Some(notary) = &self.notary {
+                    let router = peer.connection.peer();
+                    notary.ask(Job::Asked { router, attest: Box::new(attest) }).await;
+                }
                 next = stream.recv().await?;
                 continue;
             }

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::record::MAX_LEASE_S;
 use proto::{ContentHash, ModelId, NodeKey};
+use proto_keys::KeyRing;
 use proto_transport::{EndpointConfig, Target};
 use shard_node_stage::RowBudget;
 
@@ -26,6 +28,8 @@ pub struct NodeConfig {
     /// Positions of KV offered, no more than the device has memory for; `None` offers what it has, or
     /// [`DEFAULT_KV_POSITIONS`] where that is not known.
     pub kv_positions: Option<u64>,
+    /// What it signs receipts with; `None` signs none.
+    pub keys: Option<Arc<KeyRing>>,
     /// How long its record holds; republished at a third.
     pub record_lease: Duration,
     /// How long open sessions may go on after [`Node::shutdown`](super::Node::shutdown) was called.
@@ -115,6 +119,7 @@ impl NodeConfig {
             admin: None,
             model,
             kv_positions: None,
+            keys: None,
             record_lease: Duration::from_secs(u64::from(MAX_LEASE_S)),
             drain: DEFAULT_DRAIN,
             limits: NodeLimits::default(),

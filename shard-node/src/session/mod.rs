@@ -99,6 +99,8 @@ pub enum Event<'a> {
     HopLost(NodeId),
     /// This neighbour sent rows that hold what is no number.
     NotNumbers(NodeId),
+    /// The node can't sign for the session, for this reason.
+    NotSigned(String),
     /// The connection to the router is gone.
     RouterLost,
     /// Time passes: leases end, progress is due.
@@ -305,6 +307,7 @@ impl Session {
                 let detail = format!("node {} sent rows that hold what is no number", node.short());
                 self.fail(CloseCode::Protocol, Some(node), detail)
             }
+            Event::NotSigned(why) => self.fail(CloseCode::Protocol, None, format!("not signed for: {why}")),
             Event::RouterLost => {
                 self.lease.router_lost(now);
                 Vec::new()

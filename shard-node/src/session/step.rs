@@ -37,6 +37,10 @@ pub struct Member {
     pub row: RowGroup,
     /// Where it goes to; `None` where nobody needs what comes of it.
     pub link: Option<LinkId>,
+    /// The rows are signed for.
+    pub attested: bool,
+    /// The next stage needs what comes of it, or there is none.
+    pub wanted: bool,
     /// From the end of upstream's compute to the beginning of the step, decode only, if known.
     pub hop: Option<Duration>,
     /// From the arrival here to the beginning of the step, decode only, if known.
@@ -60,6 +64,11 @@ impl Step {
     /// Rows of prefill.
     pub fn prefill_rows(&self) -> u32 {
         self.members.iter().filter(|member| member.row.prefill).map(|member| member.row.rows).sum()
+    }
+
+    /// Whether rows of it are signed for.
+    pub fn is_attested(&self) -> bool {
+        self.members.iter().any(|member| member.attested)
     }
 
     /// All rows.
@@ -138,11 +147,14 @@ impl StepBuilder {
         let (rows, sample, prefill) = (chunk.count, chunk.sample, chunk.prefill);
         self.groups.push(StepGroup { slot: session.slot(), start, rows, sample });
         // The next stage holds its own of these.
-        let link = link.filter(|_| start >= session.terms().sent_from());
+        let wanted = start >= session.terms().sent_from();
+        let link = link.filter(|_| wanted);
         self.members.push(Member {
             key,
             row: row_group(session, start, rows, sample, prefill),
             link,
+            attested: session.terms().attested,
+            wanted,
             hop,
             waited,
         });

@@ -69,6 +69,8 @@ pub struct Terms {
     pub mixed: bool,
     /// It computes what another node computes, should that one be lost, and sends nothing on.
     pub standby: bool,
+    /// Its rows are signed for.
+    pub attested: bool,
 }
 
 /// What the tail samples with.
@@ -88,7 +90,7 @@ impl Terms {
         let stage = usize::from(open.stage);
         let stages = &open.plan.stages;
         let last = stages.len() - 1;
-        let standby = *open.service.further.resume.standby;
+        let standby = open.service.further.resume.role.standby;
         let tail = match &open.tail {
             Some(terms) => {
                 let sampler = Sampler::new(&terms.sampling, vocab as usize)?;
@@ -122,6 +124,7 @@ impl Terms {
             replay: 0..0,
             mixed: false,
             standby,
+            attested: *open.service.further.resume.role.attested && !standby,
         })
     }
 

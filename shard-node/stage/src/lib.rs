@@ -206,6 +206,11 @@ pub trait Stage {
     /// Forgets the micro-batch that was begun, if any: no KV has changed.
     fn give_up(&mut self);
 
+    /// The rows behind the logits that the last step or [`Self::resume`] gave, as its layers left them: `rows x hidden`
+    /// elements of the class's wire type, little-endian, all rows in order. Asked for where they are to be signed for,
+    /// as nobody is sent them.
+    fn last_rows(&mut self) -> Result<Bytes, StageError>;
+
     /// Bytes of KV in use at the moment.
     fn kv_bytes(&self) -> u64;
 

@@ -12,7 +12,7 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use proto::tensor::NumericsClass;
 use proto::{LayerSpan, Position};
 
@@ -31,6 +31,8 @@ pub struct ToyStage {
     next_slot: u32,
     hook: Option<StepHook>,
     under_way: Option<UnderWay>,
+    /// The rows behind the last logits.
+    last_rows: Bytes,
 }
 
 /// A step that is not done.
@@ -57,7 +59,15 @@ impl ToyStage {
     /// When the span ends after the model does: a test's mistake.
     pub fn new(model: ToyModel, span: LayerSpan) -> Self {
         assert!(span.within(model.n_layers).is_ok(), "span {span} of a model with {} layers", model.n_layers);
-        Self { model, span, sessions: HashMap::new(), next_slot: 0, hook: None, under_way: None }
+        Self {
+            model,
+            span,
+            sessions: HashMap::new(),
+            next_slot: 0,
+            hook: None,
+            under_way: None,
+            last_rows: Bytes::new(),
+        }
     }
 
     /// With a closure that is called at the beginning of each step.
@@ -120,22 +130,24 @@ impl ToyStage {
     fn done(&mut self, step: UnderWay) -> StepOutput {
         let last = step.part.end() == self.model.n_layers;
         let rows: usize = step.rows.iter().map(Vec::len).sum();
-        let mut activations = BytesMut::with_capacity(if last { 0 } else { rows * HIDDEN * 4 });
+        let mut activations = BytesMut::with_capacity(rows * HIDDEN * 4);
         let mut logits = Vec::new();
         for (group, rows) in step.groups.iter().zip(step.rows) {
             if let Some((row, _)) = rows.last().filter(|_| last && group.sample) {
                 logits.extend((0..self.model.vocab).map(|token| logit(row, token)));
             }
-            if !last {
-                rows.iter()
-                    .flat_map(|(row, _)| row)
-                    .for_each(|&element| activations.put_f32_le(element as f32));
-            }
+            rows.iter().flat_map(|(row, _)| row).for_each(|&element| activations.put_f32_le(element as f32));
             if let Some(kv) = self.sessions.get_mut(&group.slot.get()) {
                 kv.digests.extend(rows.into_iter().map(|(_, digests)| digests));
             }
         }
-        if last { StepOutput::Logits(logits) } else { StepOutput::Activations(activations.freeze()) }
+        let activations = activations.freeze();
+        if last {
+            self.last_rows = activations;
+            StepOutput::Logits(logits)
+        } else {
+            StepOutput::Activations(activations)
+        }
     }
 
     /// The part that the groups have in common, if all is as it should be.
@@ -278,6 +290,10 @@ impl Stage for ToyStage {
 
     fn give_up(&mut self) {
         self.under_way = None;
+    }
+
+    fn last_rows(&mut self) -> Result<Bytes, StageError> {
+        Ok(self.last_rows.clone())
     }
 
     fn kv_bytes(&self) -> u64 {

@@ -142,6 +142,7 @@ async fn terms(router: &TestRouter, session: u64, max_tokens: u32) -> SessionTer
         limits: SessionLimits { lease: Duration::from_secs(1), ..SessionLimits::default() },
         share: SessionShare::default(),
         standbys: Vec::new(),
+        evidence: None,
     }
 }
 

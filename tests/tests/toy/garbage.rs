@@ -83,6 +83,10 @@ impl Stage for Spoilt {
         self.toy.give_up();
     }
 
+    fn last_rows(&mut self) -> Result<Bytes, StageError> {
+        self.toy.last_rows()
+    }
+
     fn kv_bytes(&self) -> u64 {
         self.toy.kv_bytes()
     }

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "each test prints its seed and its figures")]
 
 mod answers;
+mod attest;
 mod bad_input;
 mod company;
 mod failures;

@@ -10,10 +10,12 @@ use kademlia_dht::{Dht, DhtConfig, Directory, StaticDirectory};
 use proto::record::VerifiedRecord;
 use proto::session::SamplingParams;
 use proto::{LayerSpan, NodeId, NodeKey};
+use proto_keys::KeyRing;
 use proto_telemetry::Registry;
 use proto_transport::testing::{Faults, Link};
 use proto_transport::{Endpoint, EndpointConfig, Target};
 use router::Router;
+use router::clock::unix_seconds;
 use router::discovery::BlobCache;
 use router::generate::{GenerateError, GenerateRequest, Reply, Step};
 use router::metrics::RouterMetrics;
@@ -48,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) boundary_bytes: Option<u64>,
     /// Of last stages.
     pub(crate) stamps: Option<Stamps>,
+    /// Nodes have keys to sign with.
+    pub(crate) signs: fn(usize) -> bool,
 }
 
 impl Settings {
@@ -64,6 +68,7 @@ impl Settings {
             kv_positions: None,
             boundary_bytes: None,
             stamps: None,
+            signs: |_| false,
         }
     }
 
@@ -92,6 +97,7 @@ pub(crate) struct ToySwarm {
     kv_positions: Option<u64>,
     boundary_bytes: Option<u64>,
     stamps: Option<Stamps>,
+    signs: fn(usize) -> bool,
 }
 
 impl ToySwarm {
@@ -113,6 +119,7 @@ impl ToySwarm {
             kv_positions: settings.kv_positions,
             boundary_bytes: settings.boundary_bytes,
             stamps: settings.stamps,
+            signs: settings.signs,
         };
         for (index, span) in settings.spans.iter().enumerate() {
             swarm.add(*span, settings.served.clone(), (settings.hook)(index)).await;
@@ -143,6 +150,9 @@ impl ToySwarm {
         let mut config = NodeConfig::new(key(number), ([127, 0, 0, 1], 0).into(), served);
         config.endpoint = config.endpoint.with_faults(&faults);
         config.kv_positions = self.kv_positions;
+        if (self.signs)(self.nodes.len()) {
+            config.keys = Some(keys(number));
+        }
         config.limits.boundary_bytes = self.boundary_bytes.unwrap_or(config.limits.boundary_bytes);
         let discovery = if self.dht {
             let bootstrap = self.nodes.iter().take(1).map(target).collect();
@@ -177,6 +187,12 @@ impl ToySwarm {
         let metrics = RouterMetrics::register(&registry).unwrap();
         let router = Router::new(endpoint, directory, BlobCache::at(cache.path()), metrics);
         TestRouter { router, addr, faults, registry, dht, _cache: cache }
+    }
+
+    /// A router that has the nodes sign.
+    pub(crate) async fn signing_router(&self, number: u8) -> TestRouter {
+        let plain = self.router(number).await;
+        TestRouter { router: plain.router.clone().with_keys(keys(number)), ..plain }
     }
 
     pub(crate) fn id(&self, node: usize) -> NodeId {
@@ -307,6 +323,10 @@ pub(crate) fn metric(node: &Node, name: &str) -> usize {
 
 fn key(number: u8) -> NodeKey {
     NodeKey::from_seed(&[number; 32])
+}
+
+fn keys(number: u8) -> Arc<KeyRing> {
+    Arc::new(KeyRing::fresh(&key(number), unix_seconds()).unwrap())
 }
 
 fn target(node: &Node) -> Target {

@@ -66,6 +66,12 @@ pub(crate) const CRATES: &[Row] = &[
         why: "pure: what is signed and how it is judged, the same on a node, a router and a client's machine",
     },
     Row {
+        name: "proto-keys",
+        ours: &["proto", "proto-attest"],
+        links_no: NO_TORCH,
+        why: "nodes and routers keep their keys alike; it touches files and nothing else",
+    },
+    Row {
         name: "proto-telemetry",
         ours: &[],
         links_no: NO_TORCH,
@@ -88,6 +94,8 @@ pub(crate) const CRATES: &[Row] = &[
         ours: &[
             "proto",
             "proto-transport",
+            "proto-attest",
+            "proto-keys",
             "kademlia-dht",
             "proto-text",
             "proto-sampling",
@@ -129,6 +137,8 @@ pub(crate) const CRATES: &[Row] = &[
         ours: &[
             "proto",
             "proto-transport",
+            "proto-attest",
+            "proto-keys",
             "kademlia-dht",
             "proto-text",
             "proto-sampling",
@@ -162,6 +172,8 @@ pub(crate) const CRATES: &[Row] = &[
 const EVERYTHING_BUT_THE_ENGINE: &[&str] = &[
     "proto",
     "proto-transport",
+    "proto-attest",
+    "proto-keys",
     "kademlia-dht",
     "proto-text",
     "proto-sampling",
@@ -177,6 +189,8 @@ const EVERYTHING_BUT_THE_ENGINE: &[&str] = &[
 const WHAT_BENCHES_MEASURE: &[&str] = &[
     "proto",
     "proto-transport",
+    "proto-attest",
+    "proto-keys",
     "kademlia-dht",
     "proto-text",
     "proto-sampling",
@@ -279,6 +293,8 @@ pub(super) const HEAVY: &[Guard] = &[
         name: "tokio",
         only: &[
             "proto-transport",
+            "proto-attest",
+            "proto-keys",
             "kademlia-dht",
             "proto-telemetry",
             "shard-node",

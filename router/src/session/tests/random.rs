@@ -65,6 +65,9 @@ proptest! {
                     Action::Send { stage, frame: Control::Tokens(_) } => prop_assert_eq!(stage, 0),
                     Action::Probe { stage, .. } => prop_assert!(stage < 3),
                     Action::Send { frame: Control::Follow(_), .. } => prop_assert!(false, "nobody stands by"),
+                    Action::Attest { .. } | Action::Send { frame: Control::Attest(_), .. } => {
+                        prop_assert!(false, "nobody signs");
+                    }
                     Action::Emit { token, .. } => {
                         prop_assert_eq!(concluded, 0, "no token after the end");
                         prop_assert_eq!(token.position.get(), position, "in order, once");

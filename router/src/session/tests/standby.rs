@@ -81,7 +81,7 @@ fn they_are_asked_with_the_first_token_to_be_the_stage_that_sends_nothing() {
             machine.terms().stages()[1 - stage],
             "the others as they are"
         );
-        assert!(open.tail.is_none() && *open.service.further.resume.standby);
+        assert!(open.tail.is_none() && open.service.further.resume.role.standby);
         assert_eq!(
             <Open as proto::Message>::decode(&proto::Message::encode(&***open)).as_ref(),
             Ok(&***open)

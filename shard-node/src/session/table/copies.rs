@@ -57,7 +57,7 @@ impl SessionTable {
                         RowGroup { session, generation, start, rows: count, sample: false, prefill: true };
                     entry.standby = Some(Standby { link, next: next + count });
                     self.copied_rows += u64::from(count);
-                    found = Some((key, Replayed { link, row, rows }));
+                    found = Some((key, Replayed { link, key, attested: false, row, rows }));
                     break;
                 }
                 Some(_) => {}

@@ -17,6 +17,10 @@ use crate::session::{Event, SessionKey};
 pub struct Replayed {
     /// Where they go, by the bulk connection.
     pub link: LinkId,
+    /// Of which session.
+    pub key: SessionKey,
+    /// They are signed for.
+    pub attested: bool,
     /// Whose they are.
     pub row: RowGroup,
     /// The rows.
@@ -177,7 +181,7 @@ impl SessionTable {
         // Not reached: they are pinned.
         let (rows, count) = read.unwrap_or_default();
         let terms = entry.session.terms();
-        let (session, generation) = (terms.key.session, terms.generation);
+        let (session, generation, attested) = (terms.key.session, terms.generation, terms.attested);
         let row = RowGroup { session, generation, start, rows: count, sample: false, prefill: true };
         let next = range.start + count;
         if count == 0 || next >= range.end {
@@ -188,7 +192,7 @@ impl SessionTable {
             entry.replay = Some(next..range.end);
         }
         self.replayed_rows += u64::from(count);
-        (count > 0).then_some(Replayed { link, row, rows })
+        (count > 0).then_some(Replayed { link, key, attested, row, rows })
     }
 
     /// What the step gave for the next stages, all rows in order: kept, in case one of them is lost.

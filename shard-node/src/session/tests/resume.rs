@@ -151,7 +151,7 @@ fn rows_of_a_generation_before_the_last_that_gave_a_token_are_not_used() {
     for (since, resumed) in [(1, 0), (0, 1)] {
         open.generation = Generation::new(3 - since);
         open.service.0.further.0.resume =
-            Added(ResumeTerms { rows, downstream: rows, since, standby: Added(false) });
+            Added(ResumeTerms { rows, downstream: rows, since, role: Added::default() });
         let mut fresh = Ring::new(2, 32);
         broken_after_five(&mut fresh);
         let (effects, admitted) = fresh.stages[0].0.admit(fresh.now, router(), &open);
@@ -182,7 +182,7 @@ fn rows_that_went_on_behind_another_stage_are_nobody_elses() {
     }
     open.service.0.prefix = reusable_blocks(&TenantId::default(), &prompt);
     open.service.0.further.0.resume =
-        Added(ResumeTerms { rows, downstream: rows, since: 0, standby: Added(false) });
+        Added(ResumeTerms { rows, downstream: rows, since: 0, role: Added::default() });
     let (effects, admitted) = ring.stages[1].0.admit(ring.now, router(), &open);
     ring.carry_out(1, effects);
     assert!(admitted.unwrap().terms.mixed);

@@ -169,7 +169,7 @@ impl Ring {
                 open.service.0.prefix = reusable_blocks(&TenantId::default(), &forced);
             }
             open.service.0.further.0.resume =
-                Added(ResumeTerms { rows, downstream, since: since.unwrap_or(0), standby: Added(false) });
+                Added(ResumeTerms { rows, downstream, since: since.unwrap_or(0), role: Added::default() });
             downstream = self.place(stage, &open)?;
         }
         self.starts.insert(session, downstream);
@@ -249,7 +249,7 @@ impl Ring {
 
     /// Sends one frame of rows once more.
     pub(super) fn replay(&mut self, stage: usize) -> bool {
-        let Some(Replayed { link, row, rows }) = self.stages[stage].0.next_replay(|_| true) else {
+        let Some(Replayed { link, row, rows, .. }) = self.stages[stage].0.next_replay(|_| true) else {
             return false;
         };
         assert_eq!(link, LinkId(stage as u64));

@@ -13,7 +13,7 @@ fn standing_by(ring: &mut Ring, stage: usize) -> (SessionTable, ToyStage) {
     let mut table = table(stage, toy.shape(), BUDGET);
     let mut open = open(3, stage as u32, 1, 0, &PROMPT, 60);
     open.tail = None;
-    open.service.0.further.0.resume.0.standby = Added(true);
+    open.service.0.further.0.resume.0.role.0.standby = true;
     let admitted = table.admit(ring.now, router(), &open).1.unwrap();
     let slot = toy.open(admitted.terms.max_positions).unwrap();
     assert!(admitted.terms.receiver().is_none(), "it dials nobody");
@@ -28,7 +28,7 @@ const fn key() -> SessionKey {
 /// Sends what there is to send to the one that stands by for `stage`, which computes it. How many frames came.
 fn follow(ring: &mut Ring, stage: usize, (table, toy): &mut (SessionTable, ToyStage)) -> usize {
     let mut frames = 0;
-    while let Some(Replayed { link, row, rows }) = ring.stages[stage - 1].0.next_copy(|_| true) {
+    while let Some(Replayed { link, row, rows, .. }) = ring.stages[stage - 1].0.next_copy(|_| true) {
         assert_eq!(link, COPIES);
         assert!(row.prefill && !row.sample);
         frames += 1;

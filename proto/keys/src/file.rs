@@ -1,5 +1,5 @@
-//! An endpoint's key on disk: made once, found again, never read by others. Whose key it is, and whether two processes
-//! may use it at once, is decided by those who open it.
+//! A secret on disk: made once, found again, never read by others. Whose it is, and whether two processes may use it at
+//! once, is decided by those who open it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -7,6 +7,9 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use proto::NodeKey;
+
+/// A secret key's bytes.
+pub type Secret = [u8; 32];
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -45,14 +48,31 @@ pub fn draw_key() -> Result<NodeKey, KeyFileError> {
 
 /// The key in the file `name` of `folder`; makes both if they are missing.
 pub fn key_in(folder: &Path, name: &str) -> Result<NodeKey, KeyFileError> {
+    secret_in(folder, name).map(|seed| NodeKey::from_seed(&seed))
+}
+
+/// The secret in the file `name` of `folder`; makes both if they are missing.
+pub(crate) fn secret_in(folder: &Path, name: &str) -> Result<Secret, KeyFileError> {
+    match existing(folder, name)? {
+        Some(secret) => Ok(secret),
+        None => keep(folder, name, &draw()?),
+    }
+}
+
+/// The secret in the file `name` of `folder`, if there is such a file.
+pub(crate) fn existing(folder: &Path, name: &str) -> Result<Option<Secret>, KeyFileError> {
+    match read(&folder.join(name)) {
+        Ok(secret) => Ok(Some(secret)),
+        Err(KeyFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps a secret under a name that is free; what is there already wins, and is given back.
+pub(crate) fn keep(folder: &Path, name: &str, secret: &Secret) -> Result<Secret, KeyFileError> {
     let path = folder.join(name);
     let io = |source| KeyFileError::Io { path: path.clone(), source };
-    match read(&path) {
-        Err(KeyFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-        result => return result,
-    }
     fs::create_dir_all(folder).map_err(io)?;
-    let seed = draw()?;
     // Written whole under another name and linked: a crash leaves no half key, and of two processes one wins.
     let draft = folder.join(format!("{name}.{}", std::process::id()));
     // What a crash, or somebody else, left under that name may be open to others.
@@ -61,7 +81,7 @@ pub fn key_in(folder: &Path, name: &str) -> Result<NodeKey, KeyFileError> {
         _ => {}
     }
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft).map_err(io)?;
-    file.write_all(hex::encode(seed).as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
+    file.write_all(hex::encode(secret).as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
     let linked = fs::hard_link(&draft, &path);
     fs::remove_file(&draft).map_err(io)?;
     match linked {
@@ -70,7 +90,7 @@ pub fn key_in(folder: &Path, name: &str) -> Result<NodeKey, KeyFileError> {
     }
 }
 
-fn read(path: &Path) -> Result<NodeKey, KeyFileError> {
+fn read(path: &Path) -> Result<Secret, KeyFileError> {
     let io = |source| KeyFileError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
@@ -83,10 +103,10 @@ fn read(path: &Path) -> Result<NodeKey, KeyFileError> {
     file.take(256).read_to_string(&mut text).map_err(|_| malformed())?;
     let mut seed = [0; 32];
     hex::decode_to_slice(text.trim(), &mut seed).map_err(|_| malformed())?;
-    Ok(NodeKey::from_seed(&seed))
+    Ok(seed)
 }
 
-fn draw() -> Result<[u8; 32], KeyFileError> {
+pub(crate) fn draw() -> Result<Secret, KeyFileError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(KeyFileError::Random)?;
     Ok(seed)
