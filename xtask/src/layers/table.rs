@@ -66,6 +66,12 @@ pub(crate) const CRATES: &[Row] = &[
         why: "pure: what is signed and how it is judged, the same on a node, a router and a client's machine",
     },
     Row {
+        name: "proto-log",
+        ours: &["proto", "proto-attest"],
+        links_no: PURE,
+        why: "pure: a log is checked the same by its router, a witness and anybody with a copy of it",
+    },
+    Row {
         name: "proto-telemetry",
         ours: &[],
         links_no: NO_TORCH,
