@@ -14,6 +14,7 @@ use crate::{
 mod forks;
 mod golden;
 mod logs;
+mod mutations;
 mod notes;
 mod trees;
 

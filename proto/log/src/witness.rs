@@ -141,12 +141,18 @@ impl Witness {
         }
     }
 
-    /// Takes up a record that was kept of a watched log, as after a restart. A fork stays a fork.
+    /// Takes up a record that was kept of a watched log, as after a restart. A fork stays a fork, and nothing goes back to
+    /// a smaller tree than the last one seen.
     pub fn restore(&mut self, record: &[u8]) -> Result<(), WatchError> {
         let checkpoint = SignedCheckpoint::parse(record)?;
         let watched = self.logs.get_mut(&checkpoint.claimed().origin).ok_or(WatchError::UnknownLog)?;
         let checkpoint = checkpoint.verify(&watched.key)?;
-        if !matches!(watched.state, State::Forked(_)) {
+        let newer = match &watched.state {
+            State::Nothing => true,
+            State::Last(last) => last.checkpoint().size < checkpoint.checkpoint().size,
+            State::Forked(_) => false,
+        };
+        if newer {
             watched.state = State::Last(Box::new(checkpoint));
         }
         Ok(())

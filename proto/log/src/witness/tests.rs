@@ -133,6 +133,8 @@ fn a_witness_goes_on_from_its_records() {
     after.restore(&Kept::of(20).sign().to_bytes()).unwrap();
     assert_eq!(after.latest(log_verifier().name()), Some(20));
     cosigned(&mut after, &Kept::of(30), 20);
+    after.restore(&Kept::of(20).sign().to_bytes()).unwrap();
+    assert_eq!(after.latest(log_verifier().name()), Some(30));
     let other = Kept::of(3).log.checkpoint(KeyName::of_log(witness_key().node_id())).sign(&witness_key());
     assert_eq!(after.restore(&other.unwrap().to_bytes()), Err(WatchError::UnknownLog));
     let forged = Kept::of(3).log.checkpoint(log_verifier().name().clone()).sign(&witness_key()).unwrap();
