@@ -190,9 +190,7 @@ impl ForkEvidence {
         if !rest.is_empty() {
             return Err(EvidenceError::Layout);
         }
-        let evidence = Self { key, first, second, prefix }.checked()?;
-        // Signatures of others have no place in it, so that each fork has one file.
-        if evidence.encode() == bytes { Ok(evidence) } else { Err(EvidenceError::Order) }
+        Self { key, first, second, prefix }.checked()
     }
 
     fn checked(self) -> Result<Self, EvidenceError> {
@@ -203,6 +201,7 @@ impl ForkEvidence {
         }
         for checkpoint in [&self.first, &self.second] {
             checkpoint.note().verify(&self.key).map_err(CheckpointError::Note)?;
+            // Signatures of others have no place in it, so that each fork has one file.
             if *checkpoint != checkpoint.only(&self.key) {
                 return Err(EvidenceError::Order);
             }

@@ -143,6 +143,19 @@ fn a_forged_line_of_a_known_key_spoils_the_note() {
 }
 
 #[test]
+fn a_cosignature_of_no_time_is_none() {
+    let witness = VerifierKey::of_witness(witness_key().node_id());
+    for (time, known) in [(0, true), (i64::MAX as u64, true), (1 << 63, false), (u64::MAX, false)] {
+        let head = format!("cosignature/v1\ntime {time}\n");
+        let signature = witness_key().sign(head.as_bytes(), b"text\n");
+        let line = [&time.to_be_bytes()[..], &signature].concat();
+        assert_eq!(witness.check("text\n", &line), known.then_some(time));
+        assert_eq!(witness.check("text\n", &line[1..]), None);
+        assert_eq!(witness.check("text\n", &signature), None);
+    }
+}
+
+#[test]
 fn one_key_is_one_witness() {
     let checkpoint = Kept::of(5).sign();
     let key = witness_key().node_id();
