@@ -72,6 +72,12 @@ pub(crate) const CRATES: &[Row] = &[
         why: "nodes and routers keep their keys alike; it touches files and nothing else",
     },
     Row {
+        name: "proto-log",
+        ours: &["proto", "proto-attest"],
+        links_no: PURE,
+        why: "pure: a log is checked the same by its router, a witness and anybody with a copy of it",
+    },
+    Row {
         name: "proto-telemetry",
         ours: &[],
         links_no: NO_TORCH,

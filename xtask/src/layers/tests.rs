@@ -26,6 +26,7 @@ fn tokio_in_a_pure_crate_is_refused() {
         "proto",
         "proto-sampling",
         "proto-attest",
+        "proto-log",
         "proto-text",
         "shard-node-stage",
         "shard-node-weights",
