@@ -108,6 +108,16 @@ kinds! {
     KeysRequest = 0x0036, limit SMALL;
     /// Reply: [`crate::attest::Keys`].
     Keys = 0x0037, limit SMALL;
+    /// Request: [`crate::audit::AuditRequest`].
+    AuditRequest = 0x0038, limit SMALL;
+    /// Reply: [`crate::audit::AuditBatch`].
+    AuditBatch = 0x0039, limit BLOB;
+    /// Request: [`crate::audit::Challenge`].
+    Challenge = 0x003a, limit SMALL;
+    /// Reply: [`crate::audit::Challenged`].
+    Challenged = 0x003b, limit SMALL;
+    /// Request: [`crate::audit::OpenRows`], answered like a `Fetch`.
+    OpenRows = 0x003c, limit SMALL;
     // Discovery.
     /// Request: [`crate::discovery::Ping`].
     Ping = 0x0040, limit SMALL;

@@ -8,6 +8,7 @@ pub mod activation;
 mod added;
 pub mod answer;
 pub mod attest;
+pub mod audit;
 mod codec;
 pub mod discovery;
 pub mod frame;

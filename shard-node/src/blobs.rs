@@ -21,15 +21,19 @@ impl Blobs {
 
     /// Sends the blob, or that it is not there.
     pub(crate) async fn answer(&self, hash: ContentHash, to: &mut FrameSender) -> Result<(), SendError> {
-        let Some(blob) = self.by_hash.get(&hash) else { return to.send_message(&NotFound).await };
-        // Whatever else flows on this connection is more urgent.
-        to.set_priority(StreamPriority::Low);
-        to.send_message(&BlobStart { bytes: blob.len() as u64 }).await?;
-        let mut rest = blob.clone();
-        while !rest.is_empty() {
-            let part = rest.split_to(rest.len().min(FrameKind::BlobPart.max_body()));
-            to.send(FrameKind::BlobPart, part).await?;
-        }
-        Ok(())
+        send(self.by_hash.get(&hash).cloned(), to).await
     }
+}
+
+/// Sends bytes in parts, or that they are not there.
+pub(crate) async fn send(blob: Option<Bytes>, to: &mut FrameSender) -> Result<(), SendError> {
+    let Some(mut rest) = blob else { return to.send_message(&NotFound).await };
+    // Whatever else flows on this connection is more urgent.
+    to.set_priority(StreamPriority::Low);
+    to.send_message(&BlobStart { bytes: rest.len() as u64 }).await?;
+    while !rest.is_empty() {
+        let part = rest.split_to(rest.len().min(FrameKind::BlobPart.max_body()));
+        to.send(FrameKind::BlobPart, part).await?;
+    }
+    Ok(())
 }

@@ -131,13 +131,14 @@ impl<'a> ById<'a> {
 }
 
 /// A port that only asks.
-struct Client {
-    endpoint: Endpoint,
-    peers: Peers,
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) peers: Peers,
 }
 
 impl Client {
-    fn start(key: &NodeKey, towards: &[Target]) -> Result<Self, BindError> {
+    pub(crate) fn start(key: &NodeKey, towards: &[Target]) -> Result<Self, BindError> {
         let mut config = EndpointConfig::new(key.clone(), any_port(towards));
         config.accept = false;
         let endpoint = Endpoint::bind(config)?;
@@ -191,7 +192,7 @@ fn any_port(towards: &[Target]) -> SocketAddr {
 }
 
 /// How long the bootstrap peers have to answer: a dial takes up to 2 s, and one retry.
-const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two lookups of a model that nobody announced yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Lookups before giving up: a node announces within a second of being ready.

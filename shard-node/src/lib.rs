@@ -4,6 +4,7 @@
 //! tests give a [`ToyStage`](shard_node_stage::ToyStage).
 
 mod attest;
+pub mod audit;
 mod blobs;
 pub mod by_id;
 pub mod cli;

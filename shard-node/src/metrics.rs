@@ -45,6 +45,10 @@ pub struct NodeMetrics {
     refusals: IntCounterVec,
     /// `shard_node_receipts_total`: receipts signed.
     pub(crate) receipts: IntCounter,
+    /// `shard_node_retained_bytes`: rows behind receipts that are held for audits. Moves with each receipt.
+    pub(crate) retained_bytes: IntGauge,
+    /// `shard_node_audits_total`: challenges of auditors that held, so that rows are opened.
+    pub(crate) audits: IntCounter,
     /// `shard_node_unsigned_sessions_total`: sessions that were to be signed for and could not be; the log says why.
     pub(crate) unsigned: IntCounter,
     /// `shard_node_kv_reserved_positions`: positions of KV promised to open sessions.
@@ -162,6 +166,8 @@ impl NodeMetrics {
             )?,
             kv_bytes: registry.gauge("shard_node_kv_bytes", "Bytes of KV in use")?,
             receipts: registry.counter("shard_node_receipts_total", "Receipts signed")?,
+            retained_bytes: registry.gauge("shard_node_retained_bytes", "Bytes of rows held for audits")?,
+            audits: registry.counter("shard_node_audits_total", "Challenges that were taken")?,
             unsigned: registry
                 .counter("shard_node_unsigned_sessions_total", "Sessions that could not be signed for")?,
             waste_rows: registry

@@ -36,8 +36,8 @@ use shell::Shell;
 
 pub use bootstrap::BootstrapNode;
 pub use config::{
-    AdminConfig, BootstrapConfig, DEFAULT_BOUNDARY_BYTES, DEFAULT_DRAIN, DEFAULT_KV_POSITIONS, NodeConfig,
-    NodeLimits, PortChoice, ServedModel,
+    AdminConfig, BootstrapConfig, DEFAULT_BOUNDARY_BYTES, DEFAULT_DRAIN, DEFAULT_KV_POSITIONS,
+    DEFAULT_RETAIN_BYTES, NodeConfig, NodeLimits, PortChoice, ServedModel,
 };
 use config::{kv_offered, prefix_offered};
 pub use ready::Ready;
@@ -107,6 +107,7 @@ impl Node {
             BuildLabels { program: "shard-node", version: env!("CARGO_PKG_VERSION"), protocol: PROTOCOL };
         register_build(&shell.registry, labels).map_err(ShellError::from)?;
         let asked = kv_positions;
+        let signing = keys.map(|keys| (keys, limits.retain_bytes));
         let table = move |shape: StageShape| {
             let kv_positions = kv_offered(asked, shape.kv_positions);
             TableLimits {
@@ -119,7 +120,7 @@ impl Node {
             }
         };
         let compute =
-            ComputeThread::start(loader, key.node_id(), model.id(), table, shell.metrics.clone(), keys)
+            ComputeThread::start(loader, key.node_id(), model.id(), table, shell.metrics.clone(), signing)
                 .await?;
         let shape = compute.shape();
         let kv_positions = kv_offered(asked, shape.kv_positions);

@@ -106,6 +106,10 @@ impl Stage for Stamped {
         self.stage.give_up();
     }
 
+    fn embed(&mut self, tokens: &[u32]) -> Result<Bytes, StageError> {
+        self.stage.embed(tokens)
+    }
+
     fn last_rows(&mut self) -> Result<Bytes, StageError> {
         self.stage.last_rows()
     }

@@ -72,6 +72,10 @@ impl Stage for Garbage {
 
     fn give_up(&mut self) {}
 
+    fn embed(&mut self, tokens: &[u32]) -> Result<Bytes, StageError> {
+        Err(StageError::Input(format!("it embeds none of {} tokens", tokens.len())))
+    }
+
     fn last_rows(&mut self) -> Result<Bytes, StageError> {
         Err(StageError::Input("it gives no logits".into()))
     }

@@ -5,6 +5,7 @@
 //! It knows our programs only by their command lines and the JSON that they print.
 
 mod chaos;
+mod evidence;
 mod report;
 mod spans;
 mod swarm;
@@ -60,6 +61,9 @@ pub(crate) struct DemoArgs {
     /// Two nodes for each span; one of them is killed in the middle of the answer, which goes on
     #[arg(long)]
     chaos: bool,
+    /// Save what the nodes signed in this file; `router verify FILE` checks it
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
     /// Print one JSON object as the last line of stdout; everything else goes to stderr
     #[arg(long)]
     json: bool,
@@ -94,16 +98,19 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
     if args.chaos {
         let text = chaos::play(&router, args, &swarm, &directory)?;
         drop(swarm);
-        println!("{text}");
+        let receipts = evidence::verified(&router, &evidence_file(args, &directory))?;
+        println!("{text}\n{receipts}");
         return Ok(());
     }
     let answer = generate(&router, args, args.json, &swarm, &directory, || {})?;
+    let receipts = evidence::verified(&router, &evidence_file(args, &directory))?;
     if args.json {
+        eprintln!("{receipts}");
         // The last line of stdout, whatever the stopping nodes may still have to say on stderr.
         drop(swarm);
         println!("{answer}");
     } else {
-        println!("\n\n{}", report::table(&answer));
+        println!("\n\n{}\n{receipts}", report::table(&answer));
         eprintln!("logs of the nodes: {}", directory.display());
     }
     Ok(())
@@ -166,6 +173,7 @@ fn generate(
         None => option("--prompt", &args.prompt),
     }
     arguments.extend(["--config".into(), swarm::empty_config(directory).into_os_string()]);
+    arguments.extend(["--bundle".into(), evidence_file(args, directory).into_os_string()]);
     if args.chat && args.token_ids.is_none() {
         arguments.push("--chat".into());
     }
@@ -187,6 +195,11 @@ fn generate(
     );
     let text = std::fs::read_to_string(&report).with_context(|| format!("read {}", report.display()))?;
     serde_json::from_str(&text).with_context(|| format!("read {}", report.display()))
+}
+
+/// Where the answer's evidence goes.
+fn evidence_file(args: &DemoArgs, directory: &Path) -> PathBuf {
+    args.bundle.clone().unwrap_or_else(|| directory.join("evidence"))
 }
 
 /// The object on the last line of the router's stdout.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proto::activation::{Activations, RowGroup};
 use proto::answer::{AnswerTerms, Grammar};
 use proto::attest::{Acknowledged, Attest, Keys, KeysRequest, Receipt, SentRows};
+use proto::audit::{AuditBatch, AuditRequest, Challenge, Challenged, OpenRows};
 use proto::discovery::{
     Contact, Contacts, FindNode, FindValue, Ping, Pong, Store, StoreOutcome, Stored, Values,
 };
@@ -179,6 +180,13 @@ pub(crate) fn body(kind: FrameKind) -> Bytes {
         FrameKind::SentRows => SentRows { session, generation, leaves: vec![6; 36 + 32] }.encode(),
         FrameKind::KeysRequest => KeysRequest.encode(),
         FrameKind::Keys => Keys { binding: vec![7; 225] }.encode(),
+        FrameKind::AuditRequest => AuditRequest { commit: [8; 32], epoch: 500_000 }.encode(),
+        FrameKind::AuditBatch => {
+            AuditBatch { batch: vec![9; 157], receipts: vec![[10; 32], [11; 32]] }.encode()
+        }
+        FrameKind::Challenge => Challenge { epoch: 500_000, challenge: vec![12; 161] }.encode(),
+        FrameKind::Challenged => Challenged { refusal: "another seed".into() }.encode(),
+        FrameKind::OpenRows => OpenRows { receipt: [10; 32], side: 1 }.encode(),
         FrameKind::Sampled => Sampled {
             session,
             generation,
@@ -263,6 +271,11 @@ pub(crate) fn round_trip(kind: FrameKind, body: &Bytes) -> Result<Bytes, DecodeE
         FrameKind::SentRows => again::<SentRows>(body),
         FrameKind::KeysRequest => again::<KeysRequest>(body),
         FrameKind::Keys => again::<Keys>(body),
+        FrameKind::AuditRequest => again::<AuditRequest>(body),
+        FrameKind::AuditBatch => again::<AuditBatch>(body),
+        FrameKind::Challenge => again::<Challenge>(body),
+        FrameKind::Challenged => again::<Challenged>(body),
+        FrameKind::OpenRows => again::<OpenRows>(body),
         FrameKind::Sampled => again::<Sampled>(body),
         FrameKind::Progress => again::<Progress>(body),
         FrameKind::Failed => again::<Failed>(body),

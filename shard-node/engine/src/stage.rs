@@ -128,6 +128,15 @@ impl Stage for TorchStage {
         self.under_way = None;
     }
 
+    fn embed(&mut self, tokens: &[u32]) -> Result<Bytes, StageError> {
+        let vocab = self.shape.vocab;
+        if let Some(&token) = tokens.iter().find(|&&token| token >= vocab) {
+            return Err(StageError::Token { token, vocab });
+        }
+        let tokens: Vec<i64> = tokens.iter().copied().map(i64::from).collect();
+        Ok(to_wire(&self.embedded(&tokens)?)?)
+    }
+
     fn last_rows(&mut self) -> Result<Bytes, StageError> {
         let rows = self.last_rows.as_ref().ok_or_else(|| StageError::Input("no step gave logits".into()))?;
         Ok(to_wire(rows)?)
@@ -254,7 +263,7 @@ impl TorchStage {
         let first = step.part.start;
         let x = match &step.x {
             Rows::Tokens(tokens) => {
-                let x = self.embed(tokens)?;
+                let x = self.embedded(tokens)?;
                 self.run_layers(&step.groups, first, from..to, &x)
             }
             Rows::Frame(bytes) => {
@@ -288,7 +297,7 @@ impl TorchStage {
         Ok(output)
     }
 
-    fn embed(&self, tokens: &[i64]) -> Result<Tensor, TorchError> {
+    fn embedded(&self, tokens: &[i64]) -> Result<Tensor, TorchError> {
         let embedding =
             self.embedding.as_ref().ok_or_else(|| TorchError("this stage has no embedding".into()))?;
         embedding.rows(tokens, self.numerics.linear.activation_kind(), self.device)

@@ -7,13 +7,15 @@
 //! ```
 //! Rows may come before the router's open, by another connection.
 
+use std::ops::Range;
+
 use proto::attest::Attest;
 use proto::prefix::BLOCK_TOKENS;
 use proto::{Generation, Position};
 use proto_attest::keys::{BindingError, VerifiedBinding};
 use proto_attest::open::{Consent, ConsentError, LaneId, OpenAck, OpenError, SignedOpen, VerifiedOpen};
 use proto_attest::receipt::Draft;
-use proto_attest::recorder::{Closing, Recorder, RecorderError, RecorderTerms};
+use proto_attest::recorder::{Closing, Recorder, RecorderError, RecorderTerms, SentLeaves};
 use proto_attest::sample::{Sample, SamplingTerms};
 use proto_attest::{Address, Amount, Digest, Leaf, LeafHasher};
 
@@ -28,7 +30,27 @@ pub(super) struct Book {
     facts: Facts,
     rows: LeafHasher,
     samples: LeafHasher,
+    /// Rows that are in no receipt yet.
+    received: Trail,
+    sent: Trail,
     state: State,
+}
+
+/// A draft with the rows behind it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub(super) draft: Draft,
+    pub(super) received: Vec<u8>,
+    pub(super) sent: Vec<u8>,
+}
+
+/// Bytes of consecutive rows.
+#[derive(Debug, Default)]
+struct Trail {
+    /// Position of the first one.
+    start: u32,
+    row_bytes: usize,
+    bytes: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -95,6 +117,8 @@ impl Book {
             rows: LeafHasher::of_rows(key.router, key.session, generation),
             samples: Sample::hasher(key.router, key.session, generation),
             state: State::Waiting { notes: Vec::new(), leaves: 0 },
+            received: Trail::default(),
+            sent: Trail::default(),
             key,
             generation,
             facts,
@@ -110,27 +134,31 @@ impl Book {
     }
 
     /// Tokens of rows from `start` on were applied, on stage 0.
-    pub(super) fn tokens(&mut self, start: Position, tokens: &[u32]) -> Result<Vec<Draft>, DisagreeError> {
+    pub(super) fn tokens(&mut self, start: Position, tokens: &[u32]) -> Result<Vec<Cut>, DisagreeError> {
         let places = start.get()..;
         let leaves = places.zip(tokens).map(|(at, &token)| self.rows.token(Position::new(at), token));
         let leaves = leaves.collect();
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        self.received.push(start, &bytes, 4);
         self.note(Note::Received(start.get(), leaves))
     }
 
     /// Rows from `start` on were applied.
-    pub(super) fn received(&mut self, start: Position, rows: &[u8]) -> Result<Vec<Draft>, DisagreeError> {
+    pub(super) fn received(&mut self, start: Position, rows: &[u8]) -> Result<Vec<Cut>, DisagreeError> {
         let leaves = self.leaves(start, rows);
+        self.received.push(start, rows, self.facts.row_bytes);
         self.note(Note::Received(start.get(), leaves))
     }
 
     /// Rows from `start` on are sent on.
-    pub(super) fn sent(&mut self, start: Position, rows: &[u8]) -> Result<Vec<Draft>, DisagreeError> {
+    pub(super) fn sent(&mut self, start: Position, rows: &[u8]) -> Result<Vec<Cut>, DisagreeError> {
         let leaves = self.leaves(start, rows);
+        self.sent.push(start, rows, self.facts.row_bytes);
         self.note(Note::Sent(start.get(), leaves))
     }
 
     /// The token at a sample's position was chosen.
-    pub(super) fn sampled(&mut self, token: u32, sample: &Sample) -> Result<Vec<Draft>, DisagreeError> {
+    pub(super) fn sampled(&mut self, token: u32, sample: &Sample) -> Result<Vec<Cut>, DisagreeError> {
         self.note(Note::Sampled(sample.position().get(), token, sample.leaf(&self.samples)))
     }
 
@@ -142,7 +170,7 @@ impl Book {
         own: Own,
         before: &Before,
         now_unix_s: u64,
-    ) -> Result<(OpenAck, VerifiedOpen, Vec<Draft>), DisagreeError> {
+    ) -> Result<(OpenAck, VerifiedOpen, Vec<Cut>), DisagreeError> {
         let State::Waiting { notes, .. } = &mut self.state else { return Err(DisagreeError::Twice) };
         let notes = std::mem::take(notes);
         let binding = router.binding();
@@ -192,17 +220,26 @@ impl Book {
         Ok((ack, open, drafts))
     }
 
+    /// Receipts from now on are of this epoch.
+    pub(super) fn set_epoch(&mut self, epoch: u64) {
+        if let State::Recording(recorder) = &mut self.state {
+            recorder.set_epoch(epoch);
+        }
+    }
+
     /// Nothing is signed any more.
     pub(super) fn give_up(&mut self) {
         self.state = State::Broken;
+        (self.received, self.sent) = (Trail::default(), Trail::default());
     }
 
-    /// The generation is over on this node.
-    pub(super) fn end(&mut self) -> Closing {
-        match &mut self.state {
+    /// The generation is over on this node: its last receipt, and leaves of those before.
+    pub(super) fn end(&mut self) -> (Option<Cut>, Vec<SentLeaves>) {
+        let Closing { ragged, sent } = match &mut self.state {
             State::Recording(recorder) => recorder.end(),
             State::Waiting { .. } | State::Broken => Closing::default(),
-        }
+        };
+        (ragged.map(|draft| self.cut(draft)), sent)
     }
 
     /// What names its newest receipt.
@@ -219,18 +256,29 @@ impl Book {
         if !self.facts.resumes && told <= held && told.is_multiple_of(BLOCK_TOKENS) { told } else { held }
     }
 
+    /// The rows behind a draft; they are not needed here any more.
+    fn cut(&mut self, draft: Draft) -> Cut {
+        let rows = draft.receipt.rows;
+        let received = self.received.take(rows.start..rows.end);
+        let sent = self.sent.take(rows.sent_start..rows.end);
+        Cut { draft, received, sent }
+    }
+
     fn leaves(&self, start: Position, rows: &[u8]) -> Vec<Leaf> {
         let rows = rows.chunks_exact(self.facts.row_bytes.max(1));
         (start.get()..).zip(rows).map(|(at, row)| self.rows.leaf(Position::new(at), row)).collect()
     }
 
-    fn note(&mut self, note: Note) -> Result<Vec<Draft>, DisagreeError> {
+    fn note(&mut self, note: Note) -> Result<Vec<Cut>, DisagreeError> {
         match &mut self.state {
-            State::Recording(recorder) => Ok(match note {
-                Note::Received(start, leaves) => recorder.received(start, &leaves),
-                Note::Sent(start, leaves) => recorder.sent(start, &leaves),
-                Note::Sampled(position, token, leaf) => recorder.sampled(position, token, leaf),
-            }?),
+            State::Recording(recorder) => {
+                let drafts = match note {
+                    Note::Received(start, leaves) => recorder.received(start, &leaves),
+                    Note::Sent(start, leaves) => recorder.sent(start, &leaves),
+                    Note::Sampled(position, token, leaf) => recorder.sampled(position, token, leaf),
+                }?;
+                Ok(drafts.into_iter().map(|draft| self.cut(draft)).collect())
+            }
             State::Waiting { notes, leaves } => {
                 *leaves += match &note {
                     Note::Received(_, more) | Note::Sent(_, more) => more.len(),
@@ -244,6 +292,25 @@ impl Book {
             }
             State::Broken => Ok(Vec::new()),
         }
+    }
+}
+
+impl Trail {
+    fn push(&mut self, start: Position, rows: &[u8], row_bytes: usize) {
+        if self.bytes.is_empty() {
+            (self.start, self.row_bytes) = (start.get(), row_bytes);
+        }
+        self.bytes.extend_from_slice(rows);
+    }
+
+    /// Rows come in order, so what lies before those taken belongs to nothing.
+    fn take(&mut self, rows: Range<u32>) -> Vec<u8> {
+        let at = |row: u32| (row.saturating_sub(self.start) as usize * self.row_bytes).min(self.bytes.len());
+        let (from, to) = (at(rows.start), at(rows.end));
+        let taken = self.bytes[from..to].to_vec();
+        self.bytes.drain(..to);
+        self.start = rows.end.max(self.start);
+        taken
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use proto_attest::Digest;
 
 /// BLAKE3 of this process's program file; zero where it can't be read.
-pub(super) fn exec_build() -> Digest {
+pub(crate) fn exec_build() -> Digest {
     static BUILD: OnceLock<Digest> = OnceLock::new();
     *BUILD.get_or_init(|| match hash() {
         Ok(digest) => digest,

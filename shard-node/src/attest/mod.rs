@@ -10,17 +10,20 @@
 
 mod book;
 mod build;
+mod epochs;
+mod retained;
 mod thread;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::attest::Attest;
+use proto::audit::{AuditBatch, AuditRequest, Challenge, Challenged, OpenRows};
 use proto::session::{Open, Plan, SamplingParams};
 use proto::{Generation, Position};
 use proto_keys::KeyRing;
 use shard_node_stage::{KvSlot, StepInput};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::compute::ComputeHandle;
 use crate::links::{Frame, ReportLink};
@@ -28,6 +31,7 @@ use crate::metrics::NodeMetrics;
 use crate::session::table::LinkId;
 use crate::session::{SessionKey, Terms};
 
+pub(crate) use build::exec_build;
 pub(crate) use thread::NotaryThread;
 
 /// The way to the attest thread. Clones lead to the same one.
@@ -52,6 +56,12 @@ pub(crate) enum Job {
     Step(Box<StepRecord>),
     /// Rows of an earlier generation are sent once more.
     Again { key: SessionKey, generation: Generation, start: Position, rows: Bytes },
+    /// An auditor wants an epoch's batch.
+    Audit { auditor: proto::NodeId, request: AuditRequest, reply: oneshot::Sender<AuditBatch> },
+    /// It shows its seed.
+    Challenge { auditor: proto::NodeId, challenge: Box<Challenge>, reply: oneshot::Sender<Challenged> },
+    /// It wants rows.
+    OpenRows { auditor: proto::NodeId, rows: OpenRows, reply: oneshot::Sender<Option<Bytes>> },
     /// The last word about a session, to be said behind its last receipts.
     LastWord { key: SessionKey, frame: Frame },
     /// The session is over. Its KV may be kept in this slot for others.
@@ -117,10 +127,11 @@ impl Notary {
         keys: Arc<KeyRing>,
         compute: ComputeHandle,
         metrics: NodeMetrics,
+        retain_bytes: u64,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(JOBS);
         let binding = Bytes::from(keys.binding().signed().encode());
-        NotaryThread::new(keys, compute, metrics, queue).spawn()?;
+        NotaryThread::new(keys, compute, metrics, queue, retain_bytes).spawn()?;
         Ok(Self { jobs, binding })
     }
 
@@ -135,9 +146,16 @@ impl Notary {
         let _ = self.jobs.blocking_send(job);
     }
 
-    /// From a control stream.
+    /// From a stream. Waits while the thread is behind.
     pub(crate) async fn ask(&self, job: Job) {
         let _ = self.jobs.send(job).await;
+    }
+
+    /// From a stream, for an answer; `None` after the thread's end.
+    pub(crate) async fn answer<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(job(reply)).await;
+        answer.await.ok()
     }
 }
 

@@ -6,20 +6,23 @@ use std::thread;
 
 use bytes::Bytes;
 use proto::attest::{Acknowledged, Attest, Receipt, SentRows};
+use proto::audit::{AuditBatch, AuditRequest, Challenge, Challenged, OpenRows};
 use proto::status::cut;
 use proto::{Generation, NodeId};
 use proto_attest::Digest;
+use proto_attest::audit::Side;
 use proto_attest::keys::{BindingError, SignedBinding, VerifiedBinding};
-use proto_attest::receipt::Draft;
 use proto_attest::sample::Sample;
 use proto_keys::KeyRing;
 use shard_node_stage::{KvSlot, StepInput};
 use tokio::sync::mpsc;
 
-use super::book::{Before, Book, DisagreeError, Own};
+use super::book::{Before, Book, Cut, DisagreeError, Own};
 use super::build::exec_build;
+use super::epochs::Epochs;
+use super::retained::Retained;
 use super::{Chosen, Facts, Job, Recorded, StepRecord};
-use crate::clock::unix_seconds;
+use crate::clock::{unix_nanos, unix_seconds};
 use crate::compute::{Command, ComputeHandle};
 use crate::links::{Frame, ReportLink};
 use crate::metrics::NodeMetrics;
@@ -41,6 +44,8 @@ pub(crate) struct NotaryThread {
     /// Which receipt made the rows that are kept in a slot. At most [`MOST_PAST`].
     kept: HashMap<KvSlot, Digest>,
     kept_order: VecDeque<KvSlot>,
+    epochs: Epochs,
+    retained: Retained,
 }
 
 struct Router {
@@ -55,8 +60,11 @@ impl NotaryThread {
         compute: ComputeHandle,
         metrics: NodeMetrics,
         jobs: mpsc::Receiver<Job>,
+        retain_bytes: u64,
     ) -> Self {
         Self {
+            epochs: Epochs::new(keys.binding().binding().node, unix_nanos() / 1_000_000),
+            retained: Retained::new(retain_bytes),
             keys,
             compute,
             metrics,
@@ -100,6 +108,12 @@ impl NotaryThread {
             Job::Again { key, generation, start, rows } => {
                 self.note(key, generation, |book| book.sent(start, &rows));
             }
+            // Whoever asked may be gone by now.
+            Job::Audit { auditor, request, reply } => drop(reply.send(self.audited(auditor, request))),
+            Job::Challenge { auditor, challenge, reply } => {
+                drop(reply.send(self.challenged(auditor, &challenge)));
+            }
+            Job::OpenRows { auditor, rows, reply } => drop(reply.send(self.opened(auditor, rows))),
             Job::LastWord { key, frame } => {
                 self.end(key);
                 self.send(key.router, frame);
@@ -130,7 +144,7 @@ impl NotaryThread {
         let own = Own {
             receipt_key: self.keys.receipt().address(),
             exec_build: exec_build(),
-            epoch: now_unix_s / EPOCH_S,
+            epoch: self.epochs.present(),
         };
         let agreed = binding
             .map_err(DisagreeError::from)
@@ -200,7 +214,7 @@ impl NotaryThread {
         &mut self,
         key: SessionKey,
         generation: Generation,
-        note: impl FnOnce(&mut Book) -> Result<Vec<Draft>, DisagreeError>,
+        note: impl FnOnce(&mut Book) -> Result<Vec<Cut>, DisagreeError>,
     ) {
         let Some(book) = self.books.get_mut(&key).filter(|book| book.generation() == generation) else {
             return;
@@ -211,13 +225,54 @@ impl NotaryThread {
         }
     }
 
-    fn sign(&self, key: SessionKey, generation: Generation, drafts: Vec<Draft>) {
+    fn sign(&mut self, key: SessionKey, generation: Generation, cuts: Vec<Cut>) {
         let session = key.session;
-        for draft in drafts {
+        for Cut { draft, received, sent } in cuts {
             self.metrics.receipts.inc();
+            let digest = draft.digest;
             let receipt = draft.sign(self.keys.receipt()).encode();
             self.send(key.router, Frame::of(&Receipt { session, generation, receipt }));
+            self.retained.keep(digest, key, received, sent);
+            if self.epochs.sign(digest) {
+                self.next_epoch();
+            }
         }
+        self.metrics.retained_bytes.set(self.retained.bytes() as i64);
+    }
+
+    fn next_epoch(&mut self) {
+        self.epochs.close(self.keys.receipt());
+        let epoch = self.epochs.present();
+        self.books.values_mut().for_each(|book| book.set_epoch(epoch));
+    }
+
+    fn audited(&mut self, auditor: NodeId, request: AuditRequest) -> AuditBatch {
+        if request.epoch == self.epochs.present() {
+            self.next_epoch();
+        }
+        self.epochs.begin(auditor, request)
+    }
+
+    fn challenged(&mut self, auditor: NodeId, challenge: &Challenge) -> Challenged {
+        let session_of = |receipt: &Digest| self.retained.session(receipt);
+        let revealed = self.epochs.reveal(auditor, challenge, unix_seconds(), session_of);
+        match revealed {
+            Ok(()) => {
+                self.metrics.audits.inc();
+                Challenged { refusal: String::new() }
+            }
+            Err(error) => {
+                tracing::info!(auditor = %auditor.short(), %error, "not opened");
+                Challenged { refusal: error.to_string() }
+            }
+        }
+    }
+
+    fn opened(&self, auditor: NodeId, OpenRows { receipt, side }: OpenRows) -> Option<Bytes> {
+        let receipt = Digest::from_bytes(receipt);
+        let session = self.retained.session(&receipt)?;
+        let side = if side == 1 { Side::Received } else { Side::Sent };
+        self.retained.open(&receipt, side).filter(|_| self.epochs.opens(auditor, session))
     }
 
     /// Nothing is signed for the session any more, so it ends: its router would not count on it.
@@ -234,10 +289,10 @@ impl NotaryThread {
     /// The last receipts of a session's present generation.
     fn end(&mut self, key: SessionKey) {
         let Some(book) = self.books.get_mut(&key) else { return };
-        let (closing, newest, generation) = (book.end(), book.newest(), book.generation());
+        let ((ragged, sent), newest, generation) = (book.end(), book.newest(), book.generation());
         let session = key.session;
-        self.sign(key, generation, closing.ragged.into_iter().collect());
-        for leaves in closing.sent {
+        self.sign(key, generation, ragged.into_iter().collect());
+        for leaves in sent {
             let leaves = leaves.encode();
             self.send(key.router, Frame::of(&SentRows { session, generation, leaves }));
         }
@@ -282,7 +337,5 @@ fn part<'a>(bytes: &'a Bytes, at: usize, rows: usize, book: &Book) -> &'a [u8] {
     bytes.get(at * row_bytes..(at + rows) * row_bytes).unwrap_or_default()
 }
 
-/// An hour: receipts of one are posted together.
-const EPOCH_S: u64 = 3600;
 /// Sessions whose newest receipt is remembered, over 64 KiB in all: as many as may be open, four times.
 const MOST_PAST: usize = 4096;

@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout (one JSON line where a program reads it), everything else to stderr.
 
+mod audit;
 mod commands;
 mod inspect;
 mod keys;
@@ -37,6 +38,8 @@ enum Command {
     Bootstrap(NodeArgs),
     /// Print this node's id, creating its key on first use
     Identity(commands::IdentityArgs),
+    /// Compute again what nodes signed for in an answer, and judge it
+    Audit(Box<audit::AuditArgs>),
     /// Show, renew, save or restore the keys that this node signs its work with
     Keys(keys::KeysArgs),
     /// Say what a model is, how large its parts are in each class, what fits where, and what is not supported
@@ -91,6 +94,10 @@ pub fn engine_main(engine: &dyn Engine) -> ExitCode {
             start_logging(&checked)?;
             serve::serve(engine, &checked)
         }),
+        Command::Audit(args) => args.checked().and_then(|checked| {
+            start_logging(&checked)?;
+            audit::audit(engine, &args, &checked)
+        }),
         command => without_engine(command),
     })
 }
@@ -105,6 +112,7 @@ fn without_engine(command: Command) -> Result<()> {
         }
         Command::Drain(args) => commands::drain(args),
         Command::Identity(args) => commands::identity(args),
+        Command::Audit(args) => args.checked().and_then(|_| exec()),
         Command::Keys(args) => keys::run(args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Setup(args) => commands::setup(args),
@@ -116,6 +124,11 @@ fn without_engine(command: Command) -> Result<()> {
 fn check_then_exec(args: NodeArgs) -> Result<()> {
     let checked = args.merged()?.check()?;
     checked.model.as_ref().context(serve::NO_MODEL)?;
+    exec()
+}
+
+/// The engine goes on with the same command line.
+fn exec() -> Result<()> {
     Err(launch::exec_engine(std::env::args_os().skip(1)).into())
 }
 

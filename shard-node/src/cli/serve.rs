@@ -132,7 +132,7 @@ fn admin(checked: &Checked) -> AdminConfig {
     AdminConfig { addr, port }
 }
 
-async fn targets(bootstrap: &[Bootstrap], trust_first: bool) -> Result<Vec<Target>> {
+pub(super) async fn targets(bootstrap: &[Bootstrap], trust_first: bool) -> Result<Vec<Target>> {
     let mut targets = Vec::new();
     for peer in bootstrap {
         targets.push(peer.resolve(trust_first).await?);

@@ -40,14 +40,14 @@ pub(crate) enum LoadFailure {
 
 impl ComputeThread {
     /// Starts the thread, loads the stage on it, and returns when it is ready. What the stage is decides the
-    /// `limits`.
+    /// `limits`. With keys, and so many bytes for rows behind receipts, it signs for what it computes.
     pub(crate) async fn start(
         loader: StageLoader,
         own: NodeId,
         model: ModelId,
         limits: impl FnOnce(StageShape) -> TableLimits + Send + 'static,
         metrics: NodeMetrics,
-        keys: Option<Arc<KeyRing>>,
+        signing: Option<(Arc<KeyRing>, u64)>,
     ) -> Result<Self, LoadFailure> {
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (loaded, shape) = oneshot::channel();
@@ -55,7 +55,9 @@ impl ComputeThread {
         let (open_sessions, sessions) = watch::channel(0);
         let load = Arc::new(Load::default());
         let handle = ComputeHandle { commands, load: load.clone(), sessions };
-        let notary = keys.map(|keys| Notary::start(keys, handle.clone(), metrics.clone())).transpose();
+        let notary = signing
+            .map(|(keys, retain_bytes)| Notary::start(keys, handle.clone(), metrics.clone(), retain_bytes));
+        let notary = notary.transpose();
         let notary = notary.map_err(LoadFailure::Spawn)?;
         let signs = notary.clone();
         let thread = thread::Builder::new()

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use proto::attest::{Keys, KeysRequest};
+use proto::audit::Challenged;
 use proto::session::{Open, Opened, Refused};
 use proto::status::{CloseCode, Fetch, Refusal, RefusalCode, StatusRequest};
 use proto::{Added, FrameKind, NodeId};
-use proto_transport::{FrameReceiver, FrameSender};
+use proto_transport::{FrameReceiver, FrameSender, RawFrame};
 use tokio::sync::oneshot;
 
 use super::{Inbound, Peer, Serving, StreamError};
+use crate::attest::Job;
+use crate::blobs;
 use crate::compute::Command;
 use crate::links::LinkKind;
 use crate::session::Terms;
@@ -51,6 +54,9 @@ impl Inbound {
                 let KeysRequest = frame.decode()?;
                 let binding = serving.notary.as_ref().map(|notary| notary.binding().to_vec());
                 send.send_message(&Keys { binding: binding.unwrap_or_default() }).await?;
+            }
+            (FrameKind::AuditRequest | FrameKind::Challenge | FrameKind::OpenRows, Some(serving)) => {
+                serving.audit(peer.connection.peer(), &frame, &mut send).await?;
             }
             (kind, _) if self.dht.serves(kind) => {
                 let Some(answer) = self.dht.answer(&peer.connection, &frame) else {
@@ -95,6 +101,35 @@ impl Serving {
         let Terms { key, generation, .. } = terms;
         self.compute.send(Command::Withdraw { key, generation }).await;
         Err(refusal)
+    }
+
+    /// Answers an auditor. A node that signs nothing knows no epoch.
+    async fn audit(
+        &self,
+        auditor: NodeId,
+        frame: &RawFrame,
+        send: &mut FrameSender,
+    ) -> Result<(), StreamError> {
+        let Some(notary) = &self.notary else { return Ok(blobs::send(None, send).await?) };
+        match frame.kind {
+            FrameKind::AuditRequest => {
+                let request = frame.decode()?;
+                let batch = notary.answer(|reply| Job::Audit { auditor, request, reply }).await;
+                send.send_message(&batch.unwrap_or_default()).await?;
+            }
+            FrameKind::Challenge => {
+                let challenge = Box::new(frame.decode()?);
+                let answer = notary.answer(|reply| Job::Challenge { auditor, challenge, reply }).await;
+                let gone = || Challenged { refusal: "the node is leaving".into() };
+                send.send_message(&answer.unwrap_or_else(gone)).await?;
+            }
+            _ => {
+                let rows = frame.decode()?;
+                let opened = notary.answer(|reply| Job::OpenRows { auditor, rows, reply }).await;
+                blobs::send(opened.flatten(), send).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn connect(&self, terms: &Terms) -> Result<(), Refusal> {

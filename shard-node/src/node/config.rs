@@ -101,6 +101,8 @@ pub struct NodeLimits {
     pub prefix_positions: Option<u64>,
     /// Bytes of rows sent on that are held in case the next stage is lost: then only its layers are computed again.
     pub boundary_bytes: u64,
+    /// Bytes of rows behind receipts that are held in case an audit asks for them.
+    pub retain_bytes: u64,
 }
 
 /// [`NodeConfig::drain`] unless something is said: what most answers take; longer ones go elsewhere where they can.
@@ -108,6 +110,8 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(20);
 /// [`NodeLimits::boundary_bytes`] unless something is said: 32 sessions of 4,096 positions with rows of 1,024 bf16
 /// values.
 pub const DEFAULT_BOUNDARY_BYTES: u64 = 256 << 20;
+/// [`NodeLimits::retain_bytes`] unless something is said: 65,536 rows of 1,024 bf16 values, as received and as sent.
+pub const DEFAULT_RETAIN_BYTES: u64 = 256 << 20;
 
 impl NodeConfig {
     /// Defaults, listening exactly at `listen`, without an admin endpoint.
@@ -177,6 +181,7 @@ impl Default for NodeLimits {
             chunk_bytes: 2 << 20,
             prefix_positions: None,
             boundary_bytes: DEFAULT_BOUNDARY_BYTES,
+            retain_bytes: DEFAULT_RETAIN_BYTES,
         }
     }
 }

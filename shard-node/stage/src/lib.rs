@@ -206,6 +206,9 @@ pub trait Stage {
     /// Forgets the micro-batch that was begun, if any: no KV has changed.
     fn give_up(&mut self);
 
+    /// Embeddings of tokens, in the class's wire type: what the layers of a first stage begin with. For auditors.
+    fn embed(&mut self, tokens: &[u32]) -> Result<Bytes, StageError>;
+
     /// The rows behind the logits that the last step or [`Self::resume`] gave, as its layers left them: `rows x hidden`
     /// elements of the class's wire type, little-endian, all rows in order. Asked for where they are to be signed for,
     /// as nobody is sent them.

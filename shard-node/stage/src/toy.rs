@@ -292,6 +292,12 @@ impl Stage for ToyStage {
         self.under_way = None;
     }
 
+    fn embed(&mut self, tokens: &[u32]) -> Result<Bytes, StageError> {
+        let mut rows = BytesMut::with_capacity(tokens.len() * HIDDEN * 4);
+        tokens.iter().flat_map(|&token| embed(token)).for_each(|element| rows.put_f32_le(element as f32));
+        Ok(rows.freeze())
+    }
+
     fn last_rows(&mut self) -> Result<Bytes, StageError> {
         Ok(self.last_rows.clone())
     }

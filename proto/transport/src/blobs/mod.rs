@@ -150,7 +150,23 @@ async fn fetch_from(
     let mut answer = timeout(patience, connection.call(FrameKind::Fetch, body))
         .await
         .map_err(|_| FetchError::Silent(patience))??;
-    let (kind, body) = next(&mut answer, patience).await?;
+    let bytes = receive(&mut answer, limit, patience).await?;
+    if ContentHash::of(&bytes) != hash {
+        return Err(FetchError::Wrong("they have another hash"));
+    }
+    Ok(bytes.into())
+}
+
+/// Bytes that are sent as blobs are, at most `limit`; what they are is for the caller to check.
+///
+/// # Cancel safety
+/// Not cancel-safe: what has come is lost.
+pub async fn receive_blob(answer: &mut FrameReceiver, limit: u64) -> Result<Bytes, FetchError> {
+    Ok(receive(answer, limit, PATIENCE).await?.freeze())
+}
+
+async fn receive(answer: &mut FrameReceiver, limit: u64, patience: Duration) -> Result<BytesMut, FetchError> {
+    let (kind, body) = next(answer, patience).await?;
     if kind == FrameKind::NotFound {
         return Err(FetchError::NotFound);
     }
@@ -159,12 +175,7 @@ async fn fetch_from(
         return Err(FetchError::Wrong("too long"));
     }
     let longest = patience + Duration::from_secs(start.bytes / SLOWEST);
-    let bytes =
-        timeout(longest, parts(&mut answer, start.bytes, patience)).await.map_err(|_| FetchError::Slow)??;
-    if ContentHash::of(&bytes) != hash {
-        return Err(FetchError::Wrong("they have another hash"));
-    }
-    Ok(bytes.into())
+    timeout(longest, parts(answer, start.bytes, patience)).await.map_err(|_| FetchError::Slow)?
 }
 
 /// All parts of a blob of this length.

@@ -99,7 +99,7 @@ fn attest(open: SessionOpen) -> Attest {
 
 const OWN_BUILD: Digest = Digest::ZERO;
 
-fn agree(book: &mut Book, open: SessionOpen, now: u64) -> Result<Vec<Draft>, DisagreeError> {
+fn agree(book: &mut Book, open: SessionOpen, now: u64) -> Result<Vec<Cut>, DisagreeError> {
     let own = Own { receipt_key: own_key().address(), exec_build: OWN_BUILD, epoch: 1 };
     book.agree(&attest(open), &router(), own, &Before::default(), now).map(|(_, _, drafts)| drafts)
 }
@@ -121,11 +121,14 @@ fn rows_that_came_before_the_open_are_signed_for_as_well() {
     late.sent(Position::new(0), &rows(120)).unwrap();
     let after = late.sent(Position::new(120), &rows(80)).unwrap();
     assert_eq!(agree(&mut early, open(0), NOW).unwrap(), after);
-    assert_eq!((after.len(), after[0].receipt.rows.end), (1, 200));
+    assert_eq!((after.len(), after[0].draft.receipt.rows.end), (1, 200));
+    let whole = [rows(120), rows(80)].concat();
+    assert_eq!((&after[0].received, &after[0].sent), (&whole, &whole));
     // A ragged one at the end.
     early.received(Position::new(200), &rows(3)).unwrap();
     early.sent(Position::new(200), &rows(2)).unwrap();
-    assert_eq!(early.end().ragged.unwrap().receipt.rows.end, 202);
+    let last = early.end().0.unwrap();
+    assert_eq!((last.draft.receipt.rows.end, last.received, last.sent), (202, rows(2), rows(2)));
 }
 
 #[test]
@@ -179,5 +182,5 @@ fn what_waits_for_an_open_is_bounded() {
     assert!(start as usize <= MOST_WAITING);
     book.give_up();
     assert!(book.received(Position::new(start), &rows(1)).unwrap().is_empty());
-    assert!(book.end().ragged.is_none());
+    assert!(book.end().0.is_none());
 }
