@@ -5,6 +5,7 @@
 //! It knows our programs only by their command lines and the JSON that they print.
 
 mod chaos;
+mod cheat;
 mod evidence;
 mod report;
 mod spans;
@@ -25,7 +26,7 @@ use crate::workspace::Workspace;
 use swarm::{NodeSettings, Swarm};
 
 /// Options of `cargo xtask demo`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct DemoArgs {
     /// How many processes share the model's layers equally
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -61,6 +62,9 @@ pub(crate) struct DemoArgs {
     /// Two nodes for each span; one of them is killed in the middle of the answer, which goes on
     #[arg(long)]
     chaos: bool,
+    /// A node in the middle cheats, and an audit finds it; which cheat: int8, int4, kv8, skip, identity or tamper
+    #[arg(long, value_name = "NAME", value_parser = cheat::CHEATS, conflicts_with_all = ["chaos", "json"])]
+    cheat: Option<String>,
     /// Save what the nodes signed in this file; `router verify FILE` checks it
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
@@ -75,7 +79,7 @@ pub(crate) struct DemoArgs {
 pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
     let programs = match &args.programs {
         Some(directory) => directory.clone(),
-        None => prepare(workspace)?,
+        None => prepare(workspace, args.cheat.is_some())?,
     };
     let model =
         args.model.clone().unwrap_or_else(|| workspace.third_party().join(DEFAULT_MODEL).into_os_string());
@@ -92,7 +96,19 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
         numerics: args.numerics.clone(),
         threads: args.threads,
         directory: directory.clone(),
+        cheater: None,
     };
+    if let Some(cheat) = &args.cheat {
+        let place = spans.len() / 2;
+        let program = programs.join("examples/cheating_engine");
+        let settings = NodeSettings { cheater: Some((place, program, cheat.clone())), ..settings };
+        let swarm = Swarm::start(&settings, &spans)?;
+        let of_swarm = (&settings.model, args.nodes, directory.as_path());
+        let said = cheat::play(&programs, args, cheat, (&swarm, place, spans[place]), of_swarm)?;
+        drop(swarm);
+        println!("{said}");
+        return Ok(());
+    }
     let swarm = Swarm::start(&settings, &spans)?;
     let router = programs.join("router");
     if args.chaos {
@@ -117,12 +133,17 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
 }
 
 /// Sets up and builds; gives the folder of the programs.
-fn prepare(workspace: &Workspace) -> Result<PathBuf> {
+fn prepare(workspace: &Workspace, cheat: bool) -> Result<PathBuf> {
     // Only set-up knows whether what lies there is whole; it takes milliseconds where nothing is missing.
     setup::run(workspace, &SetupArgs::default())?;
     let packages = ["--package", "shard-node", "--package", "shard-node-engine", "--package", "router"];
     let mut build = process::cargo(workspace, &["build", "--release"]);
     process::run(build.args(packages).stdout(Stdio::null()))?;
+    if cheat {
+        let example = ["--package", "shard-node-engine", "--example", "cheating_engine"];
+        let mut build = process::cargo(workspace, &["build", "--release"]);
+        process::run(build.args(example).stdout(Stdio::null()))?;
+    }
     Ok(workspace.release())
 }
 

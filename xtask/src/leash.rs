@@ -70,6 +70,17 @@ impl Leashed {
         stdout: Stdio,
         stderr: Stdio,
     ) -> Result<Self> {
+        Self::start_with(program, arguments, &[], stdout, stderr)
+    }
+
+    /// As [`Leashed::start`], with more in the program's environment.
+    pub(crate) fn start_with(
+        program: &Path,
+        arguments: &[OsString],
+        environment: &[(&str, &str)],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Result<Self> {
         // Ourselves, also when a build has put a newer program in our place meanwhile.
         let mut leash = Command::new("/proc/self/exe");
         // Settings come by the command line; how much to log stays the user's choice.
@@ -86,6 +97,7 @@ impl Leashed {
             .arg("--")
             .arg(program)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)

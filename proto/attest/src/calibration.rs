@@ -21,6 +21,9 @@ pub enum Statistic {
     RelativeL2,
     /// [`ChunkDelta::worst_row`](crate::delta::ChunkDelta).
     WorstRow,
+    /// [`session_mean`](crate::delta::session_mean) of a session's chunks: for the sequential test, which needs values that
+    /// do not resemble each other, as chunks of one session do.
+    SessionMean,
 }
 
 /// Honest deltas of a model in one class.
@@ -83,7 +86,7 @@ pub struct Honest {
     pub p999: f64,
     /// All.
     pub max: f64,
-    /// Mean of the natural logarithms, for the sequential test.
+    /// Mean of the natural logarithms of those that are not 0, for the sequential test.
     pub ln_mean: f64,
     /// Their standard deviation.
     pub ln_deviation: f64,
@@ -197,8 +200,13 @@ impl Honest {
             let rank = (share * sorted.len() as f64).ceil() as usize;
             sorted[rank.clamp(1, sorted.len()) - 1]
         };
-        let count = values.len() as f64;
-        let logarithms: Vec<f64> = values.iter().map(|&value| value.max(SMALLEST).ln()).collect();
+        // Where both sides computed alike, bit for bit, there is nothing to compare: 0 has no logarithm.
+        let off = values.iter().filter(|&&value| value > SMALLEST);
+        let mut logarithms: Vec<f64> = off.map(|value| value.ln()).collect();
+        if logarithms.is_empty() {
+            logarithms.push(SMALLEST.ln());
+        }
+        let count = logarithms.len() as f64;
         let ln_mean = logarithms.iter().sum::<f64>() / count;
         let spread = logarithms.iter().map(|value| (value - ln_mean).powi(2)).sum::<f64>();
         let honest = Self {

@@ -99,6 +99,18 @@ pub fn chunk_deltas(
         .collect())
 }
 
+/// Geometric mean of the relative L2 of a session's chunks of at least [`WHOLE_ROWS`] rows, those left out that are equal bit
+/// for bit; 0 if there are none. One value of a session, for tests over many.
+pub fn session_mean(chunks: &[ChunkDelta]) -> f64 {
+    let whole = chunks.iter().filter(|chunk| chunk.rows >= WHOLE_ROWS);
+    let off = whole.map(|chunk| chunk.relative_l2).filter(|&value| value > 0.0);
+    let (count, sum) = off.fold((0.0, 0.0), |(count, sum), value| (count + 1.0, sum + value.ln()));
+    if count > 0.0 { (sum / count).exp() } else { 0.0 }
+}
+
+/// Fewer rows than these say too little by themselves.
+const WHOLE_ROWS: usize = 24;
+
 /// Sums of squares.
 #[derive(Clone, Copy, Default)]
 struct Squares {

@@ -81,8 +81,12 @@ impl Sprt {
             return Decision::Cheat;
         }
         let SprtTerms { alpha, beta, shift } = self.terms;
+        // Rows that both sides computed alike, bit for bit, say nothing of the others.
+        if value <= SMALLEST {
+            return Decision::Continue;
+        }
         // NaN is no honest value.
-        let value = if value.is_nan() { f64::INFINITY } else { value.max(SMALLEST) };
+        let value = if value.is_nan() { f64::INFINITY } else { value };
         let z = ((value.ln() - self.ln_mean) / self.ln_deviation).clamp(-Z_LIMIT, Z_LIMIT);
         self.ln_ratio += shift * (z - shift / 2.0);
         self.chunks += 1;

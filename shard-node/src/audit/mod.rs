@@ -7,11 +7,13 @@
 //! that was committed to before the node signed for its batch; what is computed, and on what, is the caller's.
 
 mod ask;
+mod calibrate;
 mod recompute;
 mod subject;
 mod verdicts;
 
 pub use ask::{Asked, AuditError, Auditor, Opened};
+pub use calibrate::{CalibrateError, Calibrated, CalibrationPlan, calibrate};
 pub use recompute::{Recomputed, recompute};
 pub use subject::{Subject, SubjectError, Work, subjects};
 pub use verdicts::{Judge, Verdict, device_name};

@@ -4,7 +4,7 @@ use proto::tensor::NumericsClass;
 use proto::{ContentHash, LayerSpan, NodeId};
 use proto_attest::calibration::Calibration;
 use proto_attest::check::Evidence;
-use proto_attest::delta::rows_from_wire;
+use proto_attest::delta::{ChunkDelta, chunk_deltas, rows_from_wire};
 use proto_attest::sample::{Sample, TokenVerdict, judge as judge_token};
 use proto_attest::verdict::{
     AuditVerdict, Judgement, MAX_DEVICE_BYTES, Method, Outcome, SignedVerdict, judge_equality, judge_rows,
@@ -42,6 +42,16 @@ pub struct Verdict {
 }
 
 impl Judge<'_> {
+    /// The deltas of what a hop sent under a receipt, for tests over many sessions; none in class `exact`.
+    pub fn deltas(&self, opened: &Opened, again: &Recomputed) -> Vec<ChunkDelta> {
+        let dtype = self.shape.class.wire_dtype();
+        let rows = |bytes: &[u8]| rows_from_wire(bytes, dtype);
+        let deltas = rows(&again.input).and_then(|input| {
+            chunk_deltas(&input, &rows(&opened.sent)?, &rows(&again.output)?, self.shape.hidden as usize)
+        });
+        if self.shape.class == NumericsClass::Exact { Vec::new() } else { deltas.unwrap_or_default() }
+    }
+
     /// Judges what a hop sent under a receipt.
     pub fn rows(&self, span: LayerSpan, opened: &Opened, again: &Recomputed) -> Judgement {
         let unjudged = Judgement {

@@ -1,17 +1,22 @@
 //! `shard-node audit`: whether nodes computed what they signed for, by an answer's evidence and the weights.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use kademlia_dht::{Dht, DhtConfig, Directory as _};
-use proto::{ContentHash, LayerSpan, NodeId};
+use proto::tensor::NumericsClass;
+use proto::{ContentHash, LayerSpan, ModelId, NodeId};
 use proto_attest::Digest;
 use proto_attest::audit::{AuditRate, AuditSeed};
 use proto_attest::bundle::{self, MAX_BUNDLE_BYTES};
-use proto_attest::calibration::Calibration;
+use proto_attest::calibration::{Calibration, Statistic};
 use proto_attest::check::{Evidence, check};
+use proto_attest::delta::{ChunkDelta, session_mean};
+use proto_attest::sprt::{Decision, Sprt, SprtTerms};
 use proto_attest::verdict::{Judgement, Method, Outcome};
 use proto_keys::KeyRing;
 use shard_node_stage::{Stage, StageShape};
@@ -30,9 +35,9 @@ use crate::settings::{Checked, Settings};
 /// Options of `audit`.
 #[derive(Args, Debug)]
 pub(super) struct AuditArgs {
-    /// The answer's evidence, as `router generate --bundle` saves it
-    #[arg(long, value_name = "FILE")]
-    bundle: PathBuf,
+    /// An answer's evidence, as `router generate --bundle` saves it; several answers together show finer cheats
+    #[arg(long = "bundle", value_name = "FILE", required = true)]
+    bundles: Vec<PathBuf>,
     /// Which part of the receipts is opened, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     rate: f64,
@@ -67,6 +72,8 @@ impl AuditArgs {
 
 /// Opened rows of one receipt.
 struct Ready<'a> {
+    /// Of which answer.
+    answer: usize,
     subject: &'a Subject,
     challenge: Digest,
     receipt: Digest,
@@ -79,28 +86,58 @@ struct Tally {
     judged: u32,
     caught: Vec<String>,
     verdicts: Vec<String>,
+    /// Of each node and span a test over its sessions.
+    tests: HashMap<(NodeId, LayerSpan), Sprt>,
+}
+
+impl Tally {
+    /// A session of a node and span was judged, with this mean.
+    fn session(&mut self, subject: &Subject, mean: f64, calibration: Option<&Calibration>) -> Result<()> {
+        let of_span = calibration.and_then(|calibration| calibration.span(subject.span));
+        let Some(honest) = of_span.and_then(|span| span.honest(Statistic::SessionMean)) else {
+            return Ok(());
+        };
+        let test = match self.tests.entry((subject.node, subject.span)) {
+            Entry::Occupied(test) => test.into_mut(),
+            Entry::Vacant(place) => place.insert(Sprt::new(honest, SprtTerms::STANDARD)?),
+        };
+        let known = test.observe(0.0) == Decision::Cheat;
+        let decision = test.observe(mean);
+        let usual = honest.ln_mean.exp();
+        let what = format!(
+            "mean delta of the session {mean:.5}, usually {usual:.5}; sequential test at {:.1} after {} sessions",
+            test.ln_ratio(),
+            test.chunks()
+        );
+        match decision {
+            Decision::Cheat if !known => found(self, subject, Outcome::Fail, &what),
+            _ => print_line(&format!("so far: {}: {what}", name(subject))),
+        }
+        Ok(())
+    }
 }
 
 /// Audits; an error in the end if a node was caught.
 pub(super) fn audit(engine: &dyn Engine, args: &AuditArgs, checked: &Checked) -> Result<()> {
-    let evidence = read_evidence(&args.bundle)?;
-    let report = check(&evidence);
-    for fault in report.faults() {
-        print_line(&format!("fault: {fault}"));
+    let mut answers = Vec::new();
+    for path in &args.bundles {
+        let evidence = read_evidence(path)?;
+        for fault in check(&evidence).faults() {
+            print_line(&format!("fault: {fault}"));
+        }
+        let mut subjects = subjects(&evidence)?;
+        subjects.retain(|subject| args.nodes.is_empty() || args.nodes.contains(&subject.node));
+        answers.push((evidence, subjects));
     }
-    let all = subjects(&evidence)?;
-    let chosen: Vec<&Subject> =
-        all.iter().filter(|subject| args.nodes.is_empty() || args.nodes.contains(&subject.node)).collect();
-    ensure!(!chosen.is_empty(), "none of the nodes asked for signed anything in this evidence");
+    let all: Vec<&Subject> = answers.iter().flat_map(|(_, subjects)| subjects).collect();
+    ensure!(!all.is_empty(), "none of the nodes asked for signed anything in this evidence");
     let node_key = identity::key_in(&checked.state_dir)?;
     let keys = KeyRing::open(&checked.state_dir, &node_key, unix_seconds())?;
-    let class = evidence.generations.first().map(|generation| generation.open.open.class);
-    let class = class.context("read the class of the evidence")?;
+    let (served, class) = served(answers.iter().map(|(evidence, _)| evidence))?;
     let runtime = runtime()?;
     let reference = checked.model.clone().context("read the model")?;
-    let hull = hull(&chosen)?;
+    let hull = hull(&all)?;
     let Source { path, span, described } = source::from_files(&runtime, &reference, Some(hull))?;
-    let served = evidence.generations[0].open.open.model;
     ensure!(
         served == described.id,
         "the evidence is of model {}, {reference} is {}: name the weights that were served",
@@ -112,7 +149,7 @@ pub(super) fn audit(engine: &dyn Engine, args: &AuditArgs, checked: &Checked) ->
 
     let mut tally = Tally::default();
     let ready =
-        runtime.block_on(gather(&chosen, args, checked, (&node_key, &keys), row_bytes, &mut tally))?;
+        runtime.block_on(gather(&answers, args, checked, (&node_key, &keys), row_bytes, &mut tally))?;
     let loader = engine.loader(LoadRequest {
         checkpoint: path,
         manifest: Arc::new(described.manifest),
@@ -123,21 +160,29 @@ pub(super) fn audit(engine: &dyn Engine, args: &AuditArgs, checked: &Checked) ->
     });
     let mut stage = loader()?;
     let shape = StageShape { class, ..stage.shape() };
-    let judge = Judge {
-        shape,
-        evidence: &evidence,
-        calibration: calibration.as_ref().map(|(calibration, name)| (calibration, *name)),
-        exec_build: exec_build(),
-        key: keys.receipt(),
-    };
-    for ready in &ready {
-        judge_one(stage.as_mut(), &judge, ready, &mut tally)?;
+    for (index, (evidence, subjects)) in answers.iter().enumerate() {
+        let judge = Judge {
+            shape,
+            evidence,
+            calibration: calibration.as_ref().map(|(calibration, name)| (calibration, *name)),
+            exec_build: exec_build(),
+            key: keys.receipt(),
+        };
+        for subject in subjects {
+            let of_it = |ready: &&Ready<'_>| ready.answer == index && std::ptr::eq(ready.subject, subject);
+            let mut deltas = Vec::new();
+            for ready in ready.iter().filter(of_it) {
+                deltas.extend(judge_one(stage.as_mut(), &judge, ready, &mut tally)?);
+            }
+            let calibration = judge.calibration.map(|(calibration, _)| calibration);
+            tally.session(subject, session_mean(&deltas), calibration)?;
+        }
     }
     if let Some(path) = &args.verdicts {
         let text = tally.verdicts.join("\n") + "\n";
         std::fs::write(path, text).with_context(|| format!("write the verdicts {}", path.display()))?;
     }
-    print_line(&format!("audited {} receipts of {} nodes", tally.judged, chosen.len()));
+    print_line(&format!("audited {} receipts of {} answers", tally.judged, answers.len()));
     if tally.caught.is_empty() {
         return Ok(());
     }
@@ -147,7 +192,7 @@ pub(super) fn audit(engine: &dyn Engine, args: &AuditArgs, checked: &Checked) ->
 
 /// Has each subject open what a fresh seed chooses.
 async fn gather<'a>(
-    chosen: &[&'a Subject],
+    answers: &'a [(Evidence, Vec<Subject>)],
     args: &AuditArgs,
     checked: &Checked,
     (node_key, keys): (&proto::NodeKey, &KeyRing),
@@ -160,7 +205,9 @@ async fn gather<'a>(
     let gathered = async {
         dht.joined(JOIN_PATIENCE).await?;
         let mut ready = Vec::new();
-        for &subject in chosen {
+        let subjects = answers.iter().enumerate();
+        let subjects = subjects.flat_map(|(answer, (_, of_it))| of_it.iter().map(move |one| (answer, one)));
+        for (answer, subject) in subjects {
             let record = dht.lookup_node(subject.node).await?;
             let addrs = record.map(|record| record.record().addresses.clone());
             let Some(addrs) = addrs else {
@@ -169,7 +216,15 @@ async fn gather<'a>(
             };
             let opened = open_all(&client, subject, &addrs, (args.rate, keys), row_bytes).await;
             match opened {
-                Ok(opened) => ready.extend(opened),
+                Ok(opened) => {
+                    ready.extend(opened.into_iter().map(|(challenge, receipt, opened)| Ready {
+                        answer,
+                        subject,
+                        challenge,
+                        receipt,
+                        opened,
+                    }));
+                }
                 Err(error) => found(tally, subject, error.outcome(), &error.to_string()),
             }
         }
@@ -181,13 +236,13 @@ async fn gather<'a>(
     gathered
 }
 
-async fn open_all<'a>(
+async fn open_all(
     client: &Client,
-    subject: &'a Subject,
+    subject: &Subject,
     addrs: &[std::net::SocketAddr],
     (rate, keys): (f64, &KeyRing),
     row_bytes: usize,
-) -> Result<Vec<Ready<'a>>, AuditError> {
+) -> Result<Vec<(Digest, Digest, Opened)>, AuditError> {
     let auditor = Auditor::connect(&client.peers, subject.node, addrs).await?;
     let mut ready = Vec::new();
     for epoch in subject.epochs() {
@@ -201,7 +256,7 @@ async fn open_all<'a>(
             match subject.work(&receipt) {
                 Some(Ok(work)) => {
                     let opened = auditor.open(&work, row_bytes).await?;
-                    ready.push(Ready { subject, challenge: asked.challenge, receipt, opened });
+                    ready.push((asked.challenge, receipt, opened));
                 }
                 Some(Err(error)) => print_line(&format!("unjudged: {}: {error}", name(subject))),
                 None => {}
@@ -211,14 +266,20 @@ async fn open_all<'a>(
     Ok(ready)
 }
 
-fn judge_one(stage: &mut dyn Stage, judge: &Judge<'_>, ready: &Ready<'_>, tally: &mut Tally) -> Result<()> {
-    let Ready { subject, challenge, receipt, opened } = ready;
-    let Some(Ok(work)) = subject.work(receipt) else { return Ok(()) };
+/// Judges one receipt; gives its deltas.
+fn judge_one(
+    stage: &mut dyn Stage,
+    judge: &Judge<'_>,
+    ready: &Ready<'_>,
+    tally: &mut Tally,
+) -> Result<Vec<ChunkDelta>> {
+    let Ready { subject, challenge, receipt, opened, .. } = ready;
+    let Some(Ok(work)) = subject.work(receipt) else { return Ok(Vec::new()) };
     let rows = work.receipt.receipt().rows;
     if rows.sent() == 0 {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let exact = judge.shape.class == proto::tensor::NumericsClass::Exact;
+    let exact = judge.shape.class == NumericsClass::Exact;
     let again = recompute(stage, subject.span, &opened.input, rows.sent_start..rows.end, exact)?;
     let judged = [Some(judge.rows(subject.span, opened, &again)), judge.tokens(&work, &again)];
     tally.judged += 1;
@@ -234,7 +295,7 @@ fn judge_one(stage: &mut dyn Stage, judge: &Judge<'_>, ready: &Ready<'_>, tally:
         );
         tally.verdicts.extend(verdict.map(|verdict| hex::encode(verdict.signed.encode())));
     }
-    Ok(())
+    Ok(judge.deltas(opened, &again))
 }
 
 fn found(tally: &mut Tally, subject: &Subject, outcome: Outcome, what: &str) {
@@ -270,6 +331,18 @@ const fn word(outcome: Outcome) -> &'static str {
         Outcome::BadOpening => "opened something else",
         Outcome::Unjudged => "unjudged",
     }
+}
+
+/// The weights and the class of all answers.
+fn served<'a>(all: impl Iterator<Item = &'a Evidence>) -> Result<(ModelId, NumericsClass)> {
+    let of = |evidence: &Evidence| {
+        let open = evidence.generations.first().map(|generation| &generation.open.open);
+        open.map(|open| (open.model, open.class))
+    };
+    let mut served = all.filter_map(of);
+    let first = served.next().context("read what was served")?;
+    ensure!(served.all(|other| other == first), "the answers are of different models or classes");
+    Ok(first)
 }
 
 /// The layers of all of them, with what lies between.

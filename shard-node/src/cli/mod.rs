@@ -3,6 +3,7 @@
 //! Results go to stdout (one JSON line where a program reads it), everything else to stderr.
 
 mod audit;
+mod calibrate;
 mod commands;
 mod inspect;
 mod keys;
@@ -40,6 +41,8 @@ enum Command {
     Identity(commands::IdentityArgs),
     /// Compute again what nodes signed for in an answer, and judge it
     Audit(Box<audit::AuditArgs>),
+    /// Measure how far honest nodes are from one another, for audits to judge by
+    Calibrate(Box<calibrate::CalibrateArgs>),
     /// Show, renew, save or restore the keys that this node signs its work with
     Keys(keys::KeysArgs),
     /// Say what a model is, how large its parts are in each class, what fits where, and what is not supported
@@ -98,6 +101,10 @@ pub fn engine_main(engine: &dyn Engine) -> ExitCode {
             start_logging(&checked)?;
             audit::audit(engine, &args, &checked)
         }),
+        Command::Calibrate(args) => args.checked().and_then(|checked| {
+            start_logging(&checked)?;
+            calibrate::run(engine, &args, &checked)
+        }),
         command => without_engine(command),
     })
 }
@@ -113,6 +120,7 @@ fn without_engine(command: Command) -> Result<()> {
         Command::Drain(args) => commands::drain(args),
         Command::Identity(args) => commands::identity(args),
         Command::Audit(args) => args.checked().and_then(|_| exec()),
+        Command::Calibrate(args) => args.checked().and_then(|_| exec()),
         Command::Keys(args) => keys::run(args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Setup(args) => commands::setup(args),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proto::{LayerSpan, Position};
 use router::generate::{Finish, Step};
 use shard_node_stage::{
-    KvSlot, Stage, StageError, StageShape, StepGroup, StepInput, StepOutput, ToyModel, ToyStage,
+    KvSlot, Stage, StageError, StageLoader, StageShape, StepGroup, StepInput, StepOutput, ToyModel, ToyStage,
 };
 
 use crate::swarm::{LAYERS, Settings, ToySwarm, metric, request};
@@ -18,6 +18,12 @@ struct Spoilt {
     bits: u32,
     /// Of a step in pieces.
     under_way: Vec<StepGroup>,
+}
+
+/// A loader of a stage whose rows are spoilt from the row `good` on.
+pub(crate) fn spoilt(toy: ToyStage, good: u32, bits: u32) -> StageLoader {
+    let spoilt = Spoilt { toy, good: Position::new(good), bits, under_way: Vec::new() };
+    Box::new(move || Ok(Box::new(spoilt)))
 }
 
 impl Spoilt {
@@ -104,13 +110,8 @@ async fn an_answer_leaves_a_stage_whose_rows_are_no_numbers() {
         let served = spans.served.clone();
         let mut swarm = ToySwarm::start(spans).await;
         let middle = LayerSpan::new(10, 20).unwrap();
-        let spoilt = Spoilt {
-            toy: ToyStage::new(ToyModel::new(LAYERS), middle),
-            good: Position::new(good),
-            bits,
-            under_way: Vec::new(),
-        };
-        swarm.add_stage(served.clone(), Box::new(move || Ok(Box::new(spoilt)))).await;
+        let toy = ToyStage::new(ToyModel::new(LAYERS), middle);
+        swarm.add_stage(served.clone(), spoilt(toy, good, bits)).await;
         let router = swarm.router(100).await;
         let bad = swarm.id(4);
         swarm.add(middle, served, None).await;

@@ -52,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) stamps: Option<Stamps>,
     /// Nodes have keys to sign with.
     pub(crate) signs: fn(usize) -> bool,
+    /// Of each node; `None` takes the default.
+    pub(crate) retain_bytes: Option<u64>,
 }
 
 impl Settings {
@@ -69,6 +71,7 @@ impl Settings {
             boundary_bytes: None,
             stamps: None,
             signs: |_| false,
+            retain_bytes: None,
         }
     }
 
@@ -98,6 +101,7 @@ pub(crate) struct ToySwarm {
     boundary_bytes: Option<u64>,
     stamps: Option<Stamps>,
     signs: fn(usize) -> bool,
+    retain_bytes: Option<u64>,
 }
 
 impl ToySwarm {
@@ -120,6 +124,7 @@ impl ToySwarm {
             boundary_bytes: settings.boundary_bytes,
             stamps: settings.stamps,
             signs: settings.signs,
+            retain_bytes: settings.retain_bytes,
         };
         for (index, span) in settings.spans.iter().enumerate() {
             swarm.add(*span, settings.served.clone(), (settings.hook)(index)).await;
@@ -150,6 +155,7 @@ impl ToySwarm {
         let mut config = NodeConfig::new(key(number), ([127, 0, 0, 1], 0).into(), served);
         config.endpoint = config.endpoint.with_faults(&faults);
         config.kv_positions = self.kv_positions;
+        config.limits.retain_bytes = self.retain_bytes.unwrap_or(config.limits.retain_bytes);
         if (self.signs)(self.nodes.len()) {
             config.keys = Some(keys(number));
         }

@@ -27,6 +27,8 @@ pub(super) struct NodeSettings {
     pub(super) threads: Option<u32>,
     /// Where logs and state go.
     pub(super) directory: PathBuf,
+    /// Which node runs another program, and how that cheats.
+    pub(super) cheater: Option<(usize, PathBuf, String)>,
 }
 
 /// Running nodes that cover the model. Dropping it stops them.
@@ -100,6 +102,11 @@ impl Swarm {
     /// Kills a node as a power cut would; gives its id.
     pub(super) fn kill(&self, node: usize) -> Option<&str> {
         self.nodes.get(node)?.kill();
+        self.ready.get(node).map(|(id, _)| &id[..])
+    }
+
+    /// A node's id.
+    pub(super) fn id(&self, node: usize) -> Option<&str> {
         self.ready.get(node).map(|(id, _)| &id[..])
     }
 
@@ -188,7 +195,13 @@ fn start_node(
     if !bootstrap.is_empty() {
         option("--bootstrap", bootstrap.into());
     }
-    Leashed::start(&settings.program, &arguments, Stdio::piped(), log.into())
+    match &settings.cheater {
+        Some((place, program, cheat)) if *place == index => {
+            let cheat = [("LAYERLANE_CHEAT", cheat.as_str())];
+            Leashed::start_with(program, &arguments, &cheat, Stdio::piped(), log.into())
+        }
+        _ => Leashed::start(&settings.program, &arguments, Stdio::piped(), log.into()),
+    }
 }
 
 /// The documented admin port of a node if it is free, so that a Prometheus finds it; otherwise any.
