@@ -4,6 +4,7 @@
 //! printed in `demo/report.rs`. Everything started here hangs on a leash, so it ends with us however we end.
 //! It knows our programs only by their command lines and the JSON that they print.
 
+mod audit;
 mod chaos;
 mod cheat;
 mod evidence;
@@ -23,6 +24,7 @@ use crate::leash::Leashed;
 use crate::process;
 use crate::setup::{self, SetupArgs};
 use crate::workspace::Workspace;
+use audit::Audit;
 use swarm::{NodeSettings, Swarm};
 
 /// Options of `cargo xtask demo`.
@@ -103,8 +105,8 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
         let program = programs.join("examples/cheating_engine");
         let settings = NodeSettings { cheater: Some((place, program, cheat.clone())), ..settings };
         let swarm = Swarm::start(&settings, &spans)?;
-        let of_swarm = (&settings.model, args.nodes, directory.as_path());
-        let said = cheat::play(&programs, args, cheat, (&swarm, place, spans[place]), of_swarm)?;
+        let audit = Audit { programs: &programs, args, model: &settings.model, directory: &directory };
+        let said = cheat::play(&audit, cheat, (&swarm, place, spans[place]))?;
         drop(swarm);
         println!("{said}");
         return Ok(());
@@ -119,7 +121,8 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
         return Ok(());
     }
     let answer = generate(&router, args, args.json, &swarm, &directory, || {})?;
-    let receipts = evidence::verified(&router, &evidence_file(args, &directory))?;
+    let file = evidence_file(args, &directory);
+    let receipts = evidence::verified(&router, &file)?;
     if args.json {
         eprintln!("{receipts}");
         // The last line of stdout, whatever the stopping nodes may still have to say on stderr.
@@ -127,6 +130,9 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<()> {
         println!("{answer}");
     } else {
         println!("\n\n{}\n{receipts}", report::table(&answer));
+        // Honest noise of answers like this one: a demo has no time for more.
+        let audit = Audit { programs: &programs, args, model: &settings.model, directory: &directory };
+        println!("{}", audit::summary(&audit.of(&swarm, &[file], "1,4")?));
         eprintln!("logs of the nodes: {}", directory.display());
     }
     Ok(())

@@ -1,11 +1,8 @@
 //! `cargo xtask demo --cheat NAME`: one node of the swarm cheats, and an audit of its answers finds it.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
 use anyhow::{Context, Result, ensure};
 
+use super::audit::Audit;
 use super::spans::Span;
 use super::swarm::Swarm;
 use super::{DemoArgs, generate};
@@ -16,41 +13,19 @@ pub(super) const CHEATS: [&str; 6] = ["int8", "int4", "kv8", "skip", "identity",
 /// Lets the swarm answer some prompts, audits all hops, and says who was caught. Fails if the cheat was not, or somebody
 /// honest was.
 pub(super) fn play(
-    programs: &Path,
-    args: &DemoArgs,
+    audit: &Audit<'_>,
     cheat: &str,
     (swarm, cheater, span): (&Swarm, usize, Span),
-    (model, parts, directory): (&OsString, u32, &Path),
 ) -> Result<String> {
-    let node = programs.join("shard-node");
-    let calibration = directory.join("calibration");
-    if args.numerics != "exact" {
-        eprintln!("calibrating: what honest nodes give in class {}", args.numerics);
-        let mut calibrate = Command::new(&node);
-        calibrate.arg("calibrate").arg("--model").arg(model).args(["--numerics", &args.numerics]);
-        calibrate.args(["--parts", &parts.to_string(), "--out"]).arg(&calibration);
-        calibrate.arg("--config").arg(super::swarm::empty_config(directory));
-        run(&mut calibrate, "calibrate")?;
-    }
     let mut bundles = Vec::new();
-    for (number, prompt) in std::iter::once(args.prompt.as_str()).chain(PROMPTS).enumerate() {
-        let bundle = directory.join(format!("evidence-{number}"));
-        let args = DemoArgs { prompt: prompt.to_owned(), bundle: Some(bundle.clone()), ..args.clone() };
-        generate(&programs.join("router"), &args, true, swarm, directory, || {})?;
+    for (number, prompt) in std::iter::once(audit.args.prompt.as_str()).chain(PROMPTS).enumerate() {
+        let bundle = audit.directory.join(format!("evidence-{number}"));
+        let args = DemoArgs { prompt: prompt.to_owned(), bundle: Some(bundle.clone()), ..audit.args.clone() };
+        generate(&audit.programs.join("router"), &args, true, swarm, audit.directory, || {})?;
         bundles.push(bundle);
     }
     eprintln!("auditing {} answers", bundles.len());
-    let mut audit = Command::new(&node);
-    audit.arg("audit").arg("--model").arg(model).args(["--bootstrap", swarm.bootstrap()]);
-    audit.arg("--state-dir").arg(directory.join("auditor"));
-    audit.arg("--config").arg(super::swarm::empty_config(directory));
-    for bundle in &bundles {
-        audit.arg("--bundle").arg(bundle);
-    }
-    if args.numerics != "exact" {
-        audit.arg("--calibration").arg(&calibration);
-    }
-    let text = run(&mut audit, "audit")?;
+    let text = audit.of(swarm, &bundles, "1,2,4,8,16,32")?;
     let id = swarm.id(cheater).context("find the node that cheats")?;
     verdict(&text, id, cheat, span)
 }
@@ -68,18 +43,6 @@ fn verdict(text: &str, cheater: &str, cheat: &str, span: Span) -> Result<String>
         "{audited}; node {cheater} computed layers {span} as `{cheat}` and was not caught:\n{text}"
     );
     Ok(format!("{audited}; {count} of them speak against one node\ncaught: {cheater} {cheat} layers {span}"))
-}
-
-/// Runs a program of ours; gives its output, whether or not it ends well: an audit that finds something does not.
-fn run(command: &mut Command, what: &str) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("start {}", PathBuf::from(command.get_program()).display()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success() || what == "audit", "`shard-node {what}` failed ({})", output.status);
-    Ok(text)
 }
 
 /// Beside the one that is asked for: a fine cheat shows in some chunks and not in others.
