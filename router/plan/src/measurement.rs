@@ -35,4 +35,6 @@ pub struct Measurement {
     pub load: Option<Load>,
     /// Why it can't be used at present: a failed dial, a refusal. In words, for `explain`.
     pub unreachable: Option<String>,
+    /// It is only not known to be reachable: it had not answered when others had waited long enough.
+    pub late: bool,
 }

@@ -74,12 +74,17 @@ impl Route {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RouteError {
     /// No usable node offers the model in this class.
-    #[error("no usable node offers model {} in class {class}{}", .model.short(), others(.other_classes))]
+    #[error(
+        "no usable node offers model {} in class {class}: layers 0..{n_layers} are held by nobody{}",
+        .model.short(), others(.other_classes)
+    )]
     Nobody {
         /// The weights.
         model: ModelId,
-        /// The class asked for.
+        /// The class asked for, or one in which nodes offer it that can't be used.
         class: NumericsClass,
+        /// Layers of the model.
+        n_layers: u32,
         /// Classes that usable nodes do offer.
         other_classes: Vec<NumericsClass>,
     },
@@ -152,7 +157,13 @@ fn no_route(view: &View, request: &RouteRequest, classes: &[NumericsClass]) -> R
     if spans.is_empty() {
         let other_classes =
             NumericsClass::ALL.into_iter().filter(|&other| !spans_of(other).is_empty()).collect();
-        return RouteError::Nobody { model: request.model, class, other_classes };
+        // A class that nobody has says nothing of those who are gone.
+        let offered = |class: &NumericsClass| {
+            let wanted = (request.model, *class);
+            view.nodes().filter_map(NodeView::offer).any(|offer| (offer.model, offer.class) == wanted)
+        };
+        let class = classes.iter().copied().find(offered).unwrap_or(class);
+        return RouteError::Nobody { model: request.model, class, n_layers: request.n_layers, other_classes };
     }
     // Without a gap there is a route: spans may be cut anywhere.
     let gaps = Coverage::of(request.n_layers, spans).gaps();

@@ -89,6 +89,25 @@ impl View {
         }
     }
 
+    /// The same of a node that has not answered yet: see [`View::with_late`].
+    pub fn mark_late(&mut self, node: NodeId, why: impl Into<String>) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.measured.unreachable = Some(why.into());
+            known.measured.late = true;
+        }
+    }
+
+    /// With those that had not answered yet, for whoever finds no route without them: what they do when they are asked
+    /// shows soon enough.
+    #[must_use]
+    pub fn with_late(&self) -> Self {
+        let mut patient = self.clone();
+        for known in patient.nodes.values_mut().filter(|known| known.measured.late) {
+            known.measured.unreachable = None;
+        }
+        patient
+    }
+
     /// The time of the view, seconds since the Unix epoch.
     pub const fn unix_s(&self) -> u64 {
         self.at_unix_s
@@ -118,7 +137,18 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{NOW, Shard};
+    use crate::testing::{NOW, Shard, node};
+
+    #[test]
+    fn who_had_not_answered_yet_may_be_asked_and_who_can_not_be_reached_may_not() {
+        let mut view = View::of_records(NOW, [1, 2].map(|number| Shard::new(number, 0, 4).record()));
+        view.mark_late(node(1), "it did not answer within 200 ms");
+        view.mark_unreachable(node(2), "refused");
+        let unreachable =
+            |view: &View, number| view.node(node(number)).unwrap().measured.unreachable.is_some();
+        assert_eq!([1, 2].map(|number| unreachable(&view, number)), [true, true]);
+        assert_eq!([1, 2].map(|number| unreachable(&view.with_late(), number)), [false, true]);
+    }
 
     #[test]
     fn the_newest_record_wins_and_a_tombstone_removes_it() {

@@ -10,7 +10,7 @@ use proto_attest::bundle::{SealError, seal};
 use proto_attest::check::Evidence;
 use proto_attest::collector::{CollectError, Collector};
 use proto_attest::keys::{SignedBinding, VerifiedBinding};
-use proto_attest::open::{AckError, LaneId, OpenError, RouteHop, SessionOpen, SignedAck};
+use proto_attest::open::{AckError, LaneId, OpenError, RouteHop, SessionOpen, SignedAck, VerifiedOpen};
 use proto_attest::sample::SamplingTerms;
 use proto_attest::{Amount, Digest};
 use proto_keys::KeyRing;
@@ -231,7 +231,7 @@ impl State {
             router_key: keys.receipt().address(),
             session: terms.session,
             generation: terms.generation,
-            prev: before.map_or(Digest::ZERO, |before| before.digest()),
+            prev: before.map_or(Digest::ZERO, VerifiedOpen::digest),
             model: terms.plan.model,
             class: terms.plan.class,
             n_layers: terms.plan.n_layers,

@@ -88,7 +88,7 @@ const MEASURE_TIMEOUT: Duration = Duration::from_millis(1500);
 const GRACE: Duration = Duration::from_millis(200);
 
 /// Asks every node of the view that offers `model` (any node if `None`) for its load and notes the answers in the
-/// view. Nodes that do not answer count as unreachable. Ends early, after a grace period, when those that answered are
+/// view. Nodes that do not answer count as unreachable, or as late. Ends early, after a grace period, when those that answered are
 /// `enough`: a dead node whose record still stands must not hold up every request.
 ///
 /// # Cancel safety
@@ -141,7 +141,7 @@ fn note(view: &mut View, node: NodeId, answer: Result<Probed, RequestError>) {
         Ok(probed) => {
             let rtt_us = u32::try_from(probed.rtt.as_micros()).unwrap_or(u32::MAX);
             let load = Some(Load::from(probed.status));
-            view.measure(node, Measurement { rtt_us: Some(rtt_us), load, unreachable: None });
+            view.measure(node, Measurement { rtt_us: Some(rtt_us), load, ..Measurement::default() });
         }
         Err(error) => view.mark_unreachable(node, error.to_string()),
     }
@@ -149,6 +149,6 @@ fn note(view: &mut View, node: NodeId, answer: Result<Probed, RequestError>) {
 
 fn mark_slow(view: &mut View, waiting: &BTreeSet<NodeId>) {
     for &node in waiting {
-        view.mark_unreachable(node, format!("it did not answer within {} ms", GRACE.as_millis()));
+        view.mark_late(node, format!("it did not answer within {} ms", GRACE.as_millis()));
     }
 }

@@ -77,12 +77,11 @@ fn signing(
     bindings: Vec<Option<VerifiedBinding>>,
 ) -> (Arc<SessionTerms>, Vec<VerifiedBinding>) {
     let Some(evidence) = &terms.evidence else { return (terms, Vec::new()) };
-    match bindings.into_iter().collect() {
-        Some(bindings) => (terms, bindings),
-        None => {
-            evidence.skip();
-            (Arc::new(SessionTerms { evidence: None, ..SessionTerms::clone(&terms) }), Vec::new())
-        }
+    if let Some(bindings) = bindings.into_iter().collect() {
+        (terms, bindings)
+    } else {
+        evidence.skip();
+        (Arc::new(SessionTerms { evidence: None, ..SessionTerms::clone(&terms) }), Vec::new())
     }
 }
 

@@ -1,6 +1,7 @@
 //! One answer, from a model's name to its text: resolve, fetch, plan, open, stream, account.
 
 mod answer;
+mod avoid;
 mod error;
 mod reply;
 mod resume;
@@ -20,6 +21,7 @@ use proto::tensor::NumericsClass;
 use proto::{ContentHash, Generation, ModelId, NodeId, SessionId};
 use proto_sampling::Sampler;
 use router_plan::{ModelRef, ResolvedModel, Route, RouteRequest, View, choose_route, resolve};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_seconds;
@@ -27,6 +29,7 @@ use crate::discovery::measure;
 use crate::driver::{SessionEnd, TimedToken};
 use crate::model::{Model, ModelError, Prompt};
 use crate::router::Router;
+use avoid::Avoided;
 use resume::OverView;
 
 use crate::session::{FinishReason, Outcome, SessionError, SessionLimits, SessionShare, SessionTerms};
@@ -84,8 +87,8 @@ pub enum Step<'a> {
 /// Where steps are told.
 pub type Watch<'a> = dyn FnMut(Step<'_>) + Send + 'a;
 
-/// Routes tried before the first token.
-const ATTEMPTS: usize = 3;
+/// Routes tried before the first token: one, and as many as are tried when an answer breaks.
+const ATTEMPTS: u32 = 1 + stream::TRIES;
 
 impl Router {
     /// Finds the model and fetches its manifest and tokenizer.
@@ -187,14 +190,10 @@ impl Router {
             () = measure(view, self.driver(), Some(model.id()), &mut enough) => {}
             () = cancel.cancelled() => return Err(GenerateError::Cancelled),
         }
-        let mut failed: Option<SessionError> = None;
+        let mut route =
+            choose_route(view, &wanted).map_err(|source| GenerateError::route(source, view, &wanted))?;
+        let mut avoided = Avoided::default();
         for attempt in 1.. {
-            let route = match (choose_route(view, &wanted), failed.take()) {
-                (Ok(route), _) => route,
-                // Without another route the failure itself is the reason.
-                (Err(_), Some(error)) => return Err(error.into()),
-                (Err(source), None) => return Err(GenerateError::route(source, view, &wanted)),
-            };
             watch(Step::Route(&route));
             let share = SessionShare::default();
             let mut terms = terms(model, &route, prompt.clone(), max_tokens, request, share)?;
@@ -205,22 +204,25 @@ impl Router {
                 driver: self.driver().clone(),
                 view: view.clone(),
                 wanted: wanted.clone(),
-                avoided: Vec::new(),
+                avoided: avoided.clone(),
                 route: route.clone(),
                 generations: Generations::new(Arc::clone(&terms)),
             };
             let run = self.run(model, terms, (&request.stop, elsewhere), watch, cancel).await?;
-            let route = run.moved_to.clone().unwrap_or(route);
             match &run.end.outcome {
                 Outcome::Failed(error) if run.ids.is_empty() && attempt < ATTEMPTS => {
                     let Some(node) = error.avoid() else { return Err(error.clone().into()) };
                     watch(Step::Retry(error));
-                    view.mark_unreachable(node, error.to_string());
-                    failed = Some(error.clone());
+                    // Without another route the failure itself is the reason.
+                    let other = avoided.without((node, error), (&*view, &wanted), Instant::now());
+                    route = other.map_err(|_| error.clone())?;
                 }
                 Outcome::Failed(error) => return Err(error.clone().into()),
                 Outcome::Cancelled if run.ids.is_empty() => return Err(GenerateError::Cancelled),
-                _ => return Ok(Reply { evidence, ..run.reply(model, &route, prompt) }),
+                _ => {
+                    let route = run.moved_to.clone().unwrap_or(route);
+                    return Ok(Reply { evidence, ..run.reply(model, &route, prompt) });
+                }
             }
         }
         Err(GenerateError::Cancelled)

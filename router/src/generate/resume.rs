@@ -3,14 +3,13 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use proto::NodeId;
 use proto::session::PlanStage;
-use router_plan::{Route, RouteRequest, RouteStage, Standby, View, choose_route};
-
+use router_plan::{Route, RouteRequest, RouteStage, Standby, View};
 use tokio::time::Instant;
 
+use super::avoid::Avoided;
 use crate::driver::{Driver, Session};
 use crate::session::{SessionError, SessionTerms, StandbyStage};
 
@@ -89,8 +88,7 @@ pub(super) struct OverView {
     pub(super) driver: Driver,
     pub(super) view: View,
     pub(super) wanted: RouteRequest,
-    /// Nodes that were lost, and when. Bounded by the routes that an answer may try.
-    pub(super) avoided: Vec<(NodeId, Instant)>,
+    pub(super) avoided: Avoided,
     /// Its present one.
     pub(super) route: Route,
     pub(super) generations: Generations,
@@ -106,7 +104,7 @@ impl OverView {
         let place = self.route.stages.iter().position(|stage| stage.node == node);
         let standbys = self.route.standbys.iter().filter(|standby| Some(standby.stage) == place);
         self.wanted.prefer.extend(standbys.map(|standby| (standby.at.node, standby.at.span)));
-        let route = self.without(node, lost)?;
+        let route = self.avoided.without((node, lost), (&self.view, &self.wanted), Instant::now())?;
         self.route = route.clone();
         let taken_over = self.generations.takes_over(&route);
         let terms = self.generations.next(&route, came).ok_or(COMPLETE)?;
@@ -114,42 +112,6 @@ impl OverView {
         Ok(Resumed { session, route, taken_over })
     }
 }
-
-impl OverView {
-    /// Of two nodes that can't reach each other one is cut off, and nobody can tell which: without both if that gives a
-    /// route, else without the one that is not reached, else without the other. One that does not report may only be
-    /// slow: with it once more where nobody else has its layers. Those that were lost some time ago may be back.
-    fn without(&mut self, node: NodeId, lost: &SessionError) -> Result<Route, String> {
-        let sets = match (lost, lost.also()) {
-            (_, Some(other)) => vec![vec![node, other], vec![node], vec![other]],
-            (SessionError::Stalled { .. }, None) => vec![vec![node], Vec::new()],
-            _ => vec![vec![node]],
-        };
-        let now = Instant::now();
-        let mut why = None;
-        for lately in [Duration::MAX, BACK_AFTER] {
-            let avoided: Vec<_> =
-                self.avoided.iter().copied().filter(|&(_, since)| now - since < lately).collect();
-            for set in &sets {
-                let mut wanted = self.wanted.clone();
-                wanted.exclude.extend(avoided.iter().map(|&(node, _)| node).chain(set.iter().copied()));
-                match choose_route(&self.view, &wanted) {
-                    Ok(route) => {
-                        self.avoided = avoided;
-                        self.avoided.extend(set.iter().map(|&node| (node, now)));
-                        return Ok(route);
-                    }
-                    Err(error) => drop(why.get_or_insert_with(|| error.to_string())),
-                }
-            }
-        }
-        Err(why.unwrap_or_default())
-    }
-}
-
-/// A node that was lost is tried again after this long where nobody else has its layers: it may have been cut off, or
-/// have stood still. With nobody left the answer has ended before.
-const BACK_AFTER: Duration = Duration::from_millis(1_500);
 
 impl Resume for OverView {
     fn resume(&mut self, lost: &SessionError, came: &[u32]) -> Resuming {

@@ -37,6 +37,8 @@ pub struct AnswerStream {
     resume: Option<Box<dyn Resume>>,
     breakage: Option<Breakage>,
     broken_off: Option<SessionError>,
+    /// Its reader gave up: no other route is looked for.
+    cancelled: bool,
 }
 
 /// The pipeline broke and the next token has not come.
@@ -93,6 +95,7 @@ impl AnswerStream {
             resume: None,
             breakage: None,
             broken_off: None,
+            cancelled: false,
         })
     }
 
@@ -158,7 +161,8 @@ impl AnswerStream {
 
     /// The move to another route, if a node of the present one is about to leave.
     fn hand_over(&mut self) -> Option<Piece> {
-        let answering = self.breakage.is_none() && self.broken_off.is_none() && !self.came.is_empty();
+        let answering =
+            !self.cancelled && self.breakage.is_none() && self.broken_off.is_none() && !self.came.is_empty();
         // Its last token may be here before the word that it was the last.
         let whole = self.came.last().is_some_and(|last| self.eos.contains(last));
         if !answering || whole || self.text.stopped() || self.session.outcome().is_some() {
@@ -186,7 +190,7 @@ impl AnswerStream {
         let (Some(Outcome::Failed(lost)), Some(resume)) = (self.session.outcome(), &mut self.resume) else {
             return false;
         };
-        if self.came.is_empty() || self.text.stopped() || lost.avoid().is_none() {
+        if self.cancelled || self.came.is_empty() || self.text.stopped() || lost.avoid().is_none() {
             return false;
         }
         let lost = lost.clone();
@@ -231,7 +235,7 @@ impl AnswerStream {
         if let Some(error) = &self.broken_off {
             return Some(Outcome::Failed(error.clone()));
         }
-        self.session.outcome().map(|outcome| judged(outcome, self.text.stopped()))
+        self.session.outcome().map(|outcome| judged(outcome, self.text.stopped(), self.cancelled))
     }
 
     /// Tokens of the prompt that no stage had to compute; there once a token came.
@@ -249,18 +253,20 @@ impl AnswerStream {
         self.session.poll_end(context)
     }
 
-    /// Gives up.
-    pub fn cancel(&self) {
+    /// Gives up, even if the pipeline has broken and the answer would go on over another one.
+    pub fn cancel(&mut self) {
+        self.cancelled = true;
+        drop(self.breakage.take_if(|breakage| breakage.resuming.is_some()));
         self.session.cancel();
     }
 
     /// Waits for the end and the stages' accounts; gives the text too.
     pub async fn end(self) -> (String, SessionEnd) {
-        let stopped = self.text.stopped();
+        let (stopped, cancelled) = (self.text.stopped(), self.cancelled);
         let mut end = self.session.end().await;
         end.outcome = match self.broken_off {
             Some(error) => Outcome::Failed(error),
-            None => judged(&end.outcome, stopped),
+            None => judged(&end.outcome, stopped, cancelled),
         };
         if self.reused.is_some() {
             // Of another session than the one that the first token came from.
@@ -271,13 +277,14 @@ impl AnswerStream {
 }
 
 /// Routes tried for an answer until its next token comes.
-const TRIES: u32 = 4;
+pub(super) const TRIES: u32 = 4;
 
-/// With a stop string found the answer is whole, however the pipeline ended after it.
-fn judged(outcome: &Outcome, stopped: bool) -> Outcome {
-    if stopped && !matches!(outcome, Outcome::Cancelled) {
-        Outcome::Finished(FinishReason::Stop)
-    } else {
-        outcome.clone()
+/// With a stop string found the answer is whole, however the pipeline ended after it; one that was given up did not fail.
+fn judged(outcome: &Outcome, stopped: bool, cancelled: bool) -> Outcome {
+    match outcome {
+        Outcome::Cancelled => Outcome::Cancelled,
+        _ if stopped => Outcome::Finished(FinishReason::Stop),
+        Outcome::Failed(_) if cancelled => Outcome::Cancelled,
+        outcome => outcome.clone(),
     }
 }

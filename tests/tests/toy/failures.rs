@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use proto::session::SamplingParams;
 use proto::{Generation, SessionId};
-use router::generate::Step;
-use router::session::{SessionLimits, SessionShare, SessionTerms};
+use proto_telemetry::Registry;
+use router::generate::{AnswerStream, Resume, Resuming, Step};
+use router::metrics::RouterMetrics;
+use router::session::{Outcome, SessionError, SessionLimits, SessionShare, SessionTerms};
 use router_plan::{RouteRequest, choose_route};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -111,6 +113,40 @@ async fn a_cancelled_answer_keeps_what_came_and_leaves_nothing_behind() {
     assert!(reply.token_ids.len() >= 10 && reply.token_ids.len() < 4000);
     assert!(swarm.model.answer(&PROMPT, reply.token_ids.len()) == reply.token_ids);
     swarm.wait_until_idle().await;
+}
+
+/// Finds no other route, and must not be asked for one.
+#[derive(Debug)]
+struct NotAsked;
+
+impl Resume for NotAsked {
+    fn resume(&mut self, lost: &SessionError, _: &[u32]) -> Resuming {
+        panic!("an answer that was given up would go on after {lost}")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_broke_and_is_given_up_while_tokens_wait_for_its_reader_does_not_go_on() {
+    let mut swarm = ToySwarm::start(Settings::split(3)).await;
+    let router = swarm.router(100).await;
+    let (model, _) = router.router.model(None).await.unwrap();
+    let session = router.router.driver().start(terms(&router, 1, 1000).await).unwrap();
+    let metrics = RouterMetrics::register(&Registry::new()).unwrap();
+    let mut stream = AnswerStream::new(session, &model, &[], metrics).unwrap();
+    stream.resume_by(NotAsked);
+    timeout(PATIENCE, stream.next()).await.unwrap().unwrap().expect("a token");
+    swarm.nodes.remove(1).stop_now().await;
+    let broken = async {
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        while stream.outcome().is_none() {
+            look.tick().await;
+        }
+    };
+    timeout(PATIENCE, broken).await.expect("it should be noticed");
+    stream.cancel();
+    while timeout(PATIENCE, stream.next()).await.unwrap().unwrap().is_some() {}
+    assert_eq!(stream.outcome(), Some(Outcome::Cancelled));
+    assert_eq!(timeout(PATIENCE, stream.end()).await.unwrap().1.outcome, Outcome::Cancelled);
 }
 
 /// Terms over the whole swarm with a short lease.

@@ -322,7 +322,12 @@ pub(crate) fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
 
 /// A counter or gauge without labels of a node.
 pub(crate) fn metric(node: &Node, name: &str) -> usize {
-    let metrics = node.metrics_text();
+    value(&node.metrics_text(), name)
+}
+
+/// The same of its metrics: where many nodes are one process, each text of them takes its time, as it counts the files
+/// that are open.
+pub(crate) fn value(metrics: &str, name: &str) -> usize {
     let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("every node has {name}")).parse().unwrap()
 }

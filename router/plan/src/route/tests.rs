@@ -43,6 +43,14 @@ fn a_gap_is_named() {
 }
 
 #[test]
+fn where_nobody_can_be_used_the_error_names_a_class_that_is_offered_and_all_layers() {
+    let mut view = view(&[Shard { class: NumericsClass::Exact, ..Shard::new(1, 0, 30) }]);
+    view.mark_unreachable(node(1), "did not answer");
+    let error = choose_route(&view, &request()).unwrap_err().to_string();
+    assert!(error.contains("in class exact: layers 0..30 are held by nobody"), "{error}");
+}
+
+#[test]
 fn overlapping_spans_are_cut_where_it_is_fastest() {
     let mut view = view(&[Shard::new(1, 0, 20), Shard::new(2, 10, 30)]);
     let spans = |view: &View| -> Vec<String> {

@@ -1,8 +1,10 @@
 //! One schedule from its beginning to its end: streams that are held against the model, faults as they fall due, and what
 //! must be left when all is over.
 
+mod left;
+mod strike;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::ready;
 use std::time::Duration;
 
-use proto::NodeId;
 use proto::status::CloseCode;
+use proto::{LayerSpan, NodeId};
 use proto_transport::testing::Faults;
 use router::generate::{Finish, GenerateError, Reply, Step};
 use router::session::SessionError;
@@ -22,48 +24,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::draw::{Due, Fault, LATEST_BEGIN, LAYERS, Peer, Schedule, Stream, Whom};
+use super::draw::{Due, LAYERS, Schedule, Stream};
+use super::tally::Tally;
 use super::truth::truth;
 use crate::swarm::{PATIENCE, Settings, TestRouter, ToySwarm, metric, served};
-
-/// What became of one schedule, or of many.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Tally {
-    /// Answers that were whole.
-    pub(super) whole: usize,
-    /// Those whose client went.
-    pub(super) given_up: usize,
-    /// Those that ended as nobody had their layers any more.
-    pub(super) cut_off: usize,
-    /// How often an answer went on over another route.
-    pub(super) moves: usize,
-    /// How often one began anew before its first token.
-    pub(super) retries: usize,
-    /// Faults that struck, by kind.
-    pub(super) faults: BTreeMap<&'static str, usize>,
-    /// Sessions that went on from rows held.
-    pub(super) resumed: usize,
-    /// Rows that were sent on once more.
-    pub(super) replayed: usize,
-    /// Sessions whose rows sent on were given up for want of room.
-    pub(super) evicted: usize,
-}
-
-impl Tally {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.whole += other.whole;
-        self.given_up += other.given_up;
-        self.cut_off += other.cut_off;
-        self.moves += other.moves;
-        self.retries += other.retries;
-        self.resumed += other.resumed;
-        self.replayed += other.replayed;
-        self.evicted += other.evicted;
-        for (kind, count) in &other.faults {
-            *self.faults.entry(kind).or_default() += count;
-        }
-    }
-}
 
 /// Plays a schedule; `at_work` is given back when its streams are over and only leases are waited for.
 pub(super) async fn run(schedule: Schedule, at_work: OwnedSemaphorePermit) -> Result<Tally, String> {
@@ -73,15 +37,14 @@ pub(super) async fn run(schedule: Schedule, at_work: OwnedSemaphorePermit) -> Re
     for number in 0..schedule.streams.len() {
         let (play, schedule) = (Arc::clone(&play), Arc::clone(&schedule));
         streams.spawn(async move {
-            let stream = &schedule.streams[number];
-            let ended = play.answer(number, stream).await;
-            // Whatever waits for tokens that will not come any more.
-            play.came(stream.request.max_tokens.max(LATEST_BEGIN));
+            let ended = play.answer(number, &schedule.streams[number]).await;
+            // Others wait for tokens that will not come any more.
+            play.told.send_modify(|(_, over)| *over = true);
             ended.map_err(|why| format!("stream {number}: {why}"))
         });
     }
     let mut leavers = JoinSet::new();
-    let mut look = interval(Duration::from_millis(50));
+    let mut look = interval(Duration::from_millis(250));
     let mut outcome = Ok(());
     loop {
         tokio::select! {
@@ -103,19 +66,13 @@ pub(super) async fn run(schedule: Schedule, at_work: OwnedSemaphorePermit) -> Re
         }
     }
     play.heal();
-    outcome?;
-    if let Some(span) = schedule.nobody_left {
-        play.comes_back(span).await?;
+    if outcome.is_ok() {
+        outcome = play.after(at_work, &mut leavers).await;
     }
-    drop(at_work);
-    let over = async {
-        while leavers.join_next().await.is_some() {}
-        play.left_over().await
-    };
-    let left =
-        timeout(PATIENCE, over).await.unwrap_or_else(|_| Err(format!("left: {}", play.what_is_left())));
+    // Those that failed, too: nodes that go on would take time from other schedules.
     let tally = play.stop().await;
-    left.map(|()| tally)
+    leavers.join_all().await;
+    outcome.map(|()| tally)
 }
 
 /// A swarm at work.
@@ -128,8 +85,8 @@ struct Play {
     routers: Vec<TestRouter>,
     schedule: Arc<Schedule>,
     swarm: tokio::sync::Mutex<ToySwarm>,
-    /// Tokens that have come to all.
-    told: watch::Sender<u32>,
+    /// Tokens that have come to all, and whether a stream is over.
+    told: watch::Sender<(u32, bool)>,
     leaving: mpsc::Sender<(usize, bool)>,
     inner: Mutex<Inner>,
 }
@@ -178,7 +135,7 @@ impl Play {
             routers,
             schedule: Arc::clone(schedule),
             swarm: tokio::sync::Mutex::new(swarm),
-            told: watch::Sender::new(0),
+            told: watch::Sender::new((0, false)),
             leaving,
             inner: Mutex::new(Inner {
                 nodes: nodes.into_iter().map(Some).collect(),
@@ -194,22 +151,24 @@ impl Play {
         let truth = truth(self.model, stream);
         let mut told = self.told.subscribe();
         // The sender lives as long as this does.
-        let _ = told.wait_for(|&told| told >= stream.begins_after).await;
+        let _ = told.wait_for(|&(told, over)| over || told >= stream.begins_after).await;
         let begun = Instant::now();
         let (cancel, tired) = (CancellationToken::new(), AtomicBool::new(false));
         if stream.gives_up_after == Some(0) {
             cancel.cancel();
         }
-        let (mut came, mut wrong) = (Vec::new(), None);
+        let (mut came, mut wrong, mut past) = (Vec::new(), None, Vec::new());
         let mut watch = |step: Step<'_>| match step {
             Step::Route(route) => self.note_route(number, route),
             Step::Retry(lost) => {
                 self.lock().tally.retries += 1;
+                past.push(lost.to_string());
                 wrong = wrong.take().or_else(|| breach(lost));
             }
             Step::Moved(lost, route) => {
                 self.note_route(number, route);
                 self.lock().tally.moves += 1;
+                past.push(lost.to_string());
                 wrong = wrong.take().or_else(|| breach(lost));
             }
             Step::Token(timed, _) => {
@@ -218,7 +177,7 @@ impl Play {
                     wrong.get_or_insert_with(|| format!("position {} for {expected}", timed.token.position));
                 }
                 came.push(timed.token.token);
-                self.came(1);
+                self.came();
                 if stream.gives_up_after == Some(came.len()) {
                     cancel.cancel();
                 }
@@ -238,7 +197,8 @@ impl Play {
         if came != truth[..came.len().min(truth.len())] {
             return Err(format!("{came:?} instead of {truth:?}"));
         }
-        self.judge(stream, (&came, truth.len()), begun, answer)
+        let judged = self.judge(stream, (&came, truth.len()), begun, answer);
+        judged.map_err(|why| format!("{why}; before: {past:?}; struck: {:?}", self.lock().struck))
     }
 
     /// Whether an answer may end so, with these tokens of so many.
@@ -280,7 +240,7 @@ impl Play {
                 let (Some(gone), Some(span)) = (inner.gone, self.schedule.nobody_left) else {
                     return Err(format!("after {} tokens of {all}: {text}", came.len()));
                 };
-                if !text.contains(&format!("layers {span}")) {
+                if !names(&text, span) {
                     return Err(format!("it does not name layers {span}: {text}"));
                 }
                 let took = gone.max(begun).elapsed();
@@ -293,84 +253,22 @@ impl Play {
         }
     }
 
-    fn note_route(&self, stream: usize, route: &router_plan::Route) {
-        let nodes = route.stages.iter().map(|stage| stage.node).collect();
-        self.lock().routes.insert(stream, nodes);
-    }
-
-    /// So many tokens came; faults that are due strike before anything else happens in this thread.
-    fn came(&self, tokens: u32) {
-        let mut inner = self.lock();
-        self.told.send_modify(|told| *told = told.saturating_add(tokens));
-        let told = *self.told.borrow();
-        while let Some(due) = inner.due.pop_front_if(|due| due.after <= told) {
-            self.strike(&mut inner, due);
+    /// When the streams are over: whether answers come again where nobody was left, and what is left.
+    async fn after(&self, at_work: OwnedSemaphorePermit, leavers: &mut JoinSet<()>) -> Result<(), String> {
+        if let Some(span) = self.schedule.nobody_left {
+            self.comes_back(span).await?;
         }
-    }
-
-    fn strike(&self, inner: &mut Inner, due: Due) {
-        match due.whom {
-            Whom::Router(router) => self.befall(inner, due.fault, &self.routers[router].faults, None),
-            Whom::TheLast => {
-                if let Some(node) = inner.last {
-                    self.befall(inner, due.fault, &self.faults[node], Some(node));
-                }
-            }
-            Whom::AllOf(span) => {
-                inner.gone = Some(Instant::now());
-                for node in self.schedule.nodes_of(span) {
-                    self.befall(inner, due.fault, &self.faults[node], Some(node));
-                }
-            }
-            Whom::Span(span) => {
-                let free: Vec<usize> =
-                    self.schedule.nodes_of(span).filter(|node| !inner.struck.contains(node)).collect();
-                let used =
-                    |node: &&usize| inner.routes.values().any(|route| route.contains(&self.ids[**node]));
-                let Some(&node) = free.iter().find(used).or_else(|| free.first()) else { return };
-                // One is spared.
-                if due.fault.takes_away() && free.len() == 1 {
-                    return;
-                }
-                inner.last = Some(node);
-                self.befall(inner, due.fault, &self.faults[node], Some(node));
-            }
-        }
-    }
-
-    fn befall(&self, inner: &mut Inner, fault: Fault, faults: &Faults, node: Option<usize>) {
-        *inner.tally.faults.entry(fault.kind()).or_default() += 1;
-        if let Some(node) = node.filter(|_| fault.takes_away()) {
-            inner.struck.insert(node);
-        }
-        let addr = |peer| match peer {
-            Peer::Router(router) => self.routers[router].addr,
-            Peer::Node(after) => self.addrs[(node.unwrap_or(0) + after) % self.addrs.len()],
+        drop(at_work);
+        let over = async {
+            while leavers.join_next().await.is_some() {}
+            self.left_over().await;
         };
-        match (fault, node) {
-            (Fault::Freeze, _) => faults.freeze(),
-            (Fault::Thaw, _) => faults.thaw(),
-            (Fault::CutTo(peer), _) => faults.cut_to(addr(peer)),
-            (Fault::CutFrom(peer), _) => faults.cut_from(addr(peer)),
-            (Fault::Link(link), _) => faults.everywhere(link),
-            (Fault::Heal, _) => faults.heal(),
-            // The channel has room for each node once, and none is struck twice.
-            (Fault::Stop | Fault::Drain, Some(node)) => {
-                let _ = self.leaving.try_send((node, matches!(fault, Fault::Drain)));
-            }
-            (Fault::Stop | Fault::Drain, None) => {}
-        }
-    }
-
-    fn heal(&self) {
-        for faults in self.faults.iter().chain(self.routers.iter().map(|router| &router.faults)) {
-            faults.heal();
-            faults.thaw();
-        }
+        let left = timeout(PATIENCE, over).await;
+        left.map_err(|_| format!("left: {}{}", self.open(), self.kept()))
     }
 
     /// Another node takes the place of those that are gone, and answers are whole again.
-    async fn comes_back(&self, span: proto::LayerSpan) -> Result<(), String> {
+    async fn comes_back(&self, span: LayerSpan) -> Result<(), String> {
         let mut swarm = self.swarm.lock().await;
         swarm.add(span, served(self.model, &[], None), None).await;
         let stream = Stream {
@@ -389,68 +287,6 @@ impl Play {
         } else {
             Err("another answer at last".into())
         }
-    }
-
-    /// Of what is bounded, nobody holds more.
-    fn check_bounds(&self) -> Result<(), String> {
-        let Some(most) = self.boundary_bytes else { return Ok(()) };
-        for node in self.lock().nodes.iter().flatten() {
-            let held = metric(node, "shard_node_boundary_bytes") as u64;
-            if held > most {
-                return Err(format!("{held} bytes of rows sent on are held, {most} may be"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until nothing is left of any session, and looks what the nodes say of the time before.
-    async fn left_over(&self) -> Result<(), String> {
-        let mut look = interval(Duration::from_millis(100));
-        while !self.what_is_left().is_empty() {
-            look.tick().await;
-        }
-        let inner = self.lock();
-        for node in inner.nodes.iter().flatten() {
-            let label = format!("node of layers {}", node.ready().layers.unwrap());
-            for name in ["shard_node_protocol_errors_total", "shard_node_step_failures_total"] {
-                let count = metric(node, name);
-                if count > 0 {
-                    return Err(format!("{label}: {name} {count}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// In words, empty for nothing.
-    fn what_is_left(&self) -> String {
-        let mut left = String::new();
-        let driven = self.routers.iter().map(|router| router.router.driver().open_sessions()).sum::<usize>();
-        if driven > 0 {
-            let _ = write!(left, "{driven} sessions are still driven; ");
-        }
-        for (number, node) in self.lock().nodes.iter().enumerate() {
-            let Some(node) = node else { continue };
-            let status = node.status();
-            if status.sessions > 0 || status.kv_reserved > 0 {
-                let _ =
-                    write!(left, "node {number}: {} sessions, {} KV; ", status.sessions, status.kv_reserved);
-                continue;
-            }
-            let parked = metric(node, "shard_node_kv_parked_positions");
-            let boundary = metric(node, "shard_node_boundary_bytes");
-            // What is kept for reuse is in whole rows of all layers.
-            let cached = metric(node, "shard_node_kv_cached_positions");
-            let kept = cached * node.ready().layers.unwrap().len() as usize * 8;
-            let bytes = metric(node, "shard_node_kv_bytes");
-            if parked > 0 || boundary > 0 || bytes > kept {
-                let _ = write!(
-                    left,
-                    "node {number}: {parked} parked, {boundary} bytes sent on, {bytes} bytes of KV for {kept}; "
-                );
-            }
-        }
-        left
     }
 
     async fn stop(&self) -> Tally {
@@ -497,6 +333,13 @@ async fn read<T>(answer: impl Future<Output = T>, tired: &AtomicBool, pause: Dur
         }
     })
     .await
+}
+
+/// Whether an error names these layers, and not only others whose number begins like theirs.
+fn names(error: &str, span: LayerSpan) -> bool {
+    let words = format!("layers {span}");
+    let longer = |rest: &str| rest.starts_with(|next: char| next.is_ascii_digit());
+    error.match_indices(&words).any(|(at, _)| !longer(&error[at + words.len()..]))
 }
 
 /// Nothing that befalls a network makes a stage break the rules, nor any of them refuse its rows.
