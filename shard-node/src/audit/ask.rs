@@ -100,8 +100,9 @@ impl AuditError {
     /// What it says of the node. Silence is no refusal before the deadline has passed, so a lost connection says nothing.
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::NoBatch(_) | Self::Withheld { .. } => Outcome::RefusedToOpen,
-            Self::NotOpened { why: FetchError::NotFound, .. } => Outcome::RefusedToOpen,
+            Self::NoBatch(_) | Self::Withheld { .. } | Self::NotOpened { why: FetchError::NotFound, .. } => {
+                Outcome::RefusedToOpen
+            }
             Self::Batch(_) | Self::OtherReceipts(_) | Self::Other { .. } => Outcome::BadOpening,
             Self::Connect(_)
             | Self::Request(_)

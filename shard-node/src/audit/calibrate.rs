@@ -83,9 +83,9 @@ pub fn calibrate(
             answer
         });
         let mut answers: Vec<Answer> = answers.collect::<Result<_, _>>()?;
-        answers.iter().for_each(|answer| {
+        for answer in &answers {
             prompts.extend(answer.tokens.iter().flat_map(|token| token.to_le_bytes()));
-        });
+        }
         Served { stage, plan, answers: &mut answers }.run()?;
         for answer in &answers {
             answer.compare(stage, plan, &mut values)?;

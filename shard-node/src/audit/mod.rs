@@ -15,5 +15,5 @@ mod verdicts;
 pub use ask::{Asked, AuditError, Auditor, Opened};
 pub use calibrate::{CalibrateError, Calibrated, CalibrationPlan, calibrate};
 pub use recompute::{Recomputed, recompute};
-pub use subject::{Subject, SubjectError, Work, subjects};
+pub use subject::{InputPart, Subject, SubjectError, Work, subjects};
 pub use verdicts::{Judge, Verdict, device_name};

@@ -34,8 +34,11 @@ pub struct Work<'a> {
     /// The receipt.
     pub receipt: &'a VerifiedReceipt,
     /// Rows received, from position 0 up to the receipt's last one; each with the open that it was received under.
-    pub input: Vec<(&'a VerifiedOpen, &'a VerifiedReceipt, Range<u32>)>,
+    pub input: Vec<InputPart<'a>>,
 }
+
+/// Rows received under a receipt, and the open that it was signed under.
+pub type InputPart<'a> = (&'a VerifiedOpen, &'a VerifiedReceipt, Range<u32>);
 
 /// Why evidence can't be audited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,11 +108,7 @@ impl Subject {
         Some(self.input(index, receipt).map(|input| Work { open: &part.open, receipt, input }))
     }
 
-    fn input(
-        &self,
-        index: usize,
-        receipt: &VerifiedReceipt,
-    ) -> Result<Vec<(&VerifiedOpen, &VerifiedReceipt, Range<u32>)>, SubjectError> {
+    fn input(&self, index: usize, receipt: &VerifiedReceipt) -> Result<Vec<InputPart<'_>>, SubjectError> {
         let first = &self.parts[0];
         let reused = first.open.open().hop(first.hop).map_or(0, |hop| hop.goes_on);
         // In a later generation it may have taken part in one whose evidence is not here; that is found below.
