@@ -5,6 +5,7 @@
 
 mod agreement;
 mod asked;
+mod attest;
 mod decode;
 mod detection;
 mod engine;
@@ -47,6 +48,8 @@ enum Command {
     SwarmSpeed(swarm_speed::Options),
     /// A node killed behind a long prompt: the gap that a client sees, and the price of being ready
     Recovery(recovery::Options),
+    /// What it costs that hops sign for their rows
+    Attest(attest::Options),
     /// Start a program that dies with its parent
     #[command(hide = true)]
     Leash(leash::Options),
@@ -63,6 +66,7 @@ fn main() -> Result<()> {
         Command::Load(options) => load::run(&options),
         Command::SwarmSpeed(options) => swarm_speed::run(&options),
         Command::Recovery(options) => recovery::run(&options),
+        Command::Attest(options) => attest::run(&options),
         Command::Leash(options) => leash::exec(&options),
     }
 }

@@ -41,7 +41,11 @@ impl Sample {
     /// Of the row of logits, `[vocab_size]`, from which the token at `position` was chosen. Impossible tokens (`-inf`)
     /// are left out, so fewer than [`TOP`] entries say that all others are impossible.
     pub fn of_logits(position: Position, logits: &[f32]) -> Result<Self, SampleError> {
-        let logsumexp = log_sum_exp(logits).map_err(|_| SampleError::NotFinite)?;
+        Self::with_logsumexp(position, logits, log_sum_exp(logits).map_err(|_| SampleError::NotFinite)?)
+    }
+
+    /// As [`Sample::of_logits`], where the sum is known already, as it is to whoever chose from the row.
+    pub fn with_logsumexp(position: Position, logits: &[f32], logsumexp: f32) -> Result<Self, SampleError> {
         let mut top: Vec<(u32, f32)> = Vec::with_capacity(TOP + 1);
         let mut least = f32::NEG_INFINITY;
         for (index, block) in logits.chunks(BLOCK).enumerate() {
@@ -60,6 +64,9 @@ impl Sample {
                     least = top[TOP - 1].1;
                 }
             }
+        }
+        if !logsumexp.is_finite() || top.is_empty() || top[0].1 == f32::INFINITY {
+            return Err(SampleError::NotFinite);
         }
         Ok(Self { position, logsumexp, top })
     }

@@ -52,8 +52,8 @@ pub(crate) enum Job {
     Opened { key: SessionKey, generation: Generation, facts: Box<Facts> },
     /// Its router asks for signatures.
     Asked { router: proto::NodeId, attest: Box<Attest> },
-    /// Rows were computed.
-    Step(Box<StepRecord>),
+    /// Rows were computed, in some steps.
+    Steps(Vec<StepRecord>),
     /// Rows of an earlier generation are sent once more.
     Again { key: SessionKey, generation: Generation, start: Position, rows: Bytes },
     /// An auditor wants an epoch's batch.
@@ -117,6 +117,8 @@ pub(crate) struct Recorded {
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub(crate) token: u32,
+    /// Natural logarithm of its probability under the logits.
+    pub(crate) logprob: f32,
     /// As they were before sampling, `[vocab]`.
     pub(crate) logits: Vec<f32>,
 }
@@ -176,6 +178,6 @@ impl Facts {
     }
 }
 
-/// Steps that may wait to be hashed, which takes a hundredth of the time that computing them did. Each holds the rows
-/// of its frames, 2 MB at most.
-const JOBS: usize = 64;
+/// Jobs that may wait. A router takes a lag of 96 rows: what waits here, with the steps that the compute thread gathers,
+/// is some of these for a session that is in each step. Each step holds the rows of its frames, 2 MB at most.
+const JOBS: usize = 4;

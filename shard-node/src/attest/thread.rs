@@ -80,6 +80,7 @@ impl NotaryThread {
 
     pub(super) fn spawn(mut self) -> std::io::Result<()> {
         thread::Builder::new().name("attest".into()).spawn(move || {
+            step_back();
             // Once, and not in the way of the first session.
             exec_build();
             while let Some(job) = self.jobs.blocking_recv() {
@@ -104,7 +105,7 @@ impl NotaryThread {
             }
             Job::Opened { key, generation, facts } => self.open(key, generation, *facts),
             Job::Asked { router, attest } => self.asked(router, &attest),
-            Job::Step(record) => self.step(&record),
+            Job::Steps(records) => records.iter().for_each(|record| self.step(record)),
             Job::Again { key, generation, start, rows } => {
                 self.note(key, generation, |book| book.sent(start, &rows));
             }
@@ -200,8 +201,11 @@ impl NotaryThread {
             if *sent {
                 self.note(*key, *generation, |book| book.sent(start, part(output, at, rows, book)));
             }
-            if let Some(Chosen { token, logits }) = chosen {
-                match Sample::of_logits(start.plus(rows as u32), logits) {
+            if let Some(Chosen { token, logprob, logits }) = chosen {
+                // The sampler has summed them all up before.
+                let logit = logits.get(*token as usize).copied().unwrap_or(f32::NAN);
+                let logsumexp = (f64::from(logit) - f64::from(*logprob)) as f32;
+                match Sample::with_logsumexp(start.plus(rows as u32), logits, logsumexp) {
                     Ok(sample) => self.note(*key, *generation, |book| book.sampled(*token, &sample)),
                     // The sampler chose from them, so they are such that one can.
                     Err(error) => tracing::error!(%error, "a choice that can't be signed for"),
@@ -328,6 +332,14 @@ impl NotaryThread {
         if let Some(router) = self.routers.get(&router) {
             router.reports.send(frame);
         }
+    }
+}
+
+/// Behind the threads that compute, nice +5: nobody waits for a receipt, and everybody for a step.
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 10) {
+        tracing::debug!(%error, "the attest thread keeps its priority");
     }
 }
 

@@ -25,7 +25,11 @@ pub(super) fn begin(step: &Step, input: StepInput, output: Bytes, logits: &[f32]
                 at,
                 sent: member.wanted,
                 // Which token that was is known afterwards.
-                chosen: logits.map(|logits| Chosen { token: u32::MAX, logits: logits.to_vec() }),
+                chosen: logits.map(|logits| Chosen {
+                    token: u32::MAX,
+                    logprob: 0.0,
+                    logits: logits.to_vec(),
+                }),
             });
         }
         at += row.rows as usize;
@@ -47,7 +51,7 @@ pub(super) fn choose(record: &mut StepRecord, effects: &[Effect]) {
             .chosen
             .take()
             .zip(sampled.filter(|sampled| sampled.position == position))
-            .map(|(chosen, sampled)| Chosen { token: sampled.token, ..chosen });
+            .map(|(chosen, sampled)| Chosen { token: sampled.token, logprob: sampled.logprob, ..chosen });
     }
 }
 

@@ -15,7 +15,7 @@ use shard_node_stage::{KvSlot, Stage, StageError, StageShape, StepInput, StepOut
 use tokio::sync::{mpsc, watch};
 
 use super::{Command, Load, record};
-use crate::attest::{Facts, Job, Notary};
+use crate::attest::{Facts, Job, Notary, StepRecord};
 use crate::links::{Frame, Link, ReportLink};
 use crate::metrics::NodeMetrics;
 use crate::session::table::{Admitted, Effect, LinkId, Replayed, SessionTable};
@@ -38,6 +38,8 @@ pub(super) struct Worker {
     metrics: NodeMetrics,
     /// Signs for rows, where this node does.
     notary: Option<Notary>,
+    /// Steps that it has not been told of, fewer than [`GATHERED`].
+    gathered: Vec<StepRecord>,
     /// Sessions that it signs for. Bounded by the sessions open.
     attested: HashSet<SessionKey>,
     scratch: Scratch,
@@ -85,6 +87,7 @@ impl Worker {
             open_sessions,
             metrics,
             notary,
+            gathered: Vec::new(),
             attested: HashSet::new(),
             scratch: Scratch::default(),
             chunk: None,
@@ -229,8 +232,8 @@ impl Worker {
                     self.attested.insert(terms.key);
                     let (key, generation) = (terms.key, terms.generation);
                     let reuses = reuses.filter(|_| terms.reusable > 0);
-                    let facts = || Box::new(Facts::new(open, &terms, reuses, self.shape.row_bytes()));
-                    self.tell(|| Job::Opened { key, generation, facts: facts() });
+                    let facts = Box::new(Facts::new(open, &terms, reuses, self.shape.row_bytes()));
+                    self.tell(|| Job::Opened { key, generation, facts });
                 }
                 self.table.insert(now, terms.clone(), slot, shape);
                 self.metrics.opened.inc();
@@ -260,6 +263,7 @@ impl Worker {
             return Vec::new();
         }
         self.last_tick = Some(now);
+        self.tell_steps();
         self.metrics.kv_used.set(self.table.ledger().used() as i64);
         self.metrics.kv_bytes.set(self.stage.kv_bytes() as i64);
         self.metrics.recovered(&self.table.recovered());
@@ -386,7 +390,7 @@ impl Worker {
         let effects = self.table.step_done(now(), step, took, &mut logits, &mut self.scratch);
         if let Some(mut record) = record {
             record::choose(&mut record, &effects);
-            self.tell(|| Job::Step(Box::new(record)));
+            self.gather(record);
         }
         let over = effects.iter().any(|effect| matches!(effect, Effect::Ended(..)));
         self.carry_out(effects);
@@ -496,7 +500,7 @@ impl Worker {
         }
     }
 
-    fn report(&self, router: NodeId, report: &Report) {
+    fn report(&mut self, router: NodeId, report: &Report) {
         if matches!(report, Report::Sampled(_)) {
             self.metrics.sampled.inc();
         }
@@ -516,7 +520,22 @@ impl Worker {
         }
     }
 
-    fn tell(&self, job: impl FnOnce() -> Job) {
+    /// Steps are told of together: waking the other thread for each would take as long as what it does then.
+    fn gather(&mut self, record: StepRecord) {
+        self.gathered.push(record);
+        if self.gathered.len() >= GATHERED {
+            self.tell_steps();
+        }
+    }
+
+    fn tell_steps(&mut self) {
+        if let (Some(notary), false) = (&self.notary, self.gathered.is_empty()) {
+            notary.tell(Job::Steps(std::mem::take(&mut self.gathered)));
+        }
+    }
+
+    fn tell(&mut self, job: impl FnOnce() -> Job) {
+        self.tell_steps();
         if let Some(notary) = &self.notary {
             notary.tell(job());
         }
@@ -558,5 +577,7 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Steps whose rows are signed for together. A beat of ticks tells of fewer.
+const GATHERED: usize = 8;
 /// Half the beat of ticks.
 const SHORTEST_TICK: Duration = Duration::from_millis(50);
