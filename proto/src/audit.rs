@@ -66,6 +66,8 @@ pub struct OpenRows {
     pub receipt: [u8; 32],
     /// 1: the rows received; 2: those sent.
     pub side: u8,
+    /// Digest of the open that it was signed under: who does not know the session is not shown its rows.
+    pub open: [u8; 32],
 }
 control_message!(OpenRows, OpenRows, |open: &OpenRows| {
     if !matches!(open.side, 1 | 2) {

@@ -22,6 +22,8 @@ pub struct RouterMetrics {
     receipts: IntCounter,
     /// `router_receipts_refused_total`: receipts that do not; the session goes on without the stage that sent it.
     receipts_refused: IntCounter,
+    /// `router_unsigned_stages_total`: stages of whole answers that did not sign for all of their rows in time.
+    short: IntCounter,
     /// From the request to the first token. Requests without one do not count.
     ttft: Histogram,
     /// Between two tokens of one answer.
@@ -88,6 +90,10 @@ impl RouterMetrics {
             open_sessions: registry.gauge("router_open_sessions", "Sessions open at present.")?,
             tokens: registry.counter("router_tokens_total", "Tokens handed to clients.")?,
             receipts: registry.counter("router_receipts_total", "Receipts of stages that hold.")?,
+            short: registry.counter(
+                "router_unsigned_stages_total",
+                "Stages of whole answers that did not sign for all of their rows.",
+            )?,
             receipts_refused: registry
                 .counter("router_receipts_refused_total", "Receipts of stages that do not hold.")?,
             ttft: registry.histogram(
@@ -157,6 +163,11 @@ impl RouterMetrics {
     pub(crate) fn session_ended(&self, outcome: &Outcome) {
         self.open_sessions.dec();
         self.sessions.with_label_values(&[outcome_label(outcome)]).inc();
+    }
+
+    /// A stage of a whole answer did not sign for all of its rows.
+    pub(crate) fn short(&self) {
+        self.short.inc();
     }
 
     /// A receipt came.

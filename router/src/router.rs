@@ -8,6 +8,7 @@ use proto_transport::{Endpoint, Peers};
 use router_plan::{ModelRef, View};
 
 use crate::attest::AnswerEvidence;
+use crate::clock::unix_seconds;
 use crate::discovery::{BlobCache, Blobs, Discovery};
 use crate::driver::Driver;
 use crate::generate::GenerateError;
@@ -67,6 +68,11 @@ impl Router {
     /// Where the evidence of a new answer is gathered, if this router has keys.
     pub(crate) fn new_evidence(&self) -> Result<Option<AnswerEvidence>, GenerateError> {
         let Some(keys) = &self.keys else { return Ok(None) };
+        // Nodes would refuse each session.
+        if keys.binding().binding().expires_unix_s <= unix_seconds() {
+            tracing::error!("the binding of this router's keys has run out, so nobody signs: start it again");
+            return Ok(None);
+        }
         let mut salt = [0; 32];
         getrandom::fill(&mut salt).map_err(|error| GenerateError::Random(error.to_string()))?;
         Ok(Some(AnswerEvidence::new(self.endpoint.node_id(), keys.clone(), salt)))

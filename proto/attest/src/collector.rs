@@ -185,6 +185,16 @@ impl Collector {
         hops.find(|(hop, log)| lags(*hop, log)).map(|(hop, _)| hop)
     }
 
+    /// All hops that have not acknowledged the open, or whose receipts do not reach up to `row`.
+    pub fn short(&self, row: u32) -> Vec<u16> {
+        let signed_to = |log: &HopLog| log.receipts.last().map(|last| last.receipt().rows.end);
+        let first = |hop: u16| self.open.open().rows_of(hop).map_or(0, HopRows::first);
+        let short =
+            |hop: u16, log: &HopLog| log.ack.is_none() || signed_to(log).unwrap_or_else(|| first(hop)) < row;
+        let hops = (0u16..).zip(&self.hops);
+        hops.filter(|(hop, log)| short(*hop, log)).map(|(hop, _)| hop).collect()
+    }
+
     /// What is due to a hop in this generation, by its receipts so far.
     pub fn due(&self, hop: u16) -> Amount {
         let last = self.hops.get(usize::from(hop)).and_then(|hop| hop.receipts.last());

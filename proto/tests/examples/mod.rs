@@ -186,7 +186,7 @@ pub(crate) fn body(kind: FrameKind) -> Bytes {
         }
         FrameKind::Challenge => Challenge { epoch: 500_000, challenge: vec![12; 161] }.encode(),
         FrameKind::Challenged => Challenged { refusal: "another seed".into() }.encode(),
-        FrameKind::OpenRows => OpenRows { receipt: [10; 32], side: 1 }.encode(),
+        FrameKind::OpenRows => OpenRows { receipt: [10; 32], side: 1, open: [13; 32] }.encode(),
         FrameKind::Sampled => Sampled {
             session,
             generation,

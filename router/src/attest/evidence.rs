@@ -97,6 +97,18 @@ impl AnswerEvidence {
         Ok((0..=tail).map(attest).collect())
     }
 
+    /// Whether no further generation can be signed for.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.lock().broken
+    }
+
+    /// Stages that have not acknowledged a generation whose answer is whole, or not signed for all of its rows.
+    pub(crate) fn short(&self, generation: Generation, last_row: u32) -> Vec<usize> {
+        let mut state = self.lock();
+        let Ok(collector) = state.collector(generation) else { return Vec::new() };
+        collector.short(last_row).into_iter().map(usize::from).collect()
+    }
+
     /// A generation runs without signatures.
     pub(crate) fn skip(&self) {
         self.lock().broken = true;
@@ -279,8 +291,8 @@ impl fmt::Debug for AnswerEvidence {
     }
 }
 
-/// Rows that a stage may be behind with its signatures while tokens come: a window that is not full yet, one that is
-/// under way, and what comes meanwhile.
-const MOST_UNSIGNED: u32 = 96;
+/// Rows that a stage may be behind with its signatures while tokens come: a window that is not full yet (31), what its
+/// attest thread has not looked at (40), and what comes while a packet is sent again.
+const MOST_UNSIGNED: u32 = 160;
 /// Where the request has no time limit.
 const NO_DEADLINE: Duration = Duration::from_hours(24);

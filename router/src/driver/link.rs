@@ -121,7 +121,8 @@ impl Link {
             }
             Ok::<_, proto_transport::RequestError>(checked.unwrap_or_default())
         });
-        known.await.ok().copied().flatten()
+        let holds = |binding: &VerifiedBinding| binding.binding().expires_unix_s > unix_seconds();
+        known.await.ok().copied().flatten().filter(holds)
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -77,7 +77,9 @@ fn signing(
     bindings: Vec<Option<VerifiedBinding>>,
 ) -> (Arc<SessionTerms>, Vec<VerifiedBinding>) {
     let Some(evidence) = &terms.evidence else { return (terms, Vec::new()) };
-    if let Some(bindings) = bindings.into_iter().collect() {
+    // Nobody is asked to keep account of what nobody signs for.
+    let bindings = bindings.into_iter().collect::<Option<Vec<_>>>().filter(|_| !evidence.is_broken());
+    if let Some(bindings) = bindings {
         (terms, bindings)
     } else {
         evidence.skip();
@@ -141,6 +143,8 @@ struct Running {
     losses: Arc<Losses>,
     /// At most one open of a stage is under way, and one of each node that stands by.
     opens: JoinSet<Asked>,
+    /// Tokens that came.
+    tokens: u32,
     /// What the stages sign with, if they do.
     bindings: Vec<VerifiedBinding>,
     /// Stages whose signatures do not hold, and what is wrong.
@@ -180,6 +184,7 @@ impl Running {
             arrived: start,
             losses,
             opens: JoinSet::new(),
+            tokens: 0,
             bindings: Vec::new(),
             faults: Vec::new(),
             probes: JoinSet::new(),
@@ -226,6 +231,15 @@ impl Running {
             link.leave(session);
         }
         let outcome = self.outcome.unwrap_or(Outcome::Failed(SessionError::ShuttingDown));
+        if let (Outcome::Finished(_), Some(evidence)) = (&outcome, &terms.evidence) {
+            // The last token has no row of its own.
+            let rows = terms.first_position().get() + self.tokens.saturating_sub(1);
+            for stage in evidence.short(terms.generation, rows) {
+                self.metrics.short();
+                let stage = terms.label(stage);
+                tracing::warn!(session = %terms.session, %stage, "did not sign for all of its rows");
+            }
+        }
         self.metrics.session_ended(&outcome);
         self.client.finish(SessionEnd { outcome, accounts: self.accounts, prompt_sent: self.prompt_sent });
     }
@@ -386,6 +400,7 @@ impl Running {
             }
             Action::Emit { token, at } => {
                 self.metrics.token();
+                self.tokens += 1;
                 self.count(&token);
                 self.client.emit(TimedToken { token, at, arrived: self.arrived });
             }

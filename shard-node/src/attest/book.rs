@@ -227,6 +227,11 @@ impl Book {
         }
     }
 
+    /// Whether nothing is signed any more.
+    pub(super) const fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken)
+    }
+
     /// Nothing is signed any more.
     pub(super) fn give_up(&mut self) {
         self.state = State::Broken;
@@ -280,6 +285,10 @@ impl Book {
                 Ok(drafts.into_iter().map(|draft| self.cut(draft)).collect())
             }
             State::Waiting { notes, leaves } => {
+                let bytes = self.received.bytes.len() + self.sent.bytes.len();
+                if bytes > MOST_WAITING_BYTES {
+                    return Err(DisagreeError::Late(*leaves));
+                }
                 *leaves += match &note {
                     Note::Received(_, more) | Note::Sent(_, more) => more.len(),
                     Note::Sampled(..) => 1,
@@ -316,6 +325,8 @@ impl Trail {
 
 /// Leaves that wait for the open: it was on its way before the first row was. 512 KiB.
 const MOST_WAITING: usize = 16 << 10;
+/// Bytes of rows that wait for it, in and out: some chunks of the longest kind.
+const MOST_WAITING_BYTES: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests;

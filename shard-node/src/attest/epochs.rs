@@ -4,7 +4,8 @@
 //! present epoch --audited, or full--> batch: its root is signed, a new epoch begins
 //! batch --commitment of an auditor--> waiting --its seed, signed--> what it chooses is to be opened
 //! ```
-//! Neither side chooses: the root is signed before the seed is shown, and the seed committed to before the root is.
+//! The node does not choose: its root is signed before it knows the seed. Of an epoch that was closed before it was asked
+//! for the auditor may know the root when it commits; it chooses no more by that than what it looks at.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -24,6 +25,8 @@ pub(super) struct Epochs {
     signed: Vec<Digest>,
     /// The newest last, at most [`MOST_PAST`].
     past: VecDeque<Past>,
+    /// Receipts of these, at most [`MOST_RECEIPTS`].
+    kept: usize,
     /// At most [`MOST_AUDITS`].
     audits: HashMap<(NodeId, u64), Audit>,
     audit_order: VecDeque<(NodeId, u64)>,
@@ -60,6 +63,7 @@ impl Epochs {
             present: now_unix_ms,
             signed: Vec::new(),
             past: VecDeque::new(),
+            kept: 0,
             audits: HashMap::new(),
             audit_order: VecDeque::new(),
         }
@@ -70,10 +74,15 @@ impl Epochs {
         self.present
     }
 
-    /// A receipt was signed. Says whether the epoch is full and has to end.
+    /// Whether nothing was signed in the present one.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.signed.is_empty()
+    }
+
+    /// A receipt was signed. Says whether the epoch has to end, behind those that were drafted with it.
     pub(super) fn sign(&mut self, receipt: Digest) -> bool {
         self.signed.push(receipt);
-        self.signed.len() >= MAX_BATCH
+        self.signed.len() >= FULL
     }
 
     /// The present epoch ends.
@@ -87,9 +96,11 @@ impl Epochs {
             // Nothing is paid yet.
             earned: Amount::ZERO,
         };
+        self.kept += receipts.len();
         self.past.push_back(Past { batch: batch.sign(key), receipts });
-        if self.past.len() > MOST_PAST {
-            self.past.pop_front();
+        while self.past.len() > MOST_PAST || self.kept > MOST_RECEIPTS {
+            let Some(oldest) = self.past.pop_front() else { break };
+            self.kept -= oldest.receipts.len();
         }
         self.present += 1;
     }
@@ -106,8 +117,15 @@ impl Epochs {
         if self.audits.insert(place, Audit::Waiting(commit)).is_none() {
             self.audit_order.push_back(place);
         }
-        if self.audit_order.len() > MOST_AUDITS {
-            self.audit_order.pop_front().map(|oldest| self.audits.remove(&oldest));
+        // Its own oldest goes first, so that it takes many identities to push out others'.
+        let own = self.audit_order.iter().filter(|(of, _)| *of == auditor).count();
+        let gone = if own > MOST_OF_ONE {
+            self.audit_order.iter().position(|(of, _)| *of == auditor)
+        } else {
+            (self.audit_order.len() > MOST_AUDITS).then_some(0)
+        };
+        if let Some(oldest) = gone.and_then(|at| self.audit_order.remove(at)) {
+            self.audits.remove(&oldest);
         }
         batch
     }
@@ -145,10 +163,16 @@ impl Epochs {
     }
 }
 
-/// Batches that can still be audited; 128 KiB each at most.
-const MOST_PAST: usize = 64;
+/// Receipts of an epoch: with what one job can draft at once a batch stays under its limit.
+const FULL: usize = MAX_BATCH - 1024;
+/// Batches that can still be audited, as far as their receipts are.
+const MOST_PAST: usize = 4096;
+/// Receipts of batches that can still be audited: 8 MiB.
+const MOST_RECEIPTS: usize = 256 << 10;
 /// Audits under way. Who begins more pushes the oldest out, which may begin again.
-const MOST_AUDITS: usize = 256;
+const MOST_AUDITS: usize = 2048;
+/// The same, of one auditor.
+const MOST_OF_ONE: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -210,18 +234,21 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let key = ReceiptKey::from_bytes(&[4; 32]).unwrap();
         let mut epochs = Epochs::new(NodeId::from_bytes([3; 32]), 0);
-        for number in 0..MAX_BATCH {
-            assert_eq!(epochs.sign(receipt(number as u8)), number + 1 == MAX_BATCH);
-        }
-        for _ in 0..MOST_PAST + 5 {
+        for _ in 0..MOST_RECEIPTS / FULL + 5 {
+            for number in 0..FULL {
+                assert_eq!(epochs.sign(receipt(number as u8)), number + 1 == FULL);
+            }
             epochs.close(&key);
         }
-        assert_eq!(epochs.past.len(), MOST_PAST);
+        assert!(epochs.kept <= MOST_RECEIPTS && epochs.past.len() == MOST_RECEIPTS / FULL);
+        let present = epochs.present();
         for number in 0..=255u8 {
-            for last in 0..2 {
-                let epoch = epochs.present() - 1 - last;
-                epochs.begin(NodeId::from_bytes([number; 32]), AuditRequest { commit: [0; 32], epoch });
+            for last in 1..80 {
+                let request = AuditRequest { commit: [0; 32], epoch: present - last };
+                epochs.begin(NodeId::from_bytes([number; 32]), request);
             }
+            let own = epochs.audits.keys().filter(|(of, _)| of.as_bytes()[0] == number).count();
+            assert_eq!(own, MOST_OF_ONE);
         }
         assert_eq!((epochs.audits.len(), epochs.audit_order.len()), (MOST_AUDITS, MOST_AUDITS));
     }

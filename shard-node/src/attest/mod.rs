@@ -161,6 +161,17 @@ impl Notary {
     }
 }
 
+impl StepRecord {
+    /// Logits that it holds.
+    pub(crate) fn logits(&self) -> usize {
+        self.members
+            .iter()
+            .filter_map(|member| member.chosen.as_ref())
+            .map(|chosen| chosen.logits.len())
+            .sum()
+    }
+}
+
 impl Facts {
     /// Of a session that was admitted.
     pub(crate) fn new(open: &Open, terms: &Terms, reuses: Option<KvSlot>, row_bytes: usize) -> Self {
@@ -179,5 +190,6 @@ impl Facts {
 }
 
 /// Jobs that may wait. A router takes a lag of 96 rows: what waits here, with the steps that the compute thread gathers,
-/// is some of these for a session that is in each step. Each step holds the rows of its frames, 2 MB at most.
+/// is some of these for a session that is in each step. Each holds the rows of its steps' frames, 2 MB at most, and logits:
+/// 4 MiB, or those of one step with more.
 const JOBS: usize = 4;

@@ -22,6 +22,8 @@ pub(super) struct Retained {
 #[derive(Debug)]
 struct Rows {
     key: SessionKey,
+    /// The open that the receipt was signed under.
+    open: Digest,
     received: Bytes,
     sent: Bytes,
 }
@@ -32,8 +34,14 @@ impl Retained {
     }
 
     /// Keeps the rows of a receipt of this session.
-    pub(super) fn keep(&mut self, receipt: Digest, key: SessionKey, received: Vec<u8>, sent: Vec<u8>) {
-        let rows = Rows { key, received: received.into(), sent: sent.into() };
+    pub(super) fn keep(
+        &mut self,
+        receipt: Digest,
+        (key, open): (SessionKey, Digest),
+        received: Vec<u8>,
+        sent: Vec<u8>,
+    ) {
+        let rows = Rows { key, open, received: received.into(), sent: sent.into() };
         self.bytes += rows.bytes();
         if self.rows.insert(receipt, rows).is_none() {
             self.order.push_back(receipt);
@@ -49,9 +57,9 @@ impl Retained {
         self.rows.get(receipt).map(|rows| rows.key)
     }
 
-    /// The rows on one side of a receipt.
-    pub(super) fn open(&self, receipt: &Digest, side: Side) -> Option<Bytes> {
-        let rows = self.rows.get(receipt)?;
+    /// The rows on one side of a receipt, for who knows the open that it was signed under.
+    pub(super) fn open(&self, receipt: &Digest, side: Side, open: &Digest) -> Option<Bytes> {
+        let rows = self.rows.get(receipt).filter(|rows| rows.open == *open)?;
         Some(match side {
             Side::Received => rows.received.clone(),
             Side::Sent => rows.sent.clone(),
@@ -81,16 +89,21 @@ mod tests {
     fn the_oldest_rows_go_first() {
         let key = SessionKey { router: NodeId::from_bytes([1; 32]), session: SessionId::new(1) };
         let receipt = |number: u8| Digest::from_bytes([number; 32]);
+        let of = (key, Digest::from_bytes([7; 32]));
         let mut retained = Retained::new(1000);
         for number in 0..5 {
-            retained.keep(receipt(number), key, vec![number; 100], vec![0; 72]);
+            retained.keep(receipt(number), of, vec![number; 100], vec![0; 72]);
             assert!(retained.bytes() <= 1000);
         }
-        assert!(retained.open(&receipt(1), Side::Received).is_none());
-        assert_eq!(retained.open(&receipt(4), Side::Received).unwrap(), vec![4; 100]);
-        assert_eq!(retained.open(&receipt(4), Side::Sent).unwrap().len(), 72);
+        assert!(retained.open(&receipt(1), Side::Received, &of.1).is_none());
+        assert_eq!(retained.open(&receipt(4), Side::Received, &of.1).unwrap(), vec![4; 100]);
+        assert_eq!(retained.open(&receipt(4), Side::Sent, &of.1).unwrap().len(), 72);
+        assert!(
+            retained.open(&receipt(4), Side::Sent, &Digest::ZERO).is_none(),
+            "who does not know the open"
+        );
         assert_eq!(retained.session(&receipt(4)), Some(key));
-        retained.keep(receipt(9), key, vec![0; 2000], Vec::new());
+        retained.keep(receipt(9), of, vec![0; 2000], Vec::new());
         assert_eq!((retained.bytes(), retained.session(&receipt(9))), (0, None));
     }
 }

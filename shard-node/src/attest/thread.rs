@@ -133,6 +133,10 @@ impl NotaryThread {
     /// A router asks for signatures under its open.
     fn asked(&mut self, router: NodeId, attest: &Attest) {
         let key = SessionKey { router, session: attest.session };
+        // Signatures are checked for sessions that are here only.
+        if self.books.get(&key).is_none_or(|book| book.generation() != attest.generation) {
+            return;
+        }
         let now_unix_s = unix_seconds();
         let binding = self.keys_of(router, &attest.binding, now_unix_s);
         let reused = self.books.get(&key).and_then(|book| book.facts().reuses);
@@ -223,6 +227,11 @@ impl NotaryThread {
         let Some(book) = self.books.get_mut(&key).filter(|book| book.generation() == generation) else {
             return;
         };
+        if book.is_broken() {
+            // It may not have heard of it: its queue was full.
+            let event = Event::NotSigned("its rows are not recorded any more".into());
+            return self.compute.poke(Command::Control { key, generation, event });
+        }
         match note(book) {
             Ok(drafts) => self.sign(key, generation, drafts),
             Err(error) => self.disagree(key, generation, &error),
@@ -230,16 +239,18 @@ impl NotaryThread {
     }
 
     fn sign(&mut self, key: SessionKey, generation: Generation, cuts: Vec<Cut>) {
-        let session = key.session;
+        let (session, mut full) = (key.session, false);
         for Cut { draft, received, sent } in cuts {
             self.metrics.receipts.inc();
-            let digest = draft.digest;
+            let (digest, open) = (draft.digest, draft.receipt.open);
             let receipt = draft.sign(self.keys.receipt()).encode();
             self.send(key.router, Frame::of(&Receipt { session, generation, receipt }));
-            self.retained.keep(digest, key, received, sent);
-            if self.epochs.sign(digest) {
-                self.next_epoch();
-            }
+            self.retained.keep(digest, (key, open), received, sent);
+            full |= self.epochs.sign(digest);
+        }
+        // Not between two of them: a receipt names the epoch in which it was drafted.
+        if full {
+            self.next_epoch();
         }
         self.metrics.retained_bytes.set(self.retained.bytes() as i64);
     }
@@ -251,7 +262,8 @@ impl NotaryThread {
     }
 
     fn audited(&mut self, auditor: NodeId, request: AuditRequest) -> AuditBatch {
-        if request.epoch == self.epochs.present() {
+        // An empty one stays: else whoever asks could push all others out.
+        if request.epoch == self.epochs.present() && !self.epochs.is_empty() {
             self.next_epoch();
         }
         self.epochs.begin(auditor, request)
@@ -272,11 +284,11 @@ impl NotaryThread {
         }
     }
 
-    fn opened(&self, auditor: NodeId, OpenRows { receipt, side }: OpenRows) -> Option<Bytes> {
-        let receipt = Digest::from_bytes(receipt);
+    fn opened(&self, auditor: NodeId, OpenRows { receipt, side, open }: OpenRows) -> Option<Bytes> {
+        let (receipt, open) = (Digest::from_bytes(receipt), Digest::from_bytes(open));
         let session = self.retained.session(&receipt)?;
         let side = if side == 1 { Side::Received } else { Side::Sent };
-        self.retained.open(&receipt, side).filter(|_| self.epochs.opens(auditor, session))
+        self.retained.open(&receipt, side, &open).filter(|_| self.epochs.opens(auditor, session))
     }
 
     /// Nothing is signed for the session any more, so it ends: its router would not count on it.

@@ -100,15 +100,15 @@ impl AuditError {
     /// What it says of the node. Silence is no refusal before the deadline has passed, so a lost connection says nothing.
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::NoBatch(_) | Self::Withheld { .. } | Self::NotOpened { why: FetchError::NotFound, .. } => {
-                Outcome::RefusedToOpen
-            }
-            Self::Batch(_) | Self::OtherReceipts(_) | Self::Other { .. } => Outcome::BadOpening,
-            Self::Connect(_)
-            | Self::Request(_)
-            | Self::Challenge(_)
+            // Its own batch, our own commitment, a deadline far enough: checked before it was asked.
+            Self::NoBatch(_)
+            | Self::Withheld { .. }
             | Self::Refused(_)
-            | Self::NotOpened { .. } => Outcome::Unjudged,
+            | Self::NotOpened { why: FetchError::NotFound, .. } => Outcome::RefusedToOpen,
+            Self::Batch(_) | Self::OtherReceipts(_) | Self::Other { .. } => Outcome::BadOpening,
+            Self::Connect(_) | Self::Request(_) | Self::Challenge(_) | Self::NotOpened { .. } => {
+                Outcome::Unjudged
+            }
         }
     }
 }
@@ -199,7 +199,7 @@ impl Auditor {
             return Ok(Bytes::new());
         }
         let digest = receipt.digest();
-        let ask = OpenRows { receipt: *digest.as_bytes(), side: side as u8 };
+        let ask = OpenRows { receipt: *digest.as_bytes(), side: side as u8, open: *open.digest().as_bytes() };
         let mut answer = self.connection.call(FrameKind::OpenRows, ask.encode()).await?;
         let opened = receive_blob(&mut answer, (count * width) as u64).await;
         let opened = opened.map_err(|why| AuditError::NotOpened { receipt: digest, why })?;

@@ -85,6 +85,7 @@ struct Ready<'a> {
 struct Tally {
     judged: u32,
     caught: Vec<String>,
+    refused: u32,
     verdicts: Vec<String>,
     /// Of each node and span a test over its sessions.
     tests: HashMap<(NodeId, LayerSpan), Sprt>,
@@ -183,6 +184,11 @@ pub(super) fn audit(engine: &dyn Engine, args: &AuditArgs, checked: &Checked) ->
         std::fs::write(path, text).with_context(|| format!("write the verdicts {}", path.display()))?;
     }
     print_line(&format!("audited {} receipts of {} answers", tally.judged, answers.len()));
+    ensure!(
+        tally.refused == 0 || !tally.caught.is_empty(),
+        "{} times a node did not open what it signed for",
+        tally.refused
+    );
     if tally.caught.is_empty() {
         return Ok(());
     }
@@ -300,7 +306,10 @@ fn judge_one(
 
 fn found(tally: &mut Tally, subject: &Subject, outcome: Outcome, what: &str) {
     print_line(&format!("{}: {}: {what}", word(outcome), name(subject)));
-    if outcome.is_fault() {
+    // Who has forgotten its rows and who hides them look alike.
+    if outcome == Outcome::RefusedToOpen {
+        tally.refused += 1;
+    } else if outcome.is_fault() {
         tally.caught.push(format!("caught: {}: {what}", name(subject)));
     }
 }

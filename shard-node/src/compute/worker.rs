@@ -523,7 +523,8 @@ impl Worker {
     /// Steps are told of together: waking the other thread for each would take as long as what it does then.
     fn gather(&mut self, record: StepRecord) {
         self.gathered.push(record);
-        if self.gathered.len() >= GATHERED {
+        let logits: usize = self.gathered.iter().map(StepRecord::logits).sum();
+        if self.gathered.len() >= GATHERED || logits >= GATHERED_LOGITS {
             self.tell_steps();
         }
     }
@@ -579,5 +580,7 @@ fn now() -> Instant {
 
 /// Steps whose rows are signed for together. A beat of ticks tells of fewer.
 const GATHERED: usize = 8;
+/// Logits that may wait with them: 4 MiB.
+const GATHERED_LOGITS: usize = 1 << 20;
 /// Half the beat of ticks.
 const SHORTEST_TICK: Duration = Duration::from_millis(50);

@@ -256,3 +256,34 @@ async fn a_node_that_has_forgotten_its_rows_refuses_to_open() {
     router.shutdown().await;
     swarm.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_an_unsigned_generation_nobody_is_asked_to_keep_account() {
+    // The one node of the last span that signs nothing is lost, and the other one signs.
+    let settings = Settings { signs: |node| node != 1, ..Settings::spans(&[(0, 15), (15, 30)]) };
+    let served = settings.served.clone();
+    let mut swarm = ToySwarm::start(settings).await;
+    let router = swarm.signing_router(200).await;
+    let silent = swarm.id(1);
+    swarm.add(proto::LayerSpan::new(15, 30).unwrap(), served, None).await;
+    let (mut route, mut tokens) = (Vec::new(), 0);
+    let mut watch = |step: Step<'_>| match step {
+        Step::Route(to) => route = to.stages.iter().map(|stage| stage.node).collect(),
+        Step::Token(..) => {
+            tokens += 1;
+            if tokens == 20 && route[1] == silent {
+                swarm.faults[1].freeze();
+            }
+        }
+        _ => {}
+    };
+    let reply = router.watch(&request(&PROMPT, 400), &mut watch).await.unwrap();
+    assert_eq!(reply.token_ids.len(), 400);
+    if reply.moves == 1 {
+        assert_eq!(reply.evidence.unwrap().collected().generations, 0);
+        assert_eq!(metric(&swarm.nodes[0], "shard_node_receipts_total"), 0);
+        assert_eq!(metric(&swarm.nodes[0], "shard_node_retained_bytes"), 0);
+    }
+    router.shutdown().await;
+    swarm.shutdown().await;
+}
