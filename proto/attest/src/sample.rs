@@ -41,11 +41,12 @@ impl Sample {
     /// Of the row of logits, `[vocab_size]`, from which the token at `position` was chosen. Impossible tokens (`-inf`)
     /// are left out, so fewer than [`TOP`] entries say that all others are impossible.
     pub fn of_logits(position: Position, logits: &[f32]) -> Result<Self, SampleError> {
-        Self::with_logsumexp(position, logits, log_sum_exp(logits).map_err(|_| SampleError::NotFinite)?)
+        let logsumexp = log_sum_exp(logits).map_err(|_| SampleError::NotFinite)?;
+        Self::from_top(position, Self::likeliest(logits), logsumexp)
     }
 
-    /// As [`Sample::of_logits`], where the sum is known already, as it is to whoever chose from the row.
-    pub fn with_logsumexp(position: Position, logits: &[f32], logsumexp: f32) -> Result<Self, SampleError> {
+    /// The [`TOP`] likeliest of a row, larger logits first, then lower tokens.
+    pub fn likeliest(logits: &[f32]) -> Vec<(u32, f32)> {
         let mut top: Vec<(u32, f32)> = Vec::with_capacity(TOP + 1);
         let mut least = f32::NEG_INFINITY;
         for (index, block) in logits.chunks(BLOCK).enumerate() {
@@ -65,6 +66,11 @@ impl Sample {
                 }
             }
         }
+        top
+    }
+
+    /// Of [`Sample::likeliest`] and the sum of all, as whoever chose from the row knows them.
+    pub fn from_top(position: Position, top: Vec<(u32, f32)>, logsumexp: f32) -> Result<Self, SampleError> {
         if !logsumexp.is_finite() || top.is_empty() || top[0].1 == f32::INFINITY {
             return Err(SampleError::NotFinite);
         }

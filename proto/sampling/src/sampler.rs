@@ -29,6 +29,8 @@ pub struct Scratch {
 /// A sampled token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
+    /// Natural logarithm of the sum of the exponentials of the unmodified logits.
+    pub logsumexp: f32,
     /// The token.
     pub token: u32,
     /// Natural logarithm of the token's probability under the unmodified logits (no penalty, bias, mask,
@@ -109,6 +111,7 @@ impl Sampler {
         let raw = changed.map_or(logits[token as usize], |&(_, original)| original);
         Ok(Choice {
             token,
+            logsumexp: (f64::from(raw_max) + log_sum) as f32,
             logprob: (f64::from(raw) - f64::from(raw_max) - log_sum) as f32,
             margin: top.logit - top.second,
         })

@@ -117,10 +117,10 @@ pub(crate) struct Recorded {
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub(crate) token: u32,
-    /// Natural logarithm of its probability under the logits.
-    pub(crate) logprob: f32,
-    /// As they were before sampling, `[vocab]`.
-    pub(crate) logits: Vec<f32>,
+    /// Logarithm of the sum of the exponentials of all logits.
+    pub(crate) logsumexp: f32,
+    /// The likeliest, as they were before sampling: copying all would take longer than finding these.
+    pub(crate) top: Vec<(u32, f32)>,
 }
 
 impl Notary {
@@ -161,17 +161,6 @@ impl Notary {
     }
 }
 
-impl StepRecord {
-    /// Logits that it holds.
-    pub(crate) fn logits(&self) -> usize {
-        self.members
-            .iter()
-            .filter_map(|member| member.chosen.as_ref())
-            .map(|chosen| chosen.logits.len())
-            .sum()
-    }
-}
-
 impl Facts {
     /// Of a session that was admitted.
     pub(crate) fn new(open: &Open, terms: &Terms, reuses: Option<KvSlot>, row_bytes: usize) -> Self {
@@ -190,6 +179,5 @@ impl Facts {
 }
 
 /// Jobs that may wait. A router takes a lag of 96 rows: what waits here, with the steps that the compute thread gathers,
-/// is some of these for a session that is in each step. Each holds the rows of its steps' frames, 2 MB at most, and logits:
-/// 4 MiB, or those of one step with more.
+/// is some of these for a session that is in each step. Each holds the rows of its steps' frames, 2 MB at most.
 const JOBS: usize = 4;

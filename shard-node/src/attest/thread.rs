@@ -205,11 +205,8 @@ impl NotaryThread {
             if *sent {
                 self.note(*key, *generation, |book| book.sent(start, part(output, at, rows, book)));
             }
-            if let Some(Chosen { token, logprob, logits }) = chosen {
-                // The sampler has summed them all up before.
-                let logit = logits.get(*token as usize).copied().unwrap_or(f32::NAN);
-                let logsumexp = (f64::from(logit) - f64::from(*logprob)) as f32;
-                match Sample::with_logsumexp(start.plus(rows as u32), logits, logsumexp) {
+            if let Some(Chosen { token, logsumexp, top }) = chosen {
+                match Sample::from_top(start.plus(rows as u32), top.clone(), *logsumexp) {
                     Ok(sample) => self.note(*key, *generation, |book| book.sampled(*token, &sample)),
                     // The sampler chose from them, so they are such that one can.
                     Err(error) => tracing::error!(%error, "a choice that can't be signed for"),

@@ -1,12 +1,12 @@
 //! What the attest thread is told of a step.
 
 use bytes::Bytes;
-use proto::session::Sampled;
+use proto_attest::sample::Sample;
 use shard_node_stage::StepInput;
 
 use crate::attest::{Chosen, Recorded, StepRecord};
+use crate::session::Step;
 use crate::session::table::Effect;
-use crate::session::{Report, Step};
 
 /// The attested rows of a step, before anything is chosen from it: `logits` are as the stage gave them, a row of `vocab`
 /// for each sampled member, and `output` what the layers gave.
@@ -24,11 +24,11 @@ pub(super) fn begin(step: &Step, input: StepInput, output: Bytes, logits: &[f32]
                 rows: row.rows,
                 at,
                 sent: member.wanted,
-                // Which token that was is known afterwards.
+                // Which token that was, and the sum of all, is known afterwards.
                 chosen: logits.map(|logits| Chosen {
                     token: u32::MAX,
-                    logprob: 0.0,
-                    logits: logits.to_vec(),
+                    logsumexp: f32::NAN,
+                    top: Sample::likeliest(logits),
                 }),
             });
         }
@@ -40,22 +40,14 @@ pub(super) fn begin(step: &Step, input: StepInput, output: Bytes, logits: &[f32]
 /// What was chosen; a member from which nothing was chosen in the end has nothing to say of it.
 pub(super) fn choose(record: &mut StepRecord, effects: &[Effect]) {
     for member in &mut record.members {
-        let position = member.start.plus(member.rows);
-        let sampled = effects.iter().find_map(|effect| match effect {
-            Effect::Report(router, Report::Sampled(sampled)) if is_of(member, *router, sampled) => {
-                Some(sampled)
+        let next = member.start.plus(member.rows);
+        let chosen = effects.iter().find_map(|effect| match *effect {
+            Effect::Chosen(key, position, token, logsumexp) if (key, position) == (member.key, next) => {
+                Some((token, logsumexp))
             }
             _ => None,
         });
-        member.chosen = member
-            .chosen
-            .take()
-            .zip(sampled.filter(|sampled| sampled.position == position))
-            .map(|(chosen, sampled)| Chosen { token: sampled.token, logprob: sampled.logprob, ..chosen });
+        let known = member.chosen.take().zip(chosen);
+        member.chosen = known.map(|(before, (token, logsumexp))| Chosen { token, logsumexp, ..before });
     }
-}
-
-fn is_of(member: &Recorded, router: proto::NodeId, sampled: &Sampled) -> bool {
-    (member.key.router, member.key.session, member.generation)
-        == (router, sampled.session, sampled.generation)
 }

@@ -465,6 +465,8 @@ impl Worker {
         let mut kept_in = None;
         for effect in effects {
             match effect {
+                // Told with the step.
+                Effect::Chosen(..) => {}
                 Effect::Return(link, sampled) => {
                     if let Some(link) = self.links.get(&link) {
                         link.send(Frame::of(&sampled));
@@ -523,8 +525,7 @@ impl Worker {
     /// Steps are told of together: waking the other thread for each would take as long as what it does then.
     fn gather(&mut self, record: StepRecord) {
         self.gathered.push(record);
-        let logits: usize = self.gathered.iter().map(StepRecord::logits).sum();
-        if self.gathered.len() >= GATHERED || logits >= GATHERED_LOGITS {
+        if self.gathered.len() >= GATHERED {
             self.tell_steps();
         }
     }
@@ -580,7 +581,5 @@ fn now() -> Instant {
 
 /// Steps whose rows are signed for together. A beat of ticks tells of fewer.
 const GATHERED: usize = 8;
-/// Logits that may wait with them: 4 MiB.
-const GATHERED_LOGITS: usize = 1 << 20;
 /// Half the beat of ticks.
 const SHORTEST_TICK: Duration = Duration::from_millis(50);

@@ -122,6 +122,16 @@ pub enum Action {
     Round(Duration),
     /// So many rows of the prompt need not be computed.
     Skipped(u32),
+    /// The token at this position was chosen from logits with this logarithm of the sum of exponentials; where that is
+    /// signed for.
+    Chosen {
+        /// Of the token.
+        position: Position,
+        /// The token.
+        token: u32,
+        /// Over the logits as the stage gave them.
+        logsumexp: f32,
+    },
     /// Send the token to stage 0, before anything else.
     Return(Sampled),
     /// Tell the router.
@@ -450,7 +460,14 @@ impl Session {
         let (Some(tail), Some(logits), true) = (&mut self.tail, logits, done.sample) else {
             return actions;
         };
-        match tail.sample(&self.terms, self.applied, logits, scratch) {
+        let chosen = tail.sample(&self.terms, self.applied, logits, scratch).map(|(sampled, logsumexp)| {
+            if self.terms.attested {
+                let Sampled { position, token, .. } = sampled;
+                actions.push(Action::Chosen { position, token, logsumexp });
+            }
+            sampled
+        });
+        match chosen {
             Ok(sampled) if self.head.is_some() => {
                 actions.push(Action::Report(Report::Sampled(sampled.clone())));
                 actions.extend(self.on_sampled(&sampled, None));

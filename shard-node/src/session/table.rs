@@ -41,6 +41,8 @@ pub struct LinkId(pub u64);
 pub enum Effect {
     /// Send the token to stage 0 by this link, before anything else.
     Return(LinkId, Sampled),
+    /// The session's token at this position was chosen from logits with this logarithm of the sum of exponentials.
+    Chosen(SessionKey, Position, u32, f32),
     /// Tell the router.
     Report(NodeId, Report),
     /// Free the KV.
@@ -491,6 +493,9 @@ impl SessionTable {
                 Action::Round(round) => self.batches.round(round, self.decoding, self.stages),
                 Action::Skipped(rows) => self.skipped_rows += u64::from(rows),
                 Action::Report(report) => effects.push(Effect::Report(key.router, report)),
+                Action::Chosen { position, token, logsumexp } => {
+                    effects.push(Effect::Chosen(key, position, token, logsumexp));
+                }
                 Action::Return(sampled) => effects.extend(link.map(|link| Effect::Return(link, sampled))),
                 Action::End(code) => effects.extend(self.end(now, key, code)),
             }

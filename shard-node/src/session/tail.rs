@@ -58,14 +58,14 @@ impl Tail {
         Self { part, counts, generated, shape }
     }
 
-    /// Chooses the token at `position`, the one after the last row applied.
+    /// Chooses the token at `position`, the one after the last row applied; with the logarithm of the sum of exponentials.
     pub(super) fn sample(
         &mut self,
         terms: &Terms,
         position: Position,
         logits: &mut [f32],
         scratch: &mut Scratch,
-    ) -> Result<Sampled, ChoiceError> {
+    ) -> Result<(Sampled, f32), ChoiceError> {
         let top = likeliest(logits, usize::from(self.part.top_logprobs))?;
         let mask =
             self.shape.as_mut().map(|shape| shape.allowed()).transpose().map_err(ChoiceError::Shape)?;
@@ -82,7 +82,7 @@ impl Tail {
             }
             Finish::No
         };
-        Ok(Sampled {
+        let sampled = Sampled {
             session: terms.key.session,
             generation: terms.generation,
             position,
@@ -91,6 +91,7 @@ impl Tail {
             margin: choice.margin,
             finish,
             top: Added(top),
-        })
+        };
+        Ok((sampled, choice.logsumexp))
     }
 }

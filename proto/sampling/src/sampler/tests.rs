@@ -167,7 +167,10 @@ fn logprob_is_of_the_unmodified_distribution_and_margin_of_the_deciding_logits()
     for (choice, raw) in [(plain, 3.0f64), (choice, 1.0)] {
         assert!((f64::from(choice.logprob) - (raw - total.ln())).abs() < 1e-6);
     }
-    assert_eq!(sample(&[4.0], &params(1.0), 0), Choice { token: 0, logprob: 0.0, margin: f32::INFINITY });
+    assert_eq!(
+        sample(&[4.0], &params(1.0), 0),
+        Choice { logsumexp: 4.0, token: 0, logprob: 0.0, margin: f32::INFINITY }
+    );
 }
 
 #[test]

@@ -291,6 +291,7 @@ impl Ring {
     pub(super) fn carry_out(&mut self, stage: usize, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
+                Effect::Chosen(..) => {}
                 Effect::Return(_, sampled) => self.returns.push_back(sampled),
                 Effect::Report(to, report) => {
                     assert_eq!(to, router());
