@@ -291,7 +291,6 @@ impl Ring {
     pub(super) fn carry_out(&mut self, stage: usize, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Chosen(..) => {}
                 Effect::Return(_, sampled) => self.returns.push_back(sampled),
                 Effect::Report(to, report) => {
                     assert_eq!(to, router());
@@ -306,7 +305,7 @@ impl Ring {
                 Effect::Free(slot) => self.stages[stage].1.close(slot),
                 Effect::Trim(slot, length) => self.stages[stage].1.trim(slot, length).unwrap(),
                 Effect::Retain(slot, length) => self.stages[stage].1.retain(slot, length).unwrap(),
-                Effect::Ended(..) => {}
+                Effect::Chosen(..) | Effect::Ended(..) => {}
             }
         }
     }
