@@ -54,6 +54,7 @@ fn the_streamed_answer_is_followed_by_a_table() {
     let output = stubs.demo(&[]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("Gravity is") && text.contains("compute ms"), "{text}");
+    assert!(text.contains("receipts verified 3/3") && text.contains("audited 1 receipts"), "{text}");
     assert!(
         stubs
             .calls()
@@ -139,11 +140,14 @@ impl Stubs {
         self.command(arguments).output().unwrap()
     }
 
-    /// Processes that served or generated; `inspect` has its own line and is over by itself.
+    /// Processes that served or generated; all others are over by themselves.
     fn pids(&self) -> Vec<i32> {
         let pids = read(&self.0.path().join("pids"));
         let calls = self.calls();
-        let started = pids.into_iter().zip(calls).filter(|(_, call)| !call.starts_with("inspect"));
+        let started = pids
+            .into_iter()
+            .zip(calls)
+            .filter(|(_, call)| call.starts_with("serve ") || call.starts_with("generate "));
         started.map(|(pid, _)| pid.parse().unwrap()).collect()
     }
 
@@ -177,13 +181,17 @@ fn read(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-const INSPECT: &str = "if [ \"$1\" = inspect ]; then echo '{\"name\":\"stub\",\"layers\":30}'; exit 0; fi\n";
+const INSPECT: &str = "if [ \"$1\" = inspect ]; then echo '{\"name\":\"stub\",\"layers\":30}'; exit 0; fi\n\
+if [ \"$1\" = calibrate ]; then exit 0; fi\n\
+if [ \"$1\" = audit ]; then echo 'pass: aa11'; echo 'audited 1 receipts of 1 answers'; exit 0; fi\n";
 
 /// Says that it is ready and waits; its stdout stays open until it ends.
 const SERVE: &str = "echo loading\necho '{\"event\":\"ready\",\"node\":\"aa11\",\"listen\":\"127.0.0.1:1\",\
 \"admin\":\"127.0.0.1:2\",\"model\":\"stub\",\"model_id\":\"00\",\"layers\":[0,8]}'\nexec sleep 600\n";
 
 /// Streams a word, or prints its object; writes the report where it is told.
-const GOOD_ROUTER: &str = "object='{\"text\":\"ok\",\"hops\":[]}'\nwhile [ $# -gt 0 ]; do\n\
+const GOOD_ROUTER: &str = "if [ \"$1\" = verify ]; then\n\
+echo '{\"receipts_verified\":3,\"receipts_shown\":3,\"tokens_signed\":2,\"tokens_delivered\":2}'; exit 0; fi\n\
+object='{\"text\":\"ok\",\"hops\":[]}'\nwhile [ $# -gt 0 ]; do\n\
 if [ \"$1\" = --report ]; then echo \"$object\" > \"$2\"; echo 'Gravity is'; exit 0; fi\n\
 if [ \"$1\" = --json ]; then echo noise; echo \"$object\"; exit 0; fi\nshift\ndone\nexit 9\n";

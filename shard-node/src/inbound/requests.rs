@@ -110,22 +110,31 @@ impl Serving {
         frame: &RawFrame,
         send: &mut FrameSender,
     ) -> Result<(), StreamError> {
-        let Some(notary) = &self.notary else { return Ok(blobs::send(None, send).await?) };
+        let notary = self.notary.as_ref();
         match frame.kind {
             FrameKind::AuditRequest => {
                 let request = frame.decode()?;
-                let batch = notary.answer(|reply| Job::Audit { auditor, request, reply }).await;
+                let batch = match notary {
+                    Some(notary) => notary.answer(|reply| Job::Audit { auditor, request, reply }).await,
+                    None => None,
+                };
                 send.send_message(&batch.unwrap_or_default()).await?;
             }
             FrameKind::Challenge => {
                 let challenge = Box::new(frame.decode()?);
-                let answer = notary.answer(|reply| Job::Challenge { auditor, challenge, reply }).await;
-                let gone = || Challenged { refusal: "the node is leaving".into() };
+                let answer = match notary {
+                    Some(notary) => notary.answer(|reply| Job::Challenge { auditor, challenge, reply }).await,
+                    None => None,
+                };
+                let gone = || Challenged { refusal: "this node signs nothing, or is leaving".into() };
                 send.send_message(&answer.unwrap_or_else(gone)).await?;
             }
             _ => {
                 let rows = frame.decode()?;
-                let opened = notary.answer(|reply| Job::OpenRows { auditor, rows, reply }).await;
+                let opened = match notary {
+                    Some(notary) => notary.answer(|reply| Job::OpenRows { auditor, rows, reply }).await,
+                    None => None,
+                };
                 blobs::send(opened.flatten(), send).await?;
             }
         }

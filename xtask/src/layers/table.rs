@@ -299,8 +299,6 @@ pub(super) const HEAVY: &[Guard] = &[
         name: "tokio",
         only: &[
             "proto-transport",
-            "proto-attest",
-            "proto-keys",
             "kademlia-dht",
             "proto-telemetry",
             "shard-node",
