@@ -2,7 +2,7 @@
 //! reports, so that neither a step nor a token waits for it.
 //!
 //! ```text
-//! compute thread --Opened, Step, Again, Closed--> queue --> attest thread --receipts, last words--> report streams
+//! compute thread --Opened, Steps, Again, Closed--> queue --> attest thread --receipts, last words--> report streams
 //! control streams ----------- Asked ------------>
 //! ```
 //! The last word about a session (`Failed`, `Ended`) goes behind its last receipts, by the same way. [`book`] is what is

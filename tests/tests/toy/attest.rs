@@ -266,23 +266,28 @@ async fn behind_an_unsigned_generation_nobody_is_asked_to_keep_account() {
     let router = swarm.signing_router(200).await;
     let silent = swarm.id(1);
     swarm.add(proto::LayerSpan::new(15, 30).unwrap(), served, None).await;
-    let (mut route, mut tokens) = (Vec::new(), 0);
-    let mut watch = |step: Step<'_>| match step {
-        Step::Route(to) => route = to.stages.iter().map(|stage| stage.node).collect(),
-        Step::Token(..) => {
-            tokens += 1;
-            if tokens == 20 && route[1] == silent {
-                swarm.faults[1].freeze();
+    // Which of the two is taken first is the router's choice: until it is that one.
+    for attempt in 0.. {
+        assert!(attempt < 50, "the silent node is never taken");
+        let before = metric(&swarm.nodes[0], "shard_node_receipts_total");
+        let (mut route, mut tokens) = (Vec::new(), 0);
+        let mut watch = |step: Step<'_>| match step {
+            Step::Route(to) => route = to.stages.iter().map(|stage| stage.node).collect(),
+            Step::Token(..) => {
+                tokens += 1;
+                if tokens == 20 && route[1] == silent {
+                    swarm.faults[1].freeze();
+                }
             }
+            _ => {}
+        };
+        let reply = router.watch(&request(&PROMPT, 100), &mut watch).await.unwrap();
+        assert_eq!(reply.token_ids.len(), 100);
+        if reply.moves == 1 {
+            assert_eq!(reply.evidence.unwrap().collected().generations, 0);
+            assert_eq!(metric(&swarm.nodes[0], "shard_node_receipts_total"), before);
+            break;
         }
-        _ => {}
-    };
-    let reply = router.watch(&request(&PROMPT, 400), &mut watch).await.unwrap();
-    assert_eq!(reply.token_ids.len(), 400);
-    if reply.moves == 1 {
-        assert_eq!(reply.evidence.unwrap().collected().generations, 0);
-        assert_eq!(metric(&swarm.nodes[0], "shard_node_receipts_total"), 0);
-        assert_eq!(metric(&swarm.nodes[0], "shard_node_retained_bytes"), 0);
     }
     router.shutdown().await;
     swarm.shutdown().await;

@@ -26,6 +26,7 @@ pub(super) fn play(
     }
     eprintln!("auditing {} answers", bundles.len());
     let text = audit.of(swarm, &bundles, "1,2,4,8,16,32")?;
+    eprintln!("{text}");
     let id = swarm.id(cheater).context("find the node that cheats")?;
     verdict(&text, id, cheat, span)
 }
